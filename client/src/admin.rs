@@ -1,0 +1,404 @@
+//! The calls of operators and tenant admins: tenants, grants, the cluster itself.
+
+use std::time::{Duration, SystemTime};
+
+use charthold_proto::v1;
+use charthold_proto::v1::cluster_client::ClusterClient;
+use charthold_proto::v1::tenants_client::TenantsClient;
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+use crate::retry::{Attempt, Call, Route};
+use crate::types::{new_request_id, system_time};
+use crate::{Client, Error, request};
+
+/// Of a page, when all pages are wanted anyway.
+const PAGE_ROWS: u32 = 1_000;
+
+/// Tenants, grants and the cluster itself; from [`Client::admin`].
+#[derive(Clone)]
+pub struct Admin {
+    client: Client,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Makes a tenant, with keys of its own. For operators.
+    pub async fn create_tenant(&self, name: &str) -> Result<Tenant, Error> {
+        self.create_tenant_with_id(new_request_id(), name).await
+    }
+
+    /// Like [`Admin::create_tenant`]; the same id makes the same tenant once.
+    pub async fn create_tenant_with_id(&self, request_id: Uuid, name: &str) -> Result<Tenant, Error> {
+        let message = v1::CreateTenantRequest {
+            context: self.context(),
+            request_id: request_id.to_string(),
+            name: name.to_owned(),
+        };
+        let answer = self
+            .run(Route::Any, Some(request_id), |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { TenantsClient::new(attempt.channel).create_tenant(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        Ok(Tenant::from_proto(answer.tenant.unwrap_or_default()))
+    }
+
+    /// All tenants. For operators.
+    pub async fn list_tenants(&self) -> Result<Vec<Tenant>, Error> {
+        let mut message =
+            v1::ListTenantsRequest { context: self.context(), page_size: PAGE_ROWS, page_token: String::new() };
+        let mut tenants = Vec::new();
+        loop {
+            let answer = self
+                .run(Route::Any, None, |attempt| {
+                    let request = request(&message, attempt.timeout);
+                    async move {
+                        TenantsClient::new(attempt.channel).list_tenants(request).await.map(Response::into_inner)
+                    }
+                })
+                .await?;
+            tenants.extend(answer.tenants.into_iter().map(Tenant::from_proto));
+            message.page_token = answer.next_page_token;
+            if message.page_token.is_empty() {
+                return Ok(tenants);
+            }
+        }
+    }
+
+    /// Gives a principal (the URI of its certificate) these roles, in place of those it had.
+    pub async fn add_grant(&self, principal: &str, roles: &[Role]) -> Result<(), Error> {
+        let request_id = new_request_id();
+        let message = v1::AddGrantRequest {
+            context: self.context(),
+            request_id: request_id.to_string(),
+            principal: principal.to_owned(),
+            roles: roles.iter().map(|role| role.to_proto().into()).collect(),
+        };
+        self.run(Route::Any, Some(request_id), |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { TenantsClient::new(attempt.channel).add_grant(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// The grants of a tenant, or without one those of the operators.
+    pub async fn list_grants(&self, tenant_uid: Option<&str>) -> Result<Vec<Grant>, Error> {
+        let mut message = v1::ListGrantsRequest {
+            context: self.context(),
+            tenant_uid: tenant_uid.unwrap_or_default().to_owned(),
+            page_size: PAGE_ROWS,
+            page_token: String::new(),
+        };
+        let mut grants = Vec::new();
+        loop {
+            let answer = self
+                .run(Route::Any, None, |attempt| {
+                    let request = request(&message, attempt.timeout);
+                    async move {
+                        TenantsClient::new(attempt.channel).list_grants(request).await.map(Response::into_inner)
+                    }
+                })
+                .await?;
+            grants.extend(answer.grants.into_iter().map(Grant::from_proto));
+            message.page_token = answer.next_page_token;
+            if message.page_token.is_empty() {
+                return Ok(grants);
+            }
+        }
+    }
+
+    /// Takes all roles from a principal.
+    pub async fn remove_grant(&self, principal: &str) -> Result<(), Error> {
+        let request_id = new_request_id();
+        let message = v1::RemoveGrantRequest {
+            context: self.context(),
+            request_id: request_id.to_string(),
+            principal: principal.to_owned(),
+        };
+        self.run(Route::Any, Some(request_id), |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { TenantsClient::new(attempt.channel).remove_grant(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Forms the cluster of the profile's first gateway and the nodes that its configuration names; 0 expects all of
+    /// them. Once in a cluster's life; the caller becomes its first operator. Safe to repeat after
+    /// [`Error::Unavailable`].
+    pub async fn init(&self, expected_nodes: u32) -> Result<Topology, Error> {
+        let message = v1::InitRequest { context: self.context(), expected_nodes };
+        let answer = self
+            .run(Route::First, None, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { ClusterClient::new(attempt.channel).init(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        Ok(Topology::new(answer.cluster, answer.nodes))
+    }
+
+    /// What some node, the nearest that answers, knows of every shard and node. For operators.
+    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+        self.status_by(Route::Any).await
+    }
+
+    /// What the node behind this endpoint knows; asked once, without retries.
+    pub async fn status_of(&self, endpoint: &str) -> Result<ClusterStatus, Error> {
+        self.status_by(Route::Only(endpoint)).await
+    }
+
+    async fn status_by(&self, route: Route<'_>) -> Result<ClusterStatus, Error> {
+        let message = v1::StatusRequest { context: self.context() };
+        let answer = self
+            .run(route, None, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { ClusterClient::new(attempt.channel).status(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        Ok(ClusterStatus::from_proto(answer))
+    }
+
+    /// Where the gateways are. For everyone with a grant.
+    pub async fn topology(&self) -> Result<Topology, Error> {
+        let message = v1::TopologyRequest { context: self.context() };
+        let answer = self
+            .run(Route::Any, None, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { ClusterClient::new(attempt.channel).topology(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        Ok(Topology::new(answer.cluster, answer.nodes))
+    }
+
+    fn context(&self) -> Option<v1::RequestContext> {
+        Some(self.client.context.to_proto())
+    }
+
+    async fn run<T, F, Fut>(&self, route: Route<'_>, request_id: Option<Uuid>, attempt: F) -> Result<T, Error>
+    where
+        F: FnMut(Attempt) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let deadline: Duration = self.client.deadline;
+        self.client.cluster.run(Call { route, deadline, request_id }, attempt).await
+    }
+}
+
+/// An organisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// 32 hexadecimal digits.
+    pub uid: String,
+    /// What it is called.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Option<SystemTime>,
+}
+
+impl Tenant {
+    fn from_proto(tenant: v1::Tenant) -> Self {
+        Self { uid: tenant.uid, name: tenant.name, created_at: system_time(tenant.created_at) }
+    }
+}
+
+/// What a grant allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// Reads records.
+    Reader,
+    /// Commits. Does not read: grant both where both are needed.
+    Writer,
+    /// Grants within its tenant.
+    TenantAdmin,
+    /// Runs the cluster, makes tenants and grants; for operators only.
+    Operator,
+}
+
+impl Role {
+    fn to_proto(self) -> v1::Role {
+        match self {
+            Self::Reader => v1::Role::Reader,
+            Self::Writer => v1::Role::Writer,
+            Self::TenantAdmin => v1::Role::TenantAdmin,
+            Self::Operator => v1::Role::Operator,
+        }
+    }
+
+    fn from_proto(role: v1::Role) -> Option<Self> {
+        match role {
+            v1::Role::Unspecified => None,
+            v1::Role::Reader => Some(Self::Reader),
+            v1::Role::Writer => Some(Self::Writer),
+            v1::Role::TenantAdmin => Some(Self::TenantAdmin),
+            v1::Role::Operator => Some(Self::Operator),
+        }
+    }
+}
+
+/// What a principal may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The URI of its certificate.
+    pub principal: String,
+    /// Roles that this version of the library does not know are left out.
+    pub roles: Vec<Role>,
+    /// When it was given.
+    pub created_at: Option<SystemTime>,
+}
+
+impl Grant {
+    fn from_proto(grant: v1::Grant) -> Self {
+        let roles = grant.roles().filter_map(Role::from_proto).collect();
+        Self { principal: grant.principal, roles, created_at: system_time(grant.created_at) }
+    }
+}
+
+/// Where a cluster's nodes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Keyless ones among them.
+    pub nodes: Vec<Node>,
+}
+
+impl Topology {
+    fn new(cluster: String, nodes: Vec<v1::NodeInfo>) -> Self {
+        Self { cluster, nodes: nodes.into_iter().map(Node::from_proto).collect() }
+    }
+}
+
+/// One process at one site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// As its configuration names it.
+    pub name: String,
+    /// Where it is.
+    pub site: String,
+    /// `host:port` for clients; empty for a keyless node.
+    pub client_endpoint: String,
+    /// `host:port` for other nodes.
+    pub peer_endpoint: String,
+    /// Whether it holds the root key and serves clients.
+    pub keyed: bool,
+}
+
+impl Node {
+    fn from_proto(node: v1::NodeInfo) -> Self {
+        Self {
+            id: node.id,
+            name: node.name,
+            site: node.site,
+            client_endpoint: node.client_endpoint,
+            peer_endpoint: node.peer_endpoint,
+            keyed: node.keyed,
+        }
+    }
+}
+
+/// What one node knows of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node that answered.
+    pub node_id: String,
+    /// Its software.
+    pub version: String,
+    /// Whether the cluster was formed.
+    pub initialized: bool,
+    /// All nodes of the cluster.
+    pub nodes: Vec<Node>,
+    /// Those that this node has a replica of.
+    pub shards: Vec<ShardStatus>,
+}
+
+impl ClusterStatus {
+    fn from_proto(status: v1::StatusResponse) -> Self {
+        Self {
+            cluster: status.cluster,
+            node_id: status.node_id,
+            version: status.version,
+            initialized: status.initialized,
+            nodes: status.nodes.into_iter().map(Node::from_proto).collect(),
+            shards: status.shards.into_iter().map(ShardStatus::from_proto).collect(),
+        }
+    }
+}
+
+/// A shard as one of its replicas sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// 0 is the directory.
+    pub shard: u32,
+    /// None while it is not known.
+    pub leader_node_id: Option<String>,
+    /// Raft's.
+    pub term: u64,
+    /// The last position in this replica's log.
+    pub log_index: u64,
+    /// The last it knows to be committed.
+    pub committed_index: u64,
+    /// The last it has applied.
+    pub applied_index: u64,
+    /// How many outcomes it has recorded.
+    pub seq: u64,
+    /// Merkle roots over the recorded outcomes, the newest last: replicas that agree have equal roots at one seq.
+    pub recent_roots: Vec<Root>,
+    /// On the leader: how far behind each follower is.
+    pub followers: Vec<FollowerLag>,
+    /// Why this replica has stopped, if it has.
+    pub stopped: Option<String>,
+}
+
+/// A Merkle root over a shard's first `seq` outcomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// How many.
+    pub seq: u64,
+    /// 32 bytes.
+    pub sha256: Vec<u8>,
+}
+
+/// How far behind its leader a follower is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowerLag {
+    /// Which follower.
+    pub node_id: String,
+    /// Entries of the log that it has not acknowledged.
+    pub entries_behind: u64,
+}
+
+impl ShardStatus {
+    fn from_proto(shard: v1::ShardStatus) -> Self {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self {
+            shard: shard.shard,
+            leader_node_id: some(shard.leader_node_id),
+            term: shard.term,
+            log_index: shard.log_index,
+            committed_index: shard.committed_index,
+            applied_index: shard.applied_index,
+            seq: shard.seq,
+            recent_roots: shard
+                .recent_roots
+                .into_iter()
+                .map(|root| Root { seq: root.seq, sha256: root.sha256.into() })
+                .collect(),
+            followers: shard
+                .followers
+                .into_iter()
+                .map(|lag| FollowerLag { node_id: lag.node_id, entries_behind: lag.entries_behind })
+                .collect(),
+            stopped: some(shard.stopped),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The calls on charts: commits and reads.
+//!
+//! Owns how each becomes a message and its answer a typed result, and the loops over pages. The retries are
+//! `retry.rs`'s.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use charthold_proto::v1;
+use charthold_proto::v1::charts_client::ChartsClient;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_stream::Stream;
+use tonic::transport::Channel;
+use tonic::{Response, Status, Streaming};
+use uuid::Uuid;
+
+use crate::error::Failure;
+use crate::retry::{Attempt, Call, Route};
+use crate::types::{Chart, Committed, Header, Mutation, Page, PageToken, Put, Record, RecordId, new_request_id};
+use crate::types::{Precondition, system_time};
+use crate::{Client, Error, MESSAGE_BYTES_MAX, request};
+
+/// The protocol's own limit of one BatchGet.
+const BATCH_MAX: usize = 1_000;
+/// Of a page, when all pages are wanted anyway.
+const PAGE_ROWS: u32 = 1_000;
+
+fn stub(channel: Channel) -> ChartsClient<Channel> {
+    ChartsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+impl Client {
+    /// Changes one chart: all mutations, or none.
+    ///
+    /// When it returns `Ok`, the change is on the disks of a majority of the replicas. Retries by itself until the
+    /// deadline, always with one request id, so that it happens at most once. Dropping the future leaves the outcome
+    /// unknown: where that may happen, make the id yourself and use [`Client::commit_with_id`].
+    pub async fn commit(&self, chart: &Chart, mutations: Vec<Mutation>) -> Result<Committed, Error> {
+        self.commit_with_id(new_request_id(), chart, mutations).await
+    }
+
+    /// Like [`Client::commit`], with a request id of the caller's, from [`new_request_id`].
+    ///
+    /// For an hour, the same id with the same chart and mutations answers the first outcome and changes nothing more:
+    /// what to do after [`Error::OutcomeUnknown`], or after a crash of the caller if it kept the id.
+    pub async fn commit_with_id(
+        &self,
+        request_id: Uuid,
+        chart: &Chart,
+        mutations: Vec<Mutation>,
+    ) -> Result<Committed, Error> {
+        let message = v1::CommitRequest {
+            context: Some(self.context.to_proto()),
+            request_id: request_id.to_string(),
+            chart: Some(chart.to_proto()),
+            mutations: mutations.into_iter().map(Mutation::into_proto).collect(),
+        };
+        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: Some(request_id) };
+        let answer = self
+            .cluster
+            .run(call, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { stub(attempt.channel).commit(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        let position = self.learn(chart, answer.answer);
+        Ok(Committed {
+            request_id,
+            versions: answer.versions,
+            position,
+            committed_at: system_time(answer.committed_at),
+        })
+    }
+
+    /// Stores one record, whatever its version is: the last writer wins. To guard against that, [`Client::commit`] a
+    /// mutation with a precondition.
+    pub async fn put(&self, chart: &Chart, record: &RecordId, put: Put) -> Result<Committed, Error> {
+        self.commit(chart, vec![Mutation::put(record.clone(), put)]).await
+    }
+
+    /// Deletes one record, if it has this version. Old versions stay readable by their number.
+    pub async fn delete(&self, chart: &Chart, record: &RecordId, version: u64) -> Result<Committed, Error> {
+        let mutation = Mutation::delete(record.clone()).when(Precondition::Version(version));
+        self.commit(chart, vec![mutation]).await
+    }
+
+    /// Reads a record's newest version. Sees every commit that was acknowledged before, to whomever.
+    pub async fn get(&self, chart: &Chart, record: &RecordId) -> Result<Record, Error> {
+        self.get_version(chart, record, 0).await
+    }
+
+    /// Reads a version by its number. A deleted one has no body and says so in its header.
+    pub async fn get_version(&self, chart: &Chart, record: &RecordId, version: u64) -> Result<Record, Error> {
+        let message = v1::GetRequest {
+            context: Some(self.context.to_proto()),
+            chart: Some(chart.to_proto()),
+            record: Some(record.to_proto()),
+            version,
+        };
+        let answer = self
+            .read(chart, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { stub(attempt.channel).get(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        self.learn(chart, answer.answer);
+        answer.record.map(Record::from_proto).ok_or(Error::NotFound { index: None })
+    }
+
+    /// Reads many records of one chart, in the order asked; `None` where a record is absent or deleted.
+    ///
+    /// Over 1,000 records or 4 MiB it takes several calls, each as of its own moment; [`Client::read_chart`] reads any
+    /// number as of one.
+    pub async fn batch_get(&self, chart: &Chart, records: &[RecordId]) -> Result<Vec<Option<Record>>, Error> {
+        let mut found = Vec::with_capacity(records.len());
+        while let Some(rest) = records.get(found.len()..).filter(|rest| !rest.is_empty()) {
+            let asked = &rest[..rest.len().min(BATCH_MAX)];
+            let message = v1::BatchGetRequest {
+                context: Some(self.context.to_proto()),
+                chart: Some(chart.to_proto()),
+                records: asked.iter().map(RecordId::to_proto).collect(),
+            };
+            let answer = self
+                .read(chart, |attempt| {
+                    let request = request(&message, attempt.timeout);
+                    async move { stub(attempt.channel).batch_get(request).await.map(Response::into_inner) }
+                })
+                .await?;
+            self.learn(chart, answer.answer);
+            if answer.results.is_empty() || answer.results.len() > asked.len() {
+                return Err(Error::Internal { message: "BatchGet answered none or more than was asked".into() });
+            }
+            found.extend(answer.results.into_iter().map(|result| result.record.map(Record::from_proto)));
+        }
+        Ok(found)
+    }
+
+    /// The headers of a chart's records, of one type or of all; deleted records are left out.
+    pub async fn list(&self, chart: &Chart, type_: Option<&str>) -> Result<Vec<Header>, Error> {
+        let mut headers = Vec::new();
+        let mut token = None;
+        loop {
+            let page = self.list_page(chart, type_, PAGE_ROWS, token.as_ref()).await?;
+            headers.extend(page.items);
+            token = page.next;
+            if token.is_none() {
+                return Ok(headers);
+            }
+        }
+    }
+
+    /// One page of [`Client::list`]: up to `page_size` headers (at most 1,000; 0 means 100).
+    pub async fn list_page(
+        &self,
+        chart: &Chart,
+        type_: Option<&str>,
+        page_size: u32,
+        token: Option<&PageToken>,
+    ) -> Result<Page<Header>, Error> {
+        let message = v1::ListRequest {
+            context: Some(self.context.to_proto()),
+            chart: Some(chart.to_proto()),
+            r#type: type_.unwrap_or_default().to_owned(),
+            page_size,
+            page_token: token.map(|token| token.as_str().to_owned()).unwrap_or_default(),
+        };
+        let answer = self
+            .read(chart, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { stub(attempt.channel).list(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        self.learn(chart, answer.answer);
+        Ok(page(answer.headers, answer.next_page_token))
+    }
+
+    /// All versions of one record, newest first, deletions among them.
+    pub async fn history(&self, chart: &Chart, record: &RecordId) -> Result<Vec<Header>, Error> {
+        let mut headers = Vec::new();
+        let mut token = None;
+        loop {
+            let page = self.history_page(chart, record, PAGE_ROWS, token.as_ref()).await?;
+            headers.extend(page.items);
+            token = page.next;
+            if token.is_none() {
+                return Ok(headers);
+            }
+        }
+    }
+
+    /// One page of [`Client::history`].
+    pub async fn history_page(
+        &self,
+        chart: &Chart,
+        record: &RecordId,
+        page_size: u32,
+        token: Option<&PageToken>,
+    ) -> Result<Page<Header>, Error> {
+        let message = v1::HistoryRequest {
+            context: Some(self.context.to_proto()),
+            chart: Some(chart.to_proto()),
+            record: Some(record.to_proto()),
+            page_size,
+            page_token: token.map(|token| token.as_str().to_owned()).unwrap_or_default(),
+        };
+        let answer = self
+            .read(chart, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { stub(attempt.channel).history(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        self.learn(chart, answer.answer);
+        Ok(page(answer.headers, answer.next_page_token))
+    }
+
+    /// Reads all records of a chart, as of one moment, as they come.
+    ///
+    /// The deadline covers the whole stream: give a large chart more with [`Client::with_deadline`].
+    pub async fn read_chart(&self, chart: &Chart) -> Result<RecordStream, Error> {
+        let message = v1::ReadChartRequest { context: Some(self.context.to_proto()), chart: Some(chart.to_proto()) };
+        // Up to its first page the stream is repeated like any call; after that the caller has part of it.
+        let (first, pages, deadline) = self
+            .read(chart, |attempt: Attempt| {
+                let deadline = attempt.deadline;
+                let request = request(&message, deadline.saturating_duration_since(Instant::now()));
+                async move {
+                    let mut pages = stub(attempt.channel).read_chart(request).await?.into_inner();
+                    let first = pages.message().await?.ok_or_else(|| Status::unavailable(CUT))?;
+                    Ok((first, pages, deadline))
+                }
+            })
+            .await?;
+        let position = self.learn(chart, first.answer);
+        Ok(RecordStream {
+            position,
+            ready: first.records.into(),
+            more: Some(Box::new(pages)).filter(|_| !first.complete),
+            deadline: Box::pin(sleep_until(deadline)),
+        })
+    }
+
+    async fn read<T, F, Fut>(&self, chart: &Chart, attempt: F) -> Result<T, Error>
+    where
+        F: FnMut(Attempt) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: None };
+        self.cluster.run(call, attempt).await
+    }
+
+    /// Keeps the leader that an answer names; gives its position.
+    fn learn(&self, chart: &Chart, answer: Option<v1::AnswerContext>) -> String {
+        let answer = answer.unwrap_or_default();
+        if let Some(leader) = answer.leader {
+            self.cluster.hints.learn(chart, &leader.endpoint);
+        }
+        answer.position
+    }
+}
+
+fn page(headers: Vec<v1::RecordHeader>, token: String) -> Page<Header> {
+    Page { items: headers.into_iter().map(Header::from_proto).collect(), next: PageToken::new(token) }
+}
+
+const CUT: &str = "the stream was cut before the chart was complete";
+
+/// The records of a chart, from [`Client::read_chart`].
+///
+/// It ends with `None` only when the chart is complete; a stream that is cut ends with an error, and then what came
+/// before is not the whole chart.
+pub struct RecordStream {
+    position: String,
+    ready: VecDeque<v1::Record>,
+    /// None once the chart is complete or an error was given.
+    more: Option<Box<Streaming<v1::ReadChartResponse>>>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl RecordStream {
+    /// The next record; `None` when the chart is complete.
+    pub async fn next(&mut self) -> Option<Result<Record, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Opaque: the moment that the whole stream is as of.
+    pub fn position(&self) -> &str {
+        &self.position
+    }
+
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Record, Error>>> {
+        self.more = None;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Stream for RecordStream {
+    type Item = Result<Record, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(record) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Record::from_proto(record))));
+            }
+            let Some(pages) = &mut this.more else { return Poll::Ready(None) };
+            if this.deadline.as_mut().poll(cx).is_ready() {
+                return this
+                    .fail(Error::Unavailable { why: "the deadline passed before the chart was complete".into() });
+            }
+            match ready!(Pin::new(pages).poll_next(cx)) {
+                Some(Ok(page)) => {
+                    this.ready = page.records.into();
+                    if page.complete {
+                        this.more = None;
+                    }
+                }
+                Some(Err(status)) => return this.fail(Failure::from_status(&status).error),
+                None => return this.fail(Error::Unavailable { why: CUT.into() }),
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What can go wrong, in words an application can act on; and how a gRPC status becomes one of them.
+//!
+//! Owns [`Error`] and the reading of `tonic::Status` with its `google.rpc` details. Whether and where to try again is
+//! `retry.rs`'s business: this file only says what an answer means ([`Failure`]).
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use uuid::Uuid;
+
+use crate::connect::DialError;
+
+/// Why a call did not do what it was asked to.
+///
+/// Texts never name a patient, a record or what is in one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The request breaks a rule: a bad id, a size, a field. It will fail the same way again.
+    #[error("the request is not valid: {message}{}", list(.fields))]
+    Invalid {
+        /// What is wrong.
+        message: String,
+        /// Each field that is wrong, where the gateway says so.
+        fields: Vec<InvalidField>,
+    },
+    /// This request id carried another commit before. Nothing of this one happened.
+    #[error("this request id was used before for another content")]
+    RequestIdReused,
+    /// The certificate is fine, but no grant allows this. Says nothing of whether the record exists.
+    #[error("permission denied: no grant allows this call")]
+    Denied,
+    /// The record (or this version of it) does not exist, or is deleted.
+    #[error("not found{}", at(.index))]
+    NotFound {
+        /// Which mutation of a commit, from 0.
+        index: Option<usize>,
+    },
+    /// A mutation said "must not exist", but the record does. Nothing of the commit happened.
+    #[error("the record exists already{}", at(.index))]
+    AlreadyExists {
+        /// Which mutation, from 0.
+        index: Option<usize>,
+    },
+    /// A mutation named a version that is not the newest. Nothing of the commit happened: read again, then decide.
+    #[error("the record has another version{}", at(.index))]
+    VersionMismatch {
+        /// Which mutation, from 0.
+        index: Option<usize>,
+        /// The newest version, told to those who may read.
+        current: Option<u64>,
+    },
+    /// The request id is over an hour old (or from the future: check this machine's clock), so that the cluster no
+    /// longer knows whether it saw it. Read the chart to find out, then commit with a new id.
+    #[error("the request id is too old, or this machine's clock is wrong")]
+    Expired,
+    /// The chart was erased, for good.
+    #[error("the chart was erased")]
+    Erased,
+    /// The cluster was busy until the deadline. Nothing happened.
+    #[error("the cluster is overloaded: {why}")]
+    Overloaded {
+        /// What the last answer said.
+        why: String,
+    },
+    /// No gateway could answer until the deadline. For a commit: certainly nothing happened.
+    #[error("unavailable: {why}")]
+    Unavailable {
+        /// What the last attempt met.
+        why: String,
+    },
+    /// The commit may or may not have happened. Ask again with the same id, within an hour:
+    /// [`Client::commit_with_id`](crate::Client::commit_with_id).
+    #[error("the outcome is not known yet: repeat the call with the same request id, {request_id}")]
+    OutcomeUnknown {
+        /// What the commit was called.
+        request_id: Uuid,
+    },
+    /// A stored byte is wrong. Call whoever runs the cluster.
+    #[error("stored data is damaged: call the cluster's operator")]
+    DataLoss,
+    /// The gateway does not accept this certificate, or this client does not accept the gateway's.
+    #[error("not authenticated: {why}")]
+    Unauthenticated {
+        /// Which side refused, and why.
+        why: String,
+    },
+    /// The profile, a certificate or a key can't be used. Nothing was sent.
+    #[error("{0}")]
+    Config(String),
+    /// The cluster has not been initialized: `charthold cluster init`.
+    #[error("the cluster is not initialized")]
+    NotInitialized,
+    /// The cluster was initialized before.
+    #[error("the cluster is initialized already")]
+    AlreadyInitialized,
+    /// A defect, or a gateway that speaks another version. For a commit: says nothing of whether it happened.
+    #[error("internal error: {message}")]
+    Internal {
+        /// What the gateway said.
+        message: String,
+    },
+}
+
+/// A field that breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidField {
+    /// Its path in the request, for example `mutations[3].record.id`.
+    pub field: String,
+    /// The rule.
+    pub description: String,
+}
+
+fn list(fields: &[InvalidField]) -> String {
+    fields.iter().map(|bad| format!("; {}: {}", bad.field, bad.description)).collect()
+}
+
+fn at(index: &Option<usize>) -> String {
+    index.map(|index| format!(" (mutation {index})")).unwrap_or_default()
+}
+
+/// What one failed attempt means.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub error: Error,
+    pub next: Next,
+}
+
+/// What may be done after a failed attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The answer is final; `settled` when it is this very request's recorded outcome, whatever was sent before.
+    Stop { settled: bool },
+    /// Worth another attempt.
+    Retry {
+        /// Whether this attempt may have changed something.
+        maybe_applied: bool,
+        /// What the gateway asked for.
+        wait: Option<Duration>,
+        /// Whether the endpoint itself is in doubt, so that other calls should prefer another.
+        blame: bool,
+    },
+    /// One side's certificate was refused: another endpoint may do better, the same one will not.
+    Untrusted,
+}
+
+const DOMAIN: &str = "charthold";
+
+impl Failure {
+    pub(crate) fn from_status(status: &Status) -> Self {
+        if let Some(failure) = Self::from_transport(status) {
+            return failure;
+        }
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == DOMAIN);
+        let reason = info.map(|info| info.reason.as_str()).unwrap_or_default();
+        let number = |name: &str| info.and_then(|info| info.metadata.get(name)).and_then(|text| text.parse().ok());
+        let index = number("index").and_then(|index: u64| usize::try_from(index).ok());
+        let why = || status.message().to_owned();
+
+        let (error, settled) = match (status.code(), reason) {
+            (Code::Unavailable, "NO_LEADER" | "NO_QUORUM") => {
+                return Self::retry(Error::Unavailable { why: why() }, false, &details, true);
+            }
+            (Code::ResourceExhausted, reason) => {
+                // Without our reason it may be a proxy's answer: it can't know what became of the request.
+                return Self::retry(Error::Overloaded { why: why() }, reason != "OVERLOADED", &details, false);
+            }
+            // Everything else that lost its way: our OUTCOME_UNKNOWN, what a later version may say, a proxy's answer.
+            (Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown, _) => {
+                return Self::retry(Error::Unavailable { why: why() }, true, &details, true);
+            }
+            (Code::InvalidArgument, "REQUEST_ID_REUSED") => (Error::RequestIdReused, true),
+            (Code::NotFound, _) => (Error::NotFound { index }, true),
+            (Code::AlreadyExists, _) => (Error::AlreadyExists { index }, true),
+            (Code::Aborted, "VERSION_MISMATCH") => (Error::VersionMismatch { index, current: number("version") }, true),
+            (Code::FailedPrecondition, "REQUEST_EXPIRED") => (Error::Expired, false),
+            (Code::FailedPrecondition, "CHART_ERASED") => (Error::Erased, false),
+            (Code::FailedPrecondition, "NOT_INITIALIZED") => (Error::NotInitialized, false),
+            (Code::FailedPrecondition, "ALREADY_INITIALIZED") => (Error::AlreadyInitialized, false),
+            // OutOfRange is how either side's gRPC library refuses a message over its size limit.
+            (Code::InvalidArgument | Code::OutOfRange, _) => (invalid(status, &details), false),
+            (Code::PermissionDenied, _) => (Error::Denied, false),
+            (Code::Unauthenticated, _) => (Error::Unauthenticated { why: why() }, false),
+            (Code::DataLoss, _) => (Error::DataLoss, false),
+            (code, _) => (Error::Internal { message: format!("{code:?}: {}", status.message()) }, false),
+        };
+        Self { error, next: Next::Stop { settled } }
+    }
+
+    /// An attempt that got no answer in its time.
+    pub(crate) fn timed_out(address: &str) -> Self {
+        let error = Error::Unavailable { why: format!("{address}: no answer in time") };
+        Self { error, next: Next::Retry { maybe_applied: true, wait: None, blame: true } }
+    }
+
+    fn retry(error: Error, maybe_applied: bool, details: &ErrorDetails, blame: bool) -> Self {
+        let wait = details.retry_info().and_then(|info| info.retry_delay);
+        Self { error, next: Next::Retry { maybe_applied, wait, blame } }
+    }
+
+    /// Statuses that this side made because the connection failed; a gateway's own have no source.
+    fn from_transport(status: &Status) -> Option<Self> {
+        if !matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal) {
+            return None;
+        }
+        let source = status.source()?;
+        let (why, next) = match causes(source).find_map(|error| error.downcast_ref::<DialError>()) {
+            Some(DialError::Untrusted(why)) => {
+                return Some(Self { error: Error::Unauthenticated { why: why.clone() }, next: Next::Untrusted });
+            }
+            Some(DialError::Failed(why)) => {
+                (why.clone(), Next::Retry { maybe_applied: false, wait: None, blame: true })
+            }
+            None => (chain(source), Next::Retry { maybe_applied: true, wait: None, blame: true }),
+        };
+        Some(Self { error: Error::Unavailable { why }, next })
+    }
+}
+
+fn invalid(status: &Status, details: &ErrorDetails) -> Error {
+    let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+    let fields = violations
+        .iter()
+        .map(|bad| InvalidField { field: bad.field.clone(), description: bad.description.clone() })
+        .collect();
+    Error::Invalid { message: status.message().to_owned(), fields }
+}
+
+type Cause = dyn std::error::Error + 'static;
+
+/// The error itself, then what caused it.
+fn causes(error: &Cause) -> impl Iterator<Item = &Cause> {
+    std::iter::successors(Some(error), |error: &&Cause| (*error).source())
+}
+
+/// An error and its causes on one line; a cause that only repeats the one before is left out.
+fn chain(error: &Cause) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error).skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn status(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+        let metadata: HashMap<_, _> = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Status::with_error_details(code, "said so", ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+    }
+
+    fn check(code: Code, reason: &str, metadata: &[(&str, &str)], error: Error, next: Next) {
+        let failure = Failure::from_status(&status(code, reason, metadata));
+        assert_eq!((failure.error, failure.next), (error, next), "{code:?} {reason}");
+    }
+
+    const SETTLED: Next = Next::Stop { settled: true };
+    const STOP: Next = Next::Stop { settled: false };
+
+    fn retry(maybe_applied: bool, blame: bool) -> Next {
+        Next::Retry { maybe_applied, wait: None, blame }
+    }
+
+    #[test]
+    fn every_documented_reason_has_its_error() {
+        let why = || "said so".to_owned();
+        let message = || "Internal: said so".to_owned();
+        check(Code::InvalidArgument, "INVALID_FIELD", &[], Error::Invalid { message: why(), fields: vec![] }, STOP);
+        check(Code::InvalidArgument, "REQUEST_ID_REUSED", &[], Error::RequestIdReused, SETTLED);
+        check(Code::Unauthenticated, "BAD_CERTIFICATE", &[], Error::Unauthenticated { why: why() }, STOP);
+        check(Code::PermissionDenied, "NO_GRANT", &[], Error::Denied, STOP);
+        check(Code::NotFound, "RECORD_NOT_FOUND", &[], Error::NotFound { index: None }, SETTLED);
+        let exists = Error::AlreadyExists { index: Some(2) };
+        check(Code::AlreadyExists, "RECORD_EXISTS", &[("index", "2")], exists, SETTLED);
+        let mismatch = Error::VersionMismatch { index: Some(0), current: Some(7) };
+        check(Code::Aborted, "VERSION_MISMATCH", &[("index", "0"), ("version", "7")], mismatch, SETTLED);
+        let untold = Error::VersionMismatch { index: Some(0), current: None };
+        check(Code::Aborted, "VERSION_MISMATCH", &[("index", "0")], untold, SETTLED);
+        check(Code::FailedPrecondition, "REQUEST_EXPIRED", &[], Error::Expired, STOP);
+        check(Code::FailedPrecondition, "CHART_ERASED", &[], Error::Erased, STOP);
+        check(Code::FailedPrecondition, "NOT_INITIALIZED", &[], Error::NotInitialized, STOP);
+        check(Code::FailedPrecondition, "ALREADY_INITIALIZED", &[], Error::AlreadyInitialized, STOP);
+        check(Code::ResourceExhausted, "OVERLOADED", &[], Error::Overloaded { why: why() }, retry(false, false));
+        check(Code::Unavailable, "NO_LEADER", &[], Error::Unavailable { why: why() }, retry(false, true));
+        check(Code::Unavailable, "NO_QUORUM", &[], Error::Unavailable { why: why() }, retry(false, true));
+        check(Code::Unavailable, "OUTCOME_UNKNOWN", &[], Error::Unavailable { why: why() }, retry(true, true));
+        check(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", &[], Error::Unavailable { why: why() }, retry(true, true));
+        check(Code::DataLoss, "DAMAGED", &[], Error::DataLoss, STOP);
+        check(Code::Internal, "INTERNAL", &[], Error::Internal { message: message() }, STOP);
+    }
+
+    #[test]
+    fn what_a_later_version_may_say_is_read_by_its_code() {
+        check(Code::Unavailable, "MOVING", &[], Error::Unavailable { why: "said so".into() }, retry(true, true));
+        let invalid = Error::Invalid { message: "said so".into(), fields: vec![] };
+        check(Code::InvalidArgument, "ANOTHER", &[], invalid, STOP);
+    }
+
+    #[test]
+    fn a_reason_of_another_domain_is_not_ours() {
+        let details = ErrorDetails::with_error_info("NO_LEADER", "proxy.example", HashMap::new());
+        let failure = Failure::from_status(&Status::with_error_details(Code::Unavailable, "", details));
+        assert_eq!(failure.next, retry(true, true));
+    }
+
+    #[test]
+    fn details_are_read() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("record.id", "is empty");
+        let failure = Failure::from_status(&Status::with_error_details(Code::InvalidArgument, "no", details));
+        assert_eq!(failure.error.to_string(), "the request is not valid: no; record.id: is empty");
+
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(70)));
+        let failure = Failure::from_status(&Status::with_error_details(Code::Unavailable, "", details));
+        assert!(matches!(failure.next, Next::Retry { wait: Some(wait), .. } if wait == Duration::from_millis(70)));
+    }
+}

@@ -1,0 +1,224 @@
+//! # Charthold's client
+//!
+//! Charthold stores patient records: sealed, replicated over several sites by Raft, linearizable. This crate is what
+//! an EHR service embeds to talk to it. It finds the leader, repeats what is safe to repeat, and tells the one thing
+//! that matters after a failure: *did it happen?*
+//!
+//! # Connect
+//!
+//! A [`Profile`] says where the cluster is and who calls: endpoints, the authority that signs the gateways'
+//! certificates, the caller's own certificate and key. Nothing is dialed before the first call, and a [`Client`] is
+//! cheap to clone: make one for the process.
+//!
+//! ```no_run
+//! use charthold_client::{Client, Profile, RequestContext};
+//!
+//! # async fn example() -> Result<(), charthold_client::Error> {
+//! let client = Client::connect(&Profile::load("client.toml")?)?;
+//!
+//! // Who acts, and why: for each user's request its own. Every call on charts needs an actor.
+//! let client = client.with_context(RequestContext {
+//!     purpose_of_use: "TREATMENT".into(),
+//!     ..RequestContext::new("practitioner/4711")
+//! });
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Write
+//!
+//! A [`Chart`] is all records of one patient, and the unit of atomic commit: all mutations of a
+//! [`commit`](Client::commit) happen, or none. Each may have a precondition.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let chart = Chart::patient("patient-1");
+//! let visit = RecordId::new("Encounter", "visit-1");
+//! let pressure = RecordId::new("Observation", "pressure-1");
+//!
+//! let committed = client
+//!     .commit(
+//!         &chart,
+//!         vec![
+//!             Mutation::check(visit).if_version(1),
+//!             Mutation::put(pressure, Put::fhir(r#"{"resourceType":"Observation"}"#)).must_not_exist(),
+//!         ],
+//!     )
+//!     .await?;
+//! assert_eq!(committed.versions, [1, 1]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `Ok` means durable on a majority of the replicas: the loss of any minority of sites does not undo it.
+//!
+//! # Read, change, write
+//!
+//! Reads are linearizable: they see every commit that was acknowledged before. A record's version is its ETag.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # fn amend(body: &[u8]) -> Vec<u8> { body.to_vec() }
+//! # async fn example(client: Client, chart: Chart, id: RecordId) -> Result<(), Error> {
+//! loop {
+//!     let record = client.get(&chart, &id).await?;
+//!     let amended = Put { status: "amended".into(), ..Put::fhir(amend(&record.body)) };
+//!     match client.commit(&chart, vec![Mutation::put(id.clone(), amended).if_version(record.version())]).await {
+//!         Err(Error::VersionMismatch { .. }) => continue, // somebody was faster: read again
+//!         outcome => break outcome.map(|_| ()),
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! A whole chart comes as a stream. Only `None` means that it is complete; a stream that is cut ends with an error.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client, chart: Chart) -> Result<(), Error> {
+//! let mut records = client.read_chart(&chart).await?;
+//! while let Some(record) = records.next().await {
+//!     let record = record?;
+//!     println!("{} version {}", record.header.record.type_, record.version());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When something fails
+//!
+//! A call is repeated, on other gateways too, until its deadline: 30 s unless [`with_deadline`](Client::with_deadline)
+//! says otherwise. An error that is returned is therefore worth acting on:
+//!
+//! | error | did the commit happen? | what to do |
+//! | --- | --- | --- |
+//! | [`VersionMismatch`](Error::VersionMismatch), [`AlreadyExists`](Error::AlreadyExists), [`NotFound`](Error::NotFound) | no | read again, decide |
+//! | [`Unavailable`](Error::Unavailable), [`Overloaded`](Error::Overloaded) | **certainly not** | try later |
+//! | [`OutcomeUnknown`](Error::OutcomeUnknown) | perhaps | repeat with the same request id |
+//! | [`Expired`](Error::Expired) | not known any more | read to find out, then a new id |
+//! | [`Invalid`](Error::Invalid), [`Denied`](Error::Denied), [`Unauthenticated`](Error::Unauthenticated), [`Config`](Error::Config) | no | mend it |
+//! | [`DataLoss`](Error::DataLoss), [`Internal`](Error::Internal) | perhaps | call the operator |
+//!
+//! Every commit has a request id, a UUIDv7, and the cluster remembers its outcome for an hour. Repeating it with the
+//! same id is always safe: it happens once.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # use std::time::Duration;
+//! # async fn example(client: Client, chart: Chart, mutations: Vec<Mutation>) -> Result<Committed, Error> {
+//! let request_id = new_request_id(); // keep it where a restart of this service finds it
+//! loop {
+//!     match client.commit_with_id(request_id, &chart, mutations.clone()).await {
+//!         Err(Error::OutcomeUnknown { .. }) => tokio::time::sleep(Duration::from_secs(1)).await,
+//!         settled => break settled,
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! # What is never shown
+//!
+//! Types that hold something of a patient, ids included, have a `Debug` that prints their name only, and no error text
+//! names one: an application's logs stay free of them by default.
+//!
+//! # Layout of this crate
+//!
+//! `charts` and `admin` hold the calls, `types` what they take and give; `retry` repeats them, `endpoints` and `hints`
+//! choose whom to ask, `connect` dials, `error` reads statuses.
+
+mod admin;
+mod charts;
+mod connect;
+mod endpoints;
+mod error;
+mod hints;
+mod profile;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tonic::Request;
+
+pub use admin::{Admin, ClusterStatus, FollowerLag, Grant, Node, Role, Root, ShardStatus, Tenant, Topology};
+pub use charts::RecordStream;
+pub use error::{Error, InvalidField};
+pub use profile::Profile;
+pub use types::{
+    Chart, ChartKind, Committed, Header, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
+    RequestContext, new_request_id,
+};
+pub use uuid::Uuid;
+
+use connect::Security;
+use endpoints::Endpoints;
+use retry::Cluster;
+
+/// Of one call, unless [`Client::with_deadline`] says otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// The protocol's limit.
+const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+/// A connection to a cluster. Clones share what they know of it, and its connections.
+#[derive(Clone)]
+pub struct Client {
+    cluster: Arc<Cluster>,
+    context: Arc<RequestContext>,
+    deadline: Duration,
+}
+
+impl Client {
+    /// Reads the profile's certificates and gets ready; nothing is dialed before the first call. Needs a Tokio runtime
+    /// around it.
+    pub fn connect(profile: &Profile) -> Result<Self, Error> {
+        profile.check().map_err(Error::Config)?;
+        Self::new(&profile.endpoints, Security::from_profile(profile)?)
+    }
+
+    /// Without certificates, for tests.
+    #[cfg(test)]
+    pub(crate) fn plaintext(endpoints: &[String]) -> Result<Self, Error> {
+        Self::new(endpoints, Security::Plaintext)
+    }
+
+    fn new(endpoints: &[String], security: Security) -> Result<Self, Error> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::Config("connect was called outside a Tokio runtime".into()));
+        }
+        let cluster = Cluster { endpoints: Endpoints::new(endpoints, security)?, hints: hints::Hints::default() };
+        Ok(Self { cluster: Arc::new(cluster), context: Arc::default(), deadline: DEFAULT_DEADLINE })
+    }
+
+    /// The same client, saying who acts and why.
+    #[must_use]
+    pub fn with_context(&self, context: RequestContext) -> Self {
+        Self { context: Arc::new(context), ..self.clone() }
+    }
+
+    /// The same client, with another deadline: for each call, all its attempts together.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// The calls of operators and tenant admins.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+}
+
+/// A message on its way, with the deadline that the gateway is told.
+fn request<T: Clone>(message: &T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message.clone());
+    request.set_timeout(timeout);
+    request
+}
+
+/// No lock of this crate is held where a panic could leave half a change behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

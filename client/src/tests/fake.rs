@@ -1,0 +1,232 @@
+//! Gateways for tests: one that answers by a script, and some that don't answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use charthold_proto::v1;
+use charthold_proto::v1::charts_server::{Charts, ChartsServer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::{Server, TcpIncoming};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{MESSAGE_BYTES_MAX, lock};
+
+/// What a scripted gateway does with the next call. After the script it answers as if all were well.
+pub enum Reply {
+    Refuse(Status),
+    Done {
+        leader: String,
+    },
+    /// Takes the call (a stream: sends its first page) and says no more.
+    Hang,
+    /// Ends a stream after its first page.
+    Cut,
+    CutByError,
+}
+
+/// A status as gateways give them.
+pub fn refusal(code: Code, reason: &str, retry_after: Option<Duration>) -> Status {
+    let mut details = ErrorDetails::new();
+    if !reason.is_empty() {
+        details.set_error_info(reason, "charthold", HashMap::new());
+    }
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    Status::with_error_details(code, "as the script says", details)
+}
+
+/// An address that refuses connections.
+pub async fn dead_address() -> String {
+    listen("127.0.0.1:0").await.1
+}
+
+/// Accepts connections and never says a word.
+pub async fn silent_gateway() -> String {
+    let (listener, address) = listen("127.0.0.1:0").await;
+    tokio::spawn(async move {
+        let mut held: Vec<TcpStream> = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            held.push(connection);
+        }
+    });
+    address
+}
+
+/// Reads something of each connection, then closes it.
+pub async fn hanging_up_gateway() -> String {
+    let (listener, address) = listen("127.0.0.1:0").await;
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let _ = connection.readable().await;
+        }
+    });
+    address
+}
+
+pub async fn listen(address: &str) -> (TcpListener, String) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// A real server on the loopback; stops when dropped.
+pub struct Gateway {
+    pub address: String,
+    state: Arc<State>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+#[derive(Default)]
+struct State {
+    script: Mutex<VecDeque<Reply>>,
+    commits: Mutex<Vec<v1::CommitRequest>>,
+}
+
+impl Gateway {
+    pub async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
+        let (listener, address) = listen("127.0.0.1:0").await;
+        let state = Arc::new(State { script: Mutex::new(script.into_iter().collect()), ..State::default() });
+        let mut gateway = Self { address, state, running: None };
+        gateway.serve(listener);
+        gateway
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let service = ChartsServer::from_arc(Arc::new(Service(Arc::clone(&self.state))))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let serving = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+        let task = tokio::spawn(async move {
+            tokio::select! { _ = serving => {} _ = stopped => {} }
+        });
+        self.running = Some((stop, task));
+    }
+
+    /// No longer listens. Connections that were made end when the client next uses them.
+    pub async fn stop(&mut self) {
+        if let Some((stop, task)) = self.running.take() {
+            drop(stop);
+            task.await.unwrap();
+        }
+    }
+
+    pub async fn restart(&mut self) {
+        let (listener, _) = listen(&self.address).await;
+        self.serve(listener);
+    }
+
+    /// The commits that arrived, in order.
+    pub fn commits(&self) -> Vec<v1::CommitRequest> {
+        lock(&self.state.commits).clone()
+    }
+}
+
+struct Service(Arc<State>);
+
+impl Service {
+    fn next(&self) -> Reply {
+        lock(&self.0.script).pop_front().unwrap_or(Reply::Done { leader: String::new() })
+    }
+
+    async fn answer(&self) -> Result<Option<v1::AnswerContext>, Status> {
+        match self.next() {
+            Reply::Refuse(status) => Err(status),
+            Reply::Done { leader } => Ok(answer(leader)),
+            Reply::Hang | Reply::Cut | Reply::CutByError => std::future::pending().await,
+        }
+    }
+}
+
+fn answer(leader: String) -> Option<v1::AnswerContext> {
+    let leader = Some(v1::LeaderHint { endpoint: leader, site: String::new() });
+    Some(v1::AnswerContext { position: "position".into(), leader, ..Default::default() })
+}
+
+fn record(record: v1::RecordRef) -> v1::Record {
+    let header = v1::RecordHeader { record: Some(record), version: 1, ..Default::default() };
+    v1::Record { header: Some(header), body: "{}".into() }
+}
+
+#[tonic::async_trait]
+impl Charts for Service {
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
+        let message = request.into_inner();
+        let versions = vec![1; message.mutations.len()];
+        lock(&self.0.commits).push(message);
+        let answer = self.answer().await?;
+        Ok(Response::new(v1::CommitResponse { answer, versions, committed_at: None }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let answer = self.answer().await?;
+        let record = request.into_inner().record.map(record);
+        Ok(Response::new(v1::GetResponse { answer, record }))
+    }
+
+    /// At most 300 at a time; ids that end in 7 are absent.
+    async fn batch_get(&self, request: Request<v1::BatchGetRequest>) -> Result<Response<v1::BatchGetResponse>, Status> {
+        let answer = self.answer().await?;
+        let records = request.into_inner().records;
+        assert!(records.len() <= 1_000);
+        let present = |id: v1::RecordRef| Some(id).filter(|id| !id.id.ends_with('7')).map(record);
+        let results = records.into_iter().take(300).map(|id| v1::BatchGetResult { record: present(id) }).collect();
+        Ok(Response::new(v1::BatchGetResponse { answer, results }))
+    }
+
+    /// Five records, two a page.
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let answer = self.answer().await?;
+        let message = request.into_inner();
+        let from: u32 = message.page_token.parse().unwrap_or(0);
+        let header =
+            |n: u32| record(v1::RecordRef { r#type: message.r#type.clone(), id: n.to_string() }).header.unwrap();
+        let headers = (from..(from + 2).min(5)).map(header).collect();
+        let next_page_token = if from + 2 < 5 { (from + 2).to_string() } else { String::new() };
+        Ok(Response::new(v1::ListResponse { answer, headers, next_page_token }))
+    }
+
+    async fn history(&self, _: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    type ReadChartStream = Pin<Box<dyn Stream<Item = Result<v1::ReadChartResponse, Status>> + Send>>;
+
+    /// Three pages of two records.
+    async fn read_chart(&self, _: Request<v1::ReadChartRequest>) -> Result<Response<Self::ReadChartStream>, Status> {
+        let reply = self.next();
+        if let Reply::Refuse(status) = reply {
+            return Err(status);
+        }
+        let (pages, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for number in 0..3 {
+                let records =
+                    (0..2).map(|n| record(v1::RecordRef { r#type: "A".into(), id: (2 * number + n).to_string() }));
+                let page = v1::ReadChartResponse {
+                    answer: answer(String::new()),
+                    records: records.collect(),
+                    complete: number == 2,
+                };
+                let _ = pages.send(Ok(page)).await;
+                match reply {
+                    Reply::Hang => pages.closed().await,
+                    Reply::Cut => return,
+                    Reply::CutByError => {
+                        let _ = pages.send(Err(Status::unavailable("shutting down"))).await;
+                        return;
+                    }
+                    Reply::Done { .. } | Reply::Refuse(_) => {}
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}

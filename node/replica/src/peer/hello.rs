@@ -1,0 +1,294 @@
+//! The handshake: who are you, and may you speak to me.
+//!
+//! The transport has proven the other end's name; the hello adds its node id, which was made with its data directory.
+//! Refused are: another cluster; a name or role that is not the certificate's; a node that the directory does not know
+//! (a wiped node comes back with a new id and is unknown); one whose directory was rolled back or copied (its boot
+//! counter is older than, or the same as but not from the same start as, one seen before); another format.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use charthold_proto::internal as pb;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::frame::{Assembler, Kind, Message};
+use super::transport::{PeerIdentity, Stream};
+use super::{HANDSHAKE_MAX, Lane};
+use crate::NodeId;
+use crate::store::EngineError;
+use crate::store::log::LogEngine;
+use crate::store::log::writer::LogWriter;
+
+/// The one format of frames and entries so far.
+const FORMAT: u32 = 1;
+const HELLO_BYTES_MAX: usize = 16 << 10;
+
+/// Tells whether a node id and name may connect, and why not.
+pub type Admit = Arc<dyn Fn(NodeId, &str) -> Result<(), String> + Send + Sync>;
+
+/// This node's side of every handshake.
+pub struct Greeter {
+    pub cluster: String,
+    pub member: pb::Member,
+    pub boot_counter: u64,
+    pub boot_nonce: u64,
+    pub admit: Admit,
+    pub boots: BootRegistry,
+}
+
+/// Why a connection was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum HelloError {
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the handshake took too long")]
+    TooSlow,
+    #[error("refused by the peer: {0}")]
+    RefusedByPeer(String),
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+impl Greeter {
+    /// The calling end: says hello, checks the answer. `expected` is 0 when the node is not known yet.
+    pub async fn call(
+        &self,
+        stream: &mut dyn Stream,
+        identity: &PeerIdentity,
+        lane: Lane,
+        expected: NodeId,
+    ) -> Result<pb::Hello, HelloError> {
+        let shake = async {
+            write_hello(stream, &self.hello(lane, expected, String::new())).await?;
+            let answer = read_hello(stream).await?;
+            if !answer.refused.is_empty() {
+                return Err(HelloError::RefusedByPeer(answer.refused));
+            }
+            self.check(&answer, identity, expected).map_err(HelloError::Refused)?;
+            Ok(answer)
+        };
+        tokio::time::timeout(HANDSHAKE_MAX, shake).await.unwrap_or(Err(HelloError::TooSlow))
+    }
+
+    /// The called end: reads the hello, answers it or says why not.
+    pub async fn answer(&self, stream: &mut dyn Stream, identity: &PeerIdentity) -> Result<pb::Hello, HelloError> {
+        let shake = async {
+            let hello = read_hello(stream).await?;
+            let expected_here = hello.expected_node == 0 || hello.expected_node == self.member.id;
+            let checked = match expected_here {
+                true => self.check(&hello, identity, 0),
+                false => Err(format!("you expect node {:016x} here", hello.expected_node)),
+            };
+            let refused = checked.clone().err().unwrap_or_default();
+            write_hello(stream, &self.hello(Lane::Control, hello.member.as_ref().map_or(0, |m| m.id), refused)).await?;
+            checked.map_err(HelloError::Refused)?;
+            Ok(hello)
+        };
+        tokio::time::timeout(HANDSHAKE_MAX, shake).await.unwrap_or(Err(HelloError::TooSlow))
+    }
+
+    fn hello(&self, lane: Lane, expected_node: NodeId, refused: String) -> pb::Hello {
+        let lane = match lane {
+            Lane::Control => pb::hello::Lane::Control,
+            Lane::Bulk => pb::hello::Lane::Bulk,
+        };
+        pb::Hello {
+            format_min: FORMAT,
+            format_max: FORMAT,
+            cluster: self.cluster.clone(),
+            member: Some(self.member.clone()),
+            boot_counter: self.boot_counter,
+            boot_nonce: self.boot_nonce,
+            lane: lane as i32,
+            expected_node,
+            refused,
+        }
+    }
+
+    fn check(&self, hello: &pb::Hello, identity: &PeerIdentity, expected: NodeId) -> Result<(), String> {
+        let member = hello.member.as_ref().ok_or("the hello names no node")?;
+        let (id, name) = (member.id, member.name.as_str());
+        if !(hello.format_min..=hello.format_max).contains(&FORMAT) {
+            return Err(format!("formats {} to {}, here is {FORMAT}", hello.format_min, hello.format_max));
+        }
+        if hello.cluster != self.cluster || identity.cluster != self.cluster {
+            return Err(format!("another cluster: this one is {}", self.cluster));
+        }
+        if name != identity.name || member.keyed != identity.keyed {
+            return Err(format!("node {name} shows the certificate of {}", identity.name));
+        }
+        if id == 0 || id == self.member.id {
+            return Err("node id is mine or none: is its data directory a copy?".to_owned());
+        }
+        if expected != 0 && id != expected {
+            return Err(format!("expected node {expected:016x}, found {id:016x}: was its data directory replaced?"));
+        }
+        (self.admit)(id, name)?;
+        self.boots.check(id, hello.boot_counter, hello.boot_nonce)
+    }
+}
+
+async fn write_hello(stream: &mut dyn Stream, hello: &pb::Hello) -> std::io::Result<()> {
+    let mut message = Message { kind: Kind::Hello, shard: 0, id: 0, payload: hello.encode_to_vec().into() };
+    let mut bytes = BytesMut::new();
+    message.write_frame(&mut bytes);
+    stream.write_all(&bytes).await?;
+    stream.flush().await
+}
+
+/// Reads exactly the hello's frame, not a byte of what follows.
+async fn read_hello(stream: &mut dyn Stream) -> Result<pb::Hello, HelloError> {
+    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "no hello");
+    let length = stream.read_u32().await?;
+    if length as usize > HELLO_BYTES_MAX {
+        return Err(invalid().into());
+    }
+    let mut frame = BytesMut::with_capacity(4 + length as usize);
+    frame.put_u32(length);
+    frame.resize(4 + length as usize, 0);
+    stream.read_exact(&mut frame[4..]).await?;
+    let message = Assembler::default().next(&mut frame).map_err(std::io::Error::from)?;
+    match message {
+        Some(message) if message.kind == Kind::Hello => Ok(pb::Hello::decode(message.payload).map_err(|_| invalid())?),
+        _ => Err(invalid().into()),
+    }
+}
+
+/// The newest start seen of every peer, on disk: what tells a rolled-back or copied data directory.
+pub struct BootRegistry {
+    engine: Arc<dyn LogEngine>,
+    writer: LogWriter,
+    seen: Mutex<HashMap<NodeId, (u64, u64)>>,
+}
+
+impl BootRegistry {
+    pub fn new(engine: Arc<dyn LogEngine>, writer: LogWriter) -> Self {
+        Self { engine, writer, seen: Mutex::new(HashMap::new()) }
+    }
+
+    fn check(&self, node: NodeId, counter: u64, nonce: u64) -> Result<(), String> {
+        let mut seen = self.seen.lock();
+        let known = match seen.get(&node) {
+            Some(known) => Some(*known),
+            None => self.read(node).map_err(|error| error.to_string())?,
+        };
+        match known {
+            Some((newest, _)) if counter < newest => {
+                return Err(format!("its start {counter} is older than {newest}: its data directory was rolled back"));
+            }
+            Some((newest, of)) if counter == newest && nonce != of => {
+                return Err(format!("its start {counter} was seen before: its data directory is a copy"));
+            }
+            Some((newest, _)) if counter == newest => {}
+            _ => self.write(node, counter, nonce),
+        }
+        seen.insert(node, (counter, nonce));
+        Ok(())
+    }
+
+    fn read(&self, node: NodeId) -> Result<Option<(u64, u64)>, EngineError> {
+        let row = self.engine.get(&crate::store::log::peer_key(node))?;
+        Ok(row.filter(|row| row.len() == 16).map(|mut row| (row.get_u64(), row.get_u64())))
+    }
+
+    fn write(&self, node: NodeId, counter: u64, nonce: u64) {
+        let mut value = BytesMut::with_capacity(16);
+        value.put_u64(counter);
+        value.put_u64(nonce);
+        let op = crate::store::log::LogOp::Put { key: crate::store::log::peer_key(node), value: Bytes::from(value) };
+        let writer = self.writer.clone();
+        tokio::spawn(async move {
+            if let Err(error) = writer.write(vec![op], false, Box::new(|| ())).await {
+                tracing::warn!(%error, "cannot keep a peer's boot counter");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::log::memory::MemoryLog;
+
+    fn greeter(id: NodeId, name: &str, cluster: &str, counter: u64, nonce: u64) -> Greeter {
+        let engine: Arc<dyn LogEngine> = Arc::new(MemoryLog::default());
+        let writer = LogWriter::start(Arc::clone(&engine), None).unwrap();
+        Greeter {
+            cluster: cluster.to_owned(),
+            member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
+            boot_counter: counter,
+            boot_nonce: nonce,
+            admit: Arc::new(|id, _| if id == 66 { Err("not a member".to_owned()) } else { Ok(()) }),
+            boots: BootRegistry::new(engine, writer),
+        }
+    }
+
+    fn identity(name: &str, cluster: &str) -> PeerIdentity {
+        PeerIdentity { cluster: cluster.to_owned(), name: name.to_owned(), keyed: true }
+    }
+
+    /// What the called end (node 2, "b") says to a caller.
+    async fn shake(called: &Greeter, caller: &Greeter, shown: PeerIdentity, expected: NodeId) -> Result<(), String> {
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let called_identity = identity("b", &called.cluster);
+        let (call, answer) = tokio::join!(
+            caller.call(&mut near, &called_identity, Lane::Bulk, expected),
+            called.answer(&mut far, &shown)
+        );
+        match (call, answer) {
+            (Ok(_), Ok(hello)) => {
+                assert_eq!(hello.lane(), pb::hello::Lane::Bulk);
+                Ok(())
+            }
+            (_, Err(error)) | (Err(error), _) => Err(error.to_string()),
+        }
+    }
+
+    async fn check(caller: Greeter, shown: PeerIdentity, expected: NodeId, wanted: Result<(), &str>) {
+        let result = shake(&greeter(2, "b", "c", 1, 1), &caller, shown, expected).await;
+        match (result, wanted) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(part)) if error.contains(part) => {}
+            (result, wanted) => panic!("{result:?}, wanted {wanted:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn admits_a_member_and_refuses_all_others() {
+        check(greeter(1, "a", "c", 1, 1), identity("a", "c"), 2, Ok(())).await;
+        check(greeter(1, "a", "c", 1, 1), identity("a", "c"), 0, Ok(())).await;
+        check(greeter(1, "a", "c", 1, 1), identity("a", "c"), 3, Err("you expect node")).await;
+        check(greeter(1, "a", "d", 1, 1), identity("a", "d"), 2, Err("another cluster")).await;
+        check(greeter(1, "a", "c", 1, 1), identity("a", "d"), 2, Err("another cluster")).await;
+        check(greeter(1, "a", "c", 1, 1), identity("x", "c"), 2, Err("shows the certificate of x")).await;
+        check(greeter(2, "a", "c", 1, 1), identity("a", "c"), 2, Err("copy")).await;
+        check(greeter(66, "a", "c", 1, 1), identity("a", "c"), 2, Err("not a member")).await;
+    }
+
+    #[tokio::test]
+    async fn refuses_a_rolled_back_and_a_copied_directory() {
+        let called = greeter(2, "b", "c", 1, 1);
+        let shake =
+            async |counter, nonce| shake(&called, &greeter(1, "a", "c", counter, nonce), identity("a", "c"), 2).await;
+        assert_eq!(shake(5, 50).await, Ok(()));
+        assert_eq!(shake(5, 50).await, Ok(()), "the second lane of the same start");
+        assert!(shake(5, 51).await.unwrap_err().contains("copy"));
+        assert!(shake(4, 40).await.unwrap_err().contains("rolled back"));
+        assert_eq!(shake(6, 60).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn garbage_is_no_hello() {
+        let greeter = greeter(2, "b", "c", 1, 1);
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0, 0, 0, 12, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            let (mut near, mut far) = tokio::io::duplex(1 << 16);
+            near.write_all(bytes).await.unwrap();
+            drop(near);
+            assert!(greeter.answer(&mut far, &identity("a", "c")).await.is_err());
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Forming a cluster: finding the nodes that the configuration names, then one membership for all groups.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Replica;
+use crate::NodeId;
+use crate::peer::Lane;
+use crate::shard::codec;
+use crate::shard::types::Member;
+
+/// Why no cluster was formed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FormError {
+    #[error("cannot reach {address}: {detail}")]
+    Unreachable { address: String, detail: String },
+    #[error("found {found} nodes, expected {expected}")]
+    Count { found: usize, expected: usize },
+    #[error("two nodes have the name {0}")]
+    Name(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Replica {
+    /// Whether the groups have members.
+    pub fn is_formed(&self) -> bool {
+        !self.members().is_empty()
+    }
+
+    /// Gives all groups the same members: this node and those it was told to join. Fine to repeat.
+    pub async fn form(&self, expected: Option<usize>) -> Result<Vec<(NodeId, Member)>, FormError> {
+        let mut members = BTreeMap::from([(self.node_id, self.member.clone())]);
+        for address in &self.join {
+            let (id, member) = self.probe(address).await?;
+            members.insert(id, member);
+        }
+        let expected = expected.unwrap_or(self.join.len() + 1);
+        if members.len() != expected {
+            return Err(FormError::Count { found: members.len(), expected });
+        }
+        let mut names = members.values().map(|member| member.name.as_str()).collect::<Vec<_>>();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(FormError::Name(pair[0].to_owned()));
+        }
+        let members = members.into_iter().collect::<Vec<_>>();
+        // A group that is formed campaigns at once: not before the restart rule allows.
+        let silence = self.timing.restart_silence() + Duration::from_millis(50);
+        tokio::time::sleep_until((self.started + silence).into()).await;
+        for group in &self.groups {
+            group.initialize(&members).await.map_err(FormError::Refused)?;
+        }
+        Ok(members)
+    }
+
+    /// Asks an address who is there.
+    async fn probe(&self, address: &str) -> Result<(NodeId, Member), FormError> {
+        let unreachable = |detail: String| FormError::Unreachable { address: address.to_owned(), detail };
+        let dialed = async {
+            let dialed = self.transport.dial(address.to_owned()).await;
+            let (mut stream, identity) = dialed.map_err(|error| error.to_string())?;
+            let hello = self.greeter.call(&mut *stream, &identity, Lane::Control, 0).await;
+            hello.map_err(|error| error.to_string())
+        };
+        let limit = Instant::now() + Duration::from_secs(5);
+        let hello = tokio::time::timeout_at(limit.into(), dialed).await;
+        let hello = hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)?;
+        let member = hello.member.ok_or_else(|| unreachable("it names no node".to_owned()))?;
+        Ok((member.id, codec::member_from_pb(member)))
+    }
+}

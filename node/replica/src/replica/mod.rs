@@ -1,0 +1,222 @@
+//! One node's groups put together: what the gateway calls.
+//!
+//! Owns starting in the right order, finding leaders, forwarding one hop. Must not know what it carries.
+
+mod barrier;
+pub mod form;
+pub mod peers;
+mod propose;
+pub mod rows;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use charthold_proto::internal as pb;
+
+use self::barrier::Barriers;
+use self::peers::Peers;
+use self::rows::ChartRows;
+use crate::directory::DirectoryView;
+use crate::peer::hello::{Admit, BootRegistry, Greeter};
+use crate::peer::transport::Transport;
+use crate::platform::Platform;
+use crate::shard::codec;
+use crate::shard::config::Timing;
+use crate::shard::group::{Group, GroupStatus};
+use crate::shard::inbound::Inbound;
+use crate::shard::types::Member;
+use crate::store::StoreError;
+use crate::store::identity::DataDirectory;
+use crate::store::log::LogEngine;
+use crate::store::log::group::GroupLog;
+use crate::store::log::rocks::RocksLog;
+use crate::store::log::synced_mark::SyncedMark;
+use crate::store::log::writer::LogWriter;
+use crate::store::state::flusher::StateStore;
+use crate::store::state::rocks::RocksState;
+use crate::{DIRECTORY, NodeId, ShardId, all_shards};
+
+pub use self::propose::ReplicaError;
+
+/// What a replica is started with.
+pub struct ReplicaConfig {
+    pub data: PathBuf,
+    pub cluster: String,
+    pub member: Member,
+    pub timing: Timing,
+    /// Peer addresses of the nodes to form a cluster with.
+    pub join: Vec<String>,
+}
+
+/// A node's groups, running.
+pub struct Replica {
+    pub node_id: NodeId,
+    pub cluster: String,
+    pub member: Member,
+    groups: Vec<Arc<Group>>,
+    barriers: Barriers,
+    peers: Arc<Peers>,
+    transport: Arc<dyn Transport>,
+    greeter: Arc<Greeter>,
+    join: Vec<String>,
+    started: Instant,
+    timing: Timing,
+    state: StateStore,
+    server: tokio::task::JoinHandle<()>,
+    /// Held: the lock on the data directory.
+    _data: DataDirectory,
+}
+
+/// The stores of a node, open.
+struct Stores {
+    data: DataDirectory,
+    log_engine: Arc<dyn LogEngine>,
+    log: LogWriter,
+    state: StateStore,
+}
+
+impl Replica {
+    /// Opens the data directory, repairs what a crash left, starts all groups and the peers' connections.
+    pub async fn open(
+        config: ReplicaConfig,
+        transport: Arc<dyn Transport>,
+        platform: Platform,
+    ) -> Result<Arc<Self>, StoreError> {
+        let started = Instant::now();
+        let stores = open_stores(&config, &platform)?;
+        let node_id = stores.data.node_id;
+        let directory = Arc::new(OnceLock::<Arc<Group>>::new());
+        let greeter = Arc::new(Greeter {
+            cluster: config.cluster.clone(),
+            member: codec::member_to_pb(node_id, &config.member),
+            boot_counter: stores.data.boot_counter,
+            boot_nonce: platform.random(),
+            admit: admit_members(Arc::clone(&directory)),
+            boots: BootRegistry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
+        });
+        let peers = Arc::new(Peers::new(Arc::clone(&transport)));
+        peers.set_greeter(Arc::clone(&greeter));
+        let groups = start_groups(&config, &stores, &peers, &platform).await?;
+        let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
+        let silence = config.timing.restart_silence();
+        let inbound = Arc::new(Inbound::new(groups.clone(), started, silence));
+        let server = tokio::spawn(crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound));
+        allow_elections_later(groups.clone(), started + silence);
+        Ok(Arc::new(Self {
+            node_id,
+            cluster: config.cluster,
+            member: config.member,
+            barriers: Barriers::start(&groups, &peers),
+            groups,
+            peers,
+            transport,
+            greeter,
+            join: config.join,
+            started,
+            timing: config.timing,
+            state: stores.state,
+            server,
+            _data: stores.data,
+        }))
+    }
+
+    fn group(&self, shard: ShardId) -> &Arc<Group> {
+        &self.groups[usize::from(shard)]
+    }
+
+    /// A shard's leader, as far as this node knows.
+    pub fn leader(&self, shard: ShardId) -> Option<(NodeId, Member)> {
+        self.group(shard).leader()
+    }
+
+    /// The cluster's nodes; empty before it is formed.
+    pub fn members(&self) -> Vec<(NodeId, Member)> {
+        self.group(DIRECTORY).members()
+    }
+
+    /// The charts' rows on this node. To be current, read behind a barrier.
+    pub fn rows(&self) -> ChartRows {
+        ChartRows::new(self.state.clone())
+    }
+
+    pub fn directory(&self) -> DirectoryView {
+        DirectoryView::new(self.state.clone())
+    }
+
+    /// Recorded outcomes of a shard on this node.
+    pub fn seq(&self, shard: ShardId) -> u64 {
+        self.group(shard).seq()
+    }
+
+    pub fn status(&self) -> Vec<GroupStatus> {
+        self.groups.iter().map(|group| group.status()).collect()
+    }
+
+    /// The first group that has stopped, and why. A node with a stopped group is half dead: it should end.
+    pub fn stopped_group(&self) -> Option<(ShardId, String)> {
+        self.groups.iter().find_map(|group| Some((group.shard, group.stopped()?)))
+    }
+
+    /// Stops all groups, flushes the state.
+    pub async fn shutdown(&self) {
+        self.server.abort();
+        for group in &self.groups {
+            group.shutdown().await;
+        }
+        let state = self.state.clone();
+        if tokio::task::spawn_blocking(move || state.stop()).await.is_err() {
+            tracing::warn!("the state was not flushed at the end: the log will be applied again at the next start");
+        }
+    }
+}
+
+fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, StoreError> {
+    let data = DataDirectory::open(&config.data, &config.cluster, &config.member.name, platform)?;
+    let log_engine: Arc<dyn LogEngine> = Arc::new(RocksLog::open(&data.log_path())?);
+    let mark = SyncedMark::open(&data.synced_mark_path(), log_engine.write_number())?;
+    let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
+    let state = StateStore::start(Arc::new(RocksState::open(&data.state_path())?), log.clone())?;
+    Ok(Stores { data, log_engine, log, state })
+}
+
+async fn start_groups(
+    config: &ReplicaConfig,
+    stores: &Stores,
+    peers: &Arc<Peers>,
+    platform: &Platform,
+) -> Result<Vec<Arc<Group>>, StoreError> {
+    let mut groups = Vec::new();
+    for shard in all_shards() {
+        let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
+        let (state, peers) = (stores.state.clone(), Arc::clone(peers));
+        let group = Group::start(shard, stores.data.node_id, &config.timing, log, state, peers, platform.clone()).await;
+        let group = group.map_err(|source| StoreError::Io { path: config.data.clone(), source })?;
+        groups.push(Arc::new(group));
+    }
+    Ok(groups)
+}
+
+/// Once the cluster is formed, only its members may connect; before, whoever has a certificate of it.
+fn admit_members(directory: Arc<OnceLock<Arc<Group>>>) -> Admit {
+    Arc::new(move |id, name| {
+        let members = directory.get().map(|group| group.members()).unwrap_or_default();
+        let known = members.iter().any(|(member, of)| *member == id && of.name == name);
+        match members.is_empty() || known {
+            true => Ok(()),
+            false => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
+        }
+    })
+}
+
+fn allow_elections_later(groups: Vec<Arc<Group>>, at: Instant) {
+    tokio::spawn(async move {
+        tokio::time::sleep_until(at.into()).await;
+        groups.iter().for_each(|group| group.allow_elections());
+    });
+}
+
+/// A node as the status shows it.
+pub fn member_to_pb(id: NodeId, member: &Member) -> pb::Member {
+    codec::member_to_pb(id, member)
+}

@@ -1,0 +1,97 @@
+//! Proposals: to the leader, here or one hop away, until it answers or the deadline passes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use pb::call_error::Kind as ErrorKind;
+use prost::Message;
+
+use super::Replica;
+use crate::ShardId;
+use crate::peer::Lane;
+use crate::peer::client::CallFailure;
+use crate::peer::frame::Kind;
+use crate::shard::group::GroupError;
+
+/// While there is no leader, ask again after this.
+const LEADER_POLL: Duration = Duration::from_millis(50);
+/// A forwarded call is given up after this, and sent again to whoever leads then: the leader may have died with it.
+const FORWARD_MAX: Duration = Duration::from_secs(5);
+
+/// Why the replica has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReplicaError {
+    /// Nothing was done.
+    #[error("no leader is known for the shard")]
+    NoLeader,
+    /// Nothing was done.
+    #[error("a majority of the shard's replicas does not answer")]
+    NoQuorum,
+    /// It may have been done, or may be done yet.
+    #[error("the outcome is not known")]
+    Unknown,
+    #[error("malformed command")]
+    Malformed,
+    #[error("this node's replica has stopped: {0}")]
+    Stopped(String),
+}
+
+impl Replica {
+    /// Proposes a command and answers what apply said.
+    ///
+    /// Tries again, with the same bytes, whenever a try may have been lost: every command carries a request id (or is
+    /// idempotent), so that apply executes it once.
+    pub async fn propose(
+        &self,
+        shard: ShardId,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<pb::Outcome, ReplicaError> {
+        let mut maybe_done = false;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(if maybe_done { ReplicaError::Unknown } else { ReplicaError::NoLeader });
+            }
+            match self.try_propose(shard, &command, left).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(GroupError::Malformed) => return Err(ReplicaError::Malformed),
+                Err(GroupError::Stopped(why)) => return Err(ReplicaError::Stopped(why)),
+                Err(GroupError::Unknown) => maybe_done = true,
+                Err(GroupError::NotLeader { .. } | GroupError::NoQuorum) => {}
+            }
+            tokio::time::sleep(LEADER_POLL.min(left)).await;
+        }
+    }
+
+    async fn try_propose(&self, shard: ShardId, command: &Bytes, left: Duration) -> Result<pb::Outcome, GroupError> {
+        let group = self.group(shard);
+        let Some((leader, member)) = group.leader() else {
+            return Err(GroupError::NotLeader { leader: None });
+        };
+        if leader == self.node_id {
+            return group.propose_here(command, left).await;
+        }
+        let limit = left.min(FORWARD_MAX);
+        let request = pb::ForwardRequest { command: command.clone(), timeout_ms: limit.as_millis() as u32 };
+        let client = self.peers.client(leader, &member.peer_address);
+        let payload = request.encode_to_vec().into();
+        let answer = client.call(Lane::Bulk, Kind::Forward, shard, payload, limit).await.map_err(group_error)?;
+        let answer = pb::ForwardResponse::decode(answer).map_err(|_| GroupError::Unknown)?;
+        answer.outcome.ok_or(GroupError::Unknown)
+    }
+}
+
+pub(super) fn group_error(failure: CallFailure) -> GroupError {
+    match failure {
+        CallFailure::NotConnected => GroupError::NotLeader { leader: None },
+        CallFailure::Broken | CallFailure::TimedOut => GroupError::Unknown,
+        CallFailure::Remote(error) => match error.kind() {
+            ErrorKind::NotLeader => GroupError::NotLeader { leader: (error.leader != 0).then_some(error.leader) },
+            ErrorKind::Unavailable | ErrorKind::TooEarly => GroupError::NoQuorum,
+            ErrorKind::Malformed => GroupError::Malformed,
+            ErrorKind::Unknown | ErrorKind::Unspecified => GroupError::Unknown,
+        },
+    }
+}

@@ -1,0 +1,195 @@
+//! Apply: what a log does to a group's state.
+//!
+//! A pure function of state and entries: no clock, no random number, no key, no I/O but the batch that comes out, which
+//! also holds the applied log id. Any partition of the same entries into batches gives the same state.
+//!
+//! Knows neither openraft nor an engine's kind.
+
+mod chart_key;
+mod commit;
+pub mod merkle;
+pub mod overlay;
+pub mod recorder;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use pb::outcome::Result as Answer;
+use pb::refused::Reason;
+use prost::Message;
+
+use self::merkle::{Frontier, Hash};
+use self::overlay::Overlay;
+use super::command::{Command, CommandError, Framed};
+use crate::store::EngineError;
+use crate::store::state::{StateEngine, StateOp, Table};
+use crate::store::table;
+use crate::{DIRECTORY, ShardId, Slot};
+
+/// Roots are kept at these seqs, so that replicas that are not equally far can be compared.
+const ROOT_EVERY: u64 = 64;
+const ROOTS_KEPT: usize = 16;
+
+/// An entry of the log.
+pub struct Entry {
+    pub log_id: pb::LogId,
+    pub payload: Payload,
+}
+
+pub enum Payload {
+    Blank,
+    Command(Bytes),
+    Membership(pb::Membership),
+}
+
+/// Why a replica cannot go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("a row of table {table} cannot be decoded")]
+    Damaged { table: &'static str },
+}
+
+/// How far a group has come: its applied row in memory.
+#[derive(Clone, PartialEq)]
+pub struct Progress {
+    pub log_id: Option<pb::LogId>,
+    pub membership: Option<pb::StoredMembership>,
+    /// Recorded outcomes.
+    pub seq: u64,
+    pub log_time_ms: u64,
+    pub frontier: Frontier,
+    pub roots: Vec<(u64, Hash)>,
+}
+
+/// One group's apply.
+pub struct Applier {
+    pub(crate) shard: ShardId,
+    pub(crate) slots: Option<(Slot, Slot)>,
+    pub progress: Progress,
+}
+
+impl Applier {
+    /// Takes up where the state is.
+    pub fn restore(shard: ShardId, engine: &dyn StateEngine) -> Result<Self, ApplyError> {
+        let row = engine.get(Table::Applied, &table::applied::encode(shard))?;
+        let row = row.map(table::applied::Row::decode).transpose();
+        let row = row.map_err(|_| ApplyError::Damaged { table: "applied" })?.unwrap_or_default();
+        let progress = Progress::from_row(row).ok_or(ApplyError::Damaged { table: "applied" })?;
+        Ok(Self { shard, slots: crate::slots_of(shard), progress })
+    }
+
+    /// Executes entries in order: one batch to write, one answer an entry.
+    ///
+    /// The caller writes the batch before it answers. After an error the applier is no longer in step with the state.
+    pub fn apply(
+        &mut self,
+        engine: &dyn StateEngine,
+        entries: Vec<Entry>,
+    ) -> Result<(Vec<StateOp>, Vec<pb::Outcome>), ApplyError> {
+        let mut overlay = Overlay::new(engine);
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let answer = match entry.payload {
+                Payload::Blank => None,
+                Payload::Command(bytes) => Some(self.execute(&mut overlay, Framed::decode(&bytes)?)?),
+                Payload::Membership(membership) => {
+                    let stored = pb::StoredMembership { log_id: Some(entry.log_id), membership: Some(membership) };
+                    self.progress.membership = Some(stored);
+                    None
+                }
+            };
+            self.progress.log_id = Some(entry.log_id);
+            outcomes.push(pb::Outcome { result: answer });
+        }
+        let row = self.progress.to_row().encode_to_vec();
+        overlay.put(Table::Applied, table::applied::encode(self.shard), row.into());
+        Ok((overlay.into_ops(), outcomes))
+    }
+
+    fn execute(&mut self, overlay: &mut Overlay, framed: Framed) -> Result<Answer, ApplyError> {
+        // A leader's clock may be behind its predecessor's: log time never goes back.
+        self.progress.log_time_ms = self.progress.log_time_ms.max(framed.log_time_ms);
+        let slot = framed.slot;
+        let mine = match framed.command {
+            Command::Commit(_) | Command::EnsureChartKey(_) => {
+                self.slots.is_some_and(|(first, last)| (first..=last).contains(&slot))
+            }
+            _ => self.shard == DIRECTORY,
+        };
+        if !mine {
+            return Ok(refused(Reason::WrongShard));
+        }
+        match framed.command {
+            Command::Commit(commit) => self.commit(overlay, slot, commit),
+            Command::EnsureChartKey(ensure) => chart_key::ensure(overlay, slot, ensure, self.progress.seq),
+            Command::InitCluster(init) => self.init_cluster(overlay, init),
+            Command::PutTenant(put) => self.put_tenant(overlay, put),
+            Command::PutGrant(put) => self.put_grant(overlay, put),
+            Command::RemoveGrant(remove) => self.remove_grant(overlay, remove),
+        }
+    }
+}
+
+impl Progress {
+    /// The newest root and those kept on the way, the newest last.
+    pub fn recent_roots(&self) -> Vec<(u64, Hash)> {
+        let newest = (self.seq, self.frontier.root());
+        let kept = self.roots.iter().copied().filter(|(seq, _)| *seq != self.seq);
+        kept.chain([newest]).collect()
+    }
+
+    /// Counts an outcome.
+    fn push(&mut self, leaf: Hash) {
+        self.seq += 1;
+        self.frontier.push(leaf);
+        if self.seq.is_multiple_of(ROOT_EVERY) {
+            self.roots.push((self.seq, self.frontier.root()));
+            let excess = self.roots.len().saturating_sub(ROOTS_KEPT);
+            self.roots.drain(..excess);
+        }
+    }
+
+    fn from_row(row: table::applied::Row) -> Option<Self> {
+        let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).ok();
+        let subtrees = row.frontier.iter().map(hash).collect::<Option<Vec<_>>>()?;
+        let root = |root: &pb::RootAt| Some((root.seq, hash(&root.sha256)?));
+        Some(Self {
+            log_id: row.log_id,
+            membership: row.membership,
+            seq: row.seq,
+            log_time_ms: row.log_time_ms,
+            frontier: Frontier::restore(row.seq, subtrees)?,
+            roots: row.recent_roots.iter().map(root).collect::<Option<Vec<_>>>()?,
+        })
+    }
+
+    fn to_row(&self) -> table::applied::Row {
+        let bytes = |hash: &Hash| Bytes::copy_from_slice(hash);
+        let root = |(seq, hash): &(u64, Hash)| pb::RootAt { seq: *seq, sha256: bytes(hash) };
+        table::applied::Row {
+            log_id: self.log_id,
+            seq: self.seq,
+            log_time_ms: self.log_time_ms,
+            membership: self.membership.clone(),
+            frontier: self.frontier.subtrees().iter().map(bytes).collect(),
+            recent_roots: self.roots.iter().map(root).collect(),
+        }
+    }
+}
+
+pub(crate) fn refused(reason: Reason) -> Answer {
+    Answer::Refused(pb::Refused { reason: reason as i32 })
+}
+
+/// Reads a message row through the overlay.
+pub(crate) fn read_row<Row: Message + Default>(
+    overlay: &Overlay,
+    table: Table,
+    key: Vec<u8>,
+) -> Result<Option<Row>, ApplyError> {
+    let row = overlay.get(table, key)?.map(Row::decode).transpose();
+    row.map_err(|_| ApplyError::Damaged { table: table.name() })
+}

@@ -1,0 +1,59 @@
+//! The state as a batch sees it: the engine's rows under the batch's own changes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::store::EngineError;
+use crate::store::state::{StateEngine, StateOp, Table};
+
+/// Reads through, gathers changes.
+pub struct Overlay<'a> {
+    engine: &'a dyn StateEngine,
+    changes: BTreeMap<(Table, Vec<u8>), Option<Bytes>>,
+}
+
+impl<'a> Overlay<'a> {
+    pub fn new(engine: &'a dyn StateEngine) -> Self {
+        Self { engine, changes: BTreeMap::new() }
+    }
+
+    pub fn get(&self, table: Table, key: Vec<u8>) -> Result<Option<Bytes>, EngineError> {
+        let place = (table, key);
+        match self.changes.get(&place) {
+            Some(change) => Ok(change.clone()),
+            None => self.engine.get(table, &place.1),
+        }
+    }
+
+    /// The first row of `from..to` in a table whose rows are only ever added in front (as versions are).
+    pub fn first_of_growing(
+        &self,
+        table: Table,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    ) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        let changed = self.changes.range((table, from.clone())..(table, to.clone())).next();
+        if let Some(((_, key), Some(value))) = changed {
+            return Ok(Some((key.clone(), value.clone())));
+        }
+        Ok(self.engine.scan(table, &from, &to, 1, usize::MAX)?.pop())
+    }
+
+    pub fn put(&mut self, table: Table, key: Vec<u8>, value: Bytes) {
+        self.changes.insert((table, key), Some(value));
+    }
+
+    pub fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.changes.insert((table, key), None);
+    }
+
+    /// The changes, in order of table and key.
+    pub fn into_ops(self) -> Vec<StateOp> {
+        let op = |((table, key), change): ((Table, Vec<u8>), Option<Bytes>)| match change {
+            Some(value) => StateOp::Put { table, key, value },
+            None => StateOp::Delete { table, key },
+        };
+        self.changes.into_iter().map(op).collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! Peers' requests, served by the groups.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use openraft::raft::{TransferLeaderError, TransferLeaderRequest};
+use pb::call_error::Kind as ErrorKind;
+use prost::Message;
+
+use super::codec::{self, Malformed};
+use super::group::{Group, GroupError};
+use super::network;
+use crate::peer::frame::Kind;
+use crate::peer::server::Handler;
+use crate::{NodeId, ShardId};
+
+/// Serves the groups of a node to its peers.
+pub struct Inbound {
+    groups: Vec<Arc<Group>>,
+    started: Instant,
+    restart_silence: Duration,
+}
+
+type Answer = Result<Bytes, pb::CallError>;
+
+impl Inbound {
+    pub fn new(groups: Vec<Arc<Group>>, started: Instant, restart_silence: Duration) -> Self {
+        Self { groups, started, restart_silence }
+    }
+
+    /// The group, if the sender is one of its members (or it has none yet).
+    fn group(&self, shard: ShardId, from: NodeId) -> Result<&Arc<Group>, pb::CallError> {
+        let group = self.groups.get(usize::from(shard)).ok_or(error(ErrorKind::Malformed))?;
+        let members = group.members();
+        match members.is_empty() || members.iter().any(|(id, _)| *id == from) {
+            true => Ok(group),
+            false => Err(error(ErrorKind::Unavailable)),
+        }
+    }
+
+    async fn serve(&self, from: NodeId, kind: Kind, shard: ShardId, payload: Bytes) -> Answer {
+        let group = self.group(shard, from)?;
+        match kind {
+            Kind::Vote | Kind::PreVote => self.vote(group, kind, payload).await,
+            Kind::TransferLeader => self.transfer_leader(group, payload).await,
+            Kind::ReadIndex => read_index(group).await,
+            Kind::Forward => forward(group, payload).await,
+            _ => Err(error(ErrorKind::Malformed)),
+        }
+    }
+
+    /// The restart rule: see [`super::config::Timing::restart_silence`].
+    fn may_elect(&self) -> Result<(), pb::CallError> {
+        match self.started.elapsed() > self.restart_silence {
+            true => Ok(()),
+            false => Err(error(ErrorKind::TooEarly)),
+        }
+    }
+
+    async fn vote(&self, group: &Group, kind: Kind, payload: Bytes) -> Answer {
+        self.may_elect()?;
+        let request = network::vote_request_from_pb(payload).map_err(malformed)?;
+        let raft = group.raft();
+        let answered = match kind {
+            Kind::PreVote => raft.pre_vote(request).await,
+            _ => raft.vote(request).await,
+        };
+        let answer = answered.map_err(|_| error(ErrorKind::Unavailable))?;
+        let answer = pb::VoteResponse {
+            vote: Some(codec::vote_to_pb(&answer.vote)),
+            granted: answer.vote_granted,
+            last_log_id: answer.last_log_id.as_ref().map(codec::log_id_to_pb),
+        };
+        Ok(answer.encode_to_vec().into())
+    }
+
+    async fn transfer_leader(&self, group: &Group, payload: Bytes) -> Answer {
+        use pb::transfer_leader_response as response;
+        self.may_elect()?;
+        let request = pb::TransferLeaderRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+        let from = codec::vote_from_pb(request.from_leader).map_err(malformed)?;
+        let last_log_id = request.last_log_id.as_ref().map(codec::log_id_from_pb);
+        let request = TransferLeaderRequest::new(from, request.to_node, last_log_id);
+        let answered = group.raft().handle_transfer_leader(request).await;
+        let result = match answered.map_err(|_| error(ErrorKind::Unavailable))? {
+            Ok(()) => response::Result::Accepted(response::Accepted {}),
+            Err(TransferLeaderError::VoteChanged { expected, actual }) => {
+                let (expected, actual) = (Some(codec::vote_to_pb(&expected)), Some(codec::vote_to_pb(&actual)));
+                response::Result::VoteChanged(response::VoteChanged { expected, actual })
+            }
+            Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+                let log_id = |log_id: Option<super::types::LogId>| log_id.as_ref().map(codec::log_id_to_pb);
+                let (expected, actual) = (log_id(expected), log_id(actual));
+                response::Result::LogNotFlushed(response::LogNotFlushed { expected, actual })
+            }
+        };
+        Ok(pb::TransferLeaderResponse { result: Some(result) }.encode_to_vec().into())
+    }
+}
+
+async fn read_index(group: &Group) -> Answer {
+    let log_id = group.read_index_here().await.map_err(|failure| call_error(&failure))?;
+    Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
+}
+
+async fn forward(group: &Group, payload: Bytes) -> Answer {
+    let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+    let limit = Duration::from_millis(u64::from(request.timeout_ms));
+    let outcome = group.propose_here(&request.command, limit).await.map_err(|failure| call_error(&failure))?;
+    Ok(pb::ForwardResponse { outcome: Some(outcome) }.encode_to_vec().into())
+}
+
+fn error(kind: ErrorKind) -> pb::CallError {
+    pb::CallError { kind: kind as i32, leader: 0 }
+}
+
+fn malformed(_: Malformed) -> pb::CallError {
+    error(ErrorKind::Malformed)
+}
+
+fn call_error(failure: &GroupError) -> pb::CallError {
+    match failure {
+        GroupError::NotLeader { leader } => {
+            pb::CallError { kind: ErrorKind::NotLeader as i32, leader: leader.unwrap_or(0) }
+        }
+        GroupError::NoQuorum | GroupError::Stopped(_) => error(ErrorKind::Unavailable),
+        GroupError::Unknown => error(ErrorKind::Unknown),
+        GroupError::Malformed => error(ErrorKind::Malformed),
+    }
+}
+
+impl Handler for Inbound {
+    fn call(self: Arc<Self>, from: NodeId, kind: Kind, shard: ShardId, payload: Bytes) -> BoxFuture<'static, Answer> {
+        async move { self.serve(from, kind, shard, payload).await }.boxed()
+    }
+
+    fn append(
+        self: Arc<Self>,
+        from: NodeId,
+        shard: ShardId,
+        requests: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Answer> {
+        let group = match self.group(shard, from) {
+            Ok(group) => group,
+            Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
+        };
+        // Bytes that do not decode end the stream: the sender's deadline notices.
+        let requests =
+            requests.map(network::append_request_from_pb).take_while(|request| std::future::ready(request.is_ok()));
+        let requests = requests.filter_map(|request| std::future::ready(request.ok()));
+        let answers = group.raft().stream_append(requests);
+        answers
+            .map(|answer| match answer {
+                Ok(result) => Ok(network::append_response_to_pb(result)),
+                Err(_) => Err(error(ErrorKind::Unavailable)),
+            })
+            .boxed()
+    }
+}

@@ -1,0 +1,146 @@
+//! openraft's log storage over a group's log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+
+use super::codec;
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::store::log::Mark;
+use crate::store::log::group::GroupLog;
+
+/// What one message to a follower carries: openraft caps the number of entries only.
+const APPEND_BYTES_MAX: usize = 2 << 20;
+
+/// A group's log, as openraft wants it. Clones read the same log.
+#[derive(Clone)]
+pub struct LogStorage {
+    log: GroupLog,
+}
+
+impl LogStorage {
+    pub fn new(log: GroupLog) -> Self {
+        Self { log }
+    }
+
+    fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let entries = self.log.read(start..end, bytes_max)?;
+        entries.into_iter().map(|entry| Ok(codec::decode_entry(entry)?)).collect()
+    }
+
+    fn log_id_mark(&self, mark: Mark) -> io::Result<Option<LogId>> {
+        Ok(self.log.mark(mark).map(codec::decode_log_id).transpose()?)
+    }
+}
+
+/// From inclusive, to exclusive.
+fn start_end(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogReader<TypeConfig> for LogStorage {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (start, end) = start_end(&range);
+        self.read(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, APPEND_BYTES_MAX)
+    }
+
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl futures::Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        // Apply reads all that is committed: after a restart that may be the whole log. So it comes in pieces.
+        let (start, end) = start_end(&range);
+        let reader = self.clone();
+        let pieces = futures::stream::try_unfold(start, move |next| {
+            let piece = if next < end { reader.read(next, end, APPEND_BYTES_MAX) } else { Ok(Vec::new()) };
+            std::future::ready(piece.map(|entries| {
+                let after = entries.last().map(|entry| entry.log_id.index + 1)?;
+                Some((futures::stream::iter(entries.into_iter().map(Ok)), after))
+            }))
+        });
+        Box::pin(futures::TryStreamExt::try_flatten(pieces))
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.log.mark(Mark::Vote).map(codec::decode_vote).transpose()?)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStorage {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let last_purged_log_id = self.log_id_mark(Mark::Purged)?;
+        let last = self.log.last_entry()?.map(codec::decode_entry).transpose()?;
+        let last_log_id = last.map(|entry| entry.log_id).max(last_purged_log_id);
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        Ok(self.log.save_vote(codec::encode_vote(vote)).await?)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        match committed {
+            Some(log_id) => Ok(self.log.save_committed(codec::encode_log_id(&log_id)).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        self.log_id_mark(Mark::Committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut first = None;
+        let mut encoded = Vec::new();
+        for entry in entries {
+            first.get_or_insert(entry.index());
+            encoded.push(codec::encode_entry(&entry));
+        }
+        match first {
+            Some(first) => Ok(self.log.append(first, encoded, move || callback.io_completed(Ok(()))).await?),
+            None => {
+                callback.io_completed(Ok(()));
+                Ok(())
+            }
+        }
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        Ok(self.log.truncate(last_log_id.map_or(0, |log_id| log_id.index + 1)).await?)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        Ok(self.log.purge(log_id.index + 1, codec::encode_log_id(&log_id)).await?)
+    }
+}

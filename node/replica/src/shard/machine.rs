@@ -1,0 +1,118 @@
+//! openraft's state machine over apply and the state store.
+
+use std::io;
+use std::sync::Arc;
+
+use charthold_proto::internal as pb;
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use parking_lot::RwLock;
+
+use super::apply::{self, Applier, Progress};
+use super::codec;
+use super::snapshot::{GroupSnapshot, Snapshot, SnapshotBuilder, SnapshotMeta};
+use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
+use crate::ShardId;
+use crate::store::state::flusher::StateStore;
+
+/// Entries of one batch: bounds what a batch holds in memory, and how long its first answer waits.
+const BATCH_ENTRIES_MAX: usize = 256;
+
+/// A group's state, as openraft drives it.
+pub struct GroupMachine {
+    shard: ShardId,
+    state: StateStore,
+    applier: Applier,
+    shared: Arc<RwLock<Progress>>,
+    snapshot: Option<Snapshot>,
+}
+
+impl GroupMachine {
+    pub fn open(shard: ShardId, state: StateStore) -> Result<Self, apply::ApplyError> {
+        let applier = Applier::restore(shard, state.engine())?;
+        let shared = Arc::new(RwLock::new(applier.progress.clone()));
+        Ok(Self { shard, state, applier, shared, snapshot: None })
+    }
+
+    /// How far the group is, for who looks from outside.
+    pub fn progress(&self) -> Arc<RwLock<Progress>> {
+        Arc::clone(&self.shared)
+    }
+
+    fn apply_batch(&mut self, entries: Vec<apply::Entry>) -> io::Result<Vec<pb::Outcome>> {
+        let (ops, outcomes) = self.applier.apply(self.state.engine(), entries).map_err(io::Error::other)?;
+        self.state.write(&ops)?;
+        *self.shared.write() = self.applier.progress.clone();
+        Ok(outcomes)
+    }
+
+    pub(super) fn meta(&self) -> io::Result<SnapshotMeta> {
+        let progress = &self.applier.progress;
+        Ok(SnapshotMeta {
+            last_log_id: progress.log_id.as_ref().map(codec::log_id_from_pb),
+            last_membership: codec::stored_membership_from_pb(progress.membership.clone())?,
+        })
+    }
+}
+
+fn to_apply(entry: Entry) -> apply::Entry {
+    let payload = match entry.payload {
+        EntryPayload::Blank => apply::Payload::Blank,
+        EntryPayload::Normal(proposal) => apply::Payload::Command(proposal.0),
+        EntryPayload::Membership(membership) => apply::Payload::Membership(codec::membership_to_pb(&membership)),
+    };
+    apply::Entry { log_id: codec::log_id_to_pb(&entry.log_id), payload }
+}
+
+impl RaftStateMachine<TypeConfig> for GroupMachine {
+    type SnapshotData = GroupSnapshot;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let meta = self.meta()?;
+        Ok((meta.last_log_id, meta.last_membership))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut batches = entries.ready_chunks(BATCH_ENTRIES_MAX);
+        while let Some(batch) = batches.next().await {
+            let mut responders = Vec::with_capacity(batch.len());
+            let mut entries = Vec::with_capacity(batch.len());
+            for item in batch {
+                let (entry, responder) = item?;
+                entries.push(to_apply(entry));
+                responders.push(responder);
+            }
+            let outcomes = self.apply_batch(entries)?;
+            // Answers leave only now: the batch is written.
+            for (responder, outcome) in responders.into_iter().zip(outcomes) {
+                if let Some(responder) = responder {
+                    responder.send(Answer(outcome));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let snapshot = self.meta().and_then(|meta| GroupSnapshot::read(self.shard, meta, self.state.engine()));
+        self.snapshot = snapshot.as_ref().ok().cloned();
+        SnapshotBuilder::new(snapshot)
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: GroupSnapshot) -> io::Result<()> {
+        snapshot.install(self.shard, &self.state)?;
+        self.applier = Applier::restore(self.shard, self.state.engine()).map_err(io::Error::other)?;
+        *self.shared.write() = self.applier.progress.clone();
+        self.snapshot = Some(Snapshot { meta: meta.clone(), snapshot });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.snapshot.clone())
+    }
+}

@@ -1,0 +1,17 @@
+//! A Raft group: propose, read barrier, apply.
+//!
+//! Owns consensus: which entries there are, in which order, and what they do to the state. Must not know what an
+//! envelope says. The only place that names `openraft`.
+
+pub mod apply;
+pub mod codec;
+pub mod command;
+pub mod config;
+pub mod group;
+pub mod inbound;
+pub mod log;
+pub mod machine;
+pub mod network;
+pub mod repair;
+pub mod snapshot;
+pub mod types;

@@ -1,0 +1,307 @@
+//! openraft's network over the peers' connections: pipelined appends, votes, leader transfer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::base::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory};
+use prost::Message;
+
+use super::codec::{self, Malformed};
+use super::snapshot::{GroupSnapshot, Snapshot};
+use super::types::{Member, TypeConfig, Vote};
+use crate::peer::client::{CallFailure, PeerClient, StreamReceiver, StreamSender};
+use crate::peer::frame::Kind;
+use crate::peer::{Lane, STREAM_WINDOW};
+use crate::replica::peers::Peers;
+use crate::{NodeId, ShardId};
+
+/// An append that waits longer for its answer gives its stream up. Generous: a follower's fsync may be slow.
+const APPEND_PROGRESS: Duration = Duration::from_secs(5);
+
+/// Makes a group's connections to its peers.
+pub struct GroupNetwork {
+    shard: ShardId,
+    peers: Arc<Peers>,
+}
+
+impl GroupNetwork {
+    pub fn new(shard: ShardId, peers: Arc<Peers>) -> Self {
+        Self { shard, peers }
+    }
+
+    fn connect(&self, target: NodeId, node: &Member, lane: Lane) -> GroupPeer {
+        GroupPeer { shard: self.shard, lane, client: self.peers.client(target, &node.peer_address) }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
+    type Network = GroupPeer;
+
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> GroupPeer {
+        self.connect(target, node, Lane::Bulk)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> GroupPeer {
+        self.connect(target, node, Lane::Control)
+    }
+}
+
+/// One group's way to one peer.
+pub struct GroupPeer {
+    shard: ShardId,
+    /// Of appends; all else is control.
+    lane: Lane,
+    client: Arc<PeerClient>,
+}
+
+impl GroupPeer {
+    async fn call(&self, kind: Kind, request: impl Message, limit: Duration) -> Result<Bytes, RPCError<TypeConfig>> {
+        let payload = request.encode_to_vec().into();
+        self.client.call(Lane::Control, kind, self.shard, payload, limit).await.map_err(rpc_error)
+    }
+}
+
+fn rpc_error(failure: CallFailure) -> RPCError<TypeConfig> {
+    match failure {
+        // Openraft backs off before it tries again.
+        CallFailure::NotConnected => Unreachable::new(&failure).into(),
+        CallFailure::Broken | CallFailure::TimedOut | CallFailure::Remote(_) => NetworkError::new(&failure).into(),
+    }
+}
+
+fn malformed(error: Malformed) -> RPCError<TypeConfig> {
+    NetworkError::new(&error).into()
+}
+
+fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, RPCError<TypeConfig>> {
+    M::decode(bytes).map_err(|_| malformed(Malformed("answer")))
+}
+
+impl NetBackoff<TypeConfig> for GroupPeer {
+    fn backoff(&self) -> Option<Backoff> {
+        // The peer's keeper reconnects at its own pace; asking whether it has is cheap.
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(100))))
+    }
+}
+
+impl NetVote<TypeConfig> for GroupPeer {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(Kind::Vote, rpc, option).await
+    }
+
+    /// Implemented: openraft's default would grant.
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(Kind::PreVote, rpc, option).await
+    }
+}
+
+impl GroupPeer {
+    async fn ask_vote(
+        &self,
+        kind: Kind,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let answer = self.call(kind, vote_request_to_pb(&rpc), option.soft_ttl()).await?;
+        let answer = decode::<pb::VoteResponse>(answer)?;
+        let vote = codec::vote_from_pb(answer.vote).map_err(malformed)?;
+        let last_log_id = answer.last_log_id.as_ref().map(codec::log_id_from_pb);
+        Ok(VoteResponse::new(vote, last_log_id, answer.granted))
+    }
+}
+
+fn vote_request_to_pb(rpc: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
+    pb::VoteRequest {
+        vote: Some(codec::vote_to_pb(&rpc.vote)),
+        last_log_id: rpc.last_log_id.as_ref().map(codec::log_id_to_pb),
+        leadership_transfer: rpc.leadership_transfer,
+    }
+}
+
+pub(super) fn vote_request_from_pb(bytes: Bytes) -> Result<VoteRequest<TypeConfig>, Malformed> {
+    let request = pb::VoteRequest::decode(bytes).map_err(|_| Malformed("vote request"))?;
+    let last_log_id = request.last_log_id.as_ref().map(codec::log_id_from_pb);
+    let mut rpc = VoteRequest::new(codec::vote_from_pb(request.vote)?, last_log_id);
+    // Without it a voter would refuse the successor that its leader itself has chosen.
+    rpc.leadership_transfer = request.leadership_transfer;
+    Ok(rpc)
+}
+
+impl NetTransferLeader<TypeConfig> for GroupPeer {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        use pb::transfer_leader_response::Result as Answer;
+        let request = pb::TransferLeaderRequest {
+            from_leader: Some(codec::vote_to_pb(req.from_leader())),
+            to_node: *req.to_node_id(),
+            last_log_id: req.last_log_id().map(codec::log_id_to_pb),
+        };
+        let answer = self.call(Kind::TransferLeader, request, option.soft_ttl()).await?;
+        let answer = decode::<pb::TransferLeaderResponse>(answer)?;
+        let log_id = |log_id: Option<pb::LogId>| log_id.as_ref().map(codec::log_id_from_pb);
+        match answer.result.ok_or(malformed(Malformed("answer")))? {
+            Answer::Accepted(_) => Ok(Ok(())),
+            Answer::VoteChanged(changed) => Ok(Err(TransferLeaderError::VoteChanged {
+                expected: codec::vote_from_pb(changed.expected).map_err(malformed)?,
+                actual: codec::vote_from_pb(changed.actual).map_err(malformed)?,
+            })),
+            Answer::LogNotFlushed(lacking) => Ok(Err(TransferLeaderError::LogNotFlushed {
+                expected: log_id(lacking.expected),
+                actual: log_id(lacking.actual),
+            })),
+        }
+    }
+}
+
+impl NetSnapshot<TypeConfig> for GroupPeer {
+    type SnapshotData = GroupSnapshot;
+
+    /// Not reached: the log is never purged, so no follower needs one (see [`super::config`]).
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: Snapshot,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Err(NetworkError::from_string("snapshots are not sent yet").into())
+    }
+}
+
+type AppendAnswer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+
+impl NetStreamAppend<TypeConfig> for GroupPeer {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendAnswer>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let limit = match self.lane {
+            Lane::Control => option.soft_ttl(),
+            Lane::Bulk => APPEND_PROGRESS,
+        };
+        let opened = self.client.open_append_stream(self.lane, self.shard).map_err(rpc_error);
+        Box::pin(std::future::ready(opened.map(|(sender, receiver)| {
+            let pipeline = Pipeline { input: Some(input), sender, receiver, in_flight: 0, limit, failed: false };
+            futures::stream::unfold(pipeline, Pipeline::next).boxed()
+        })))
+    }
+}
+
+/// Requests go out while answers come in, up to a window. One task: dropped as a whole, it takes nothing more off its
+/// input, which belongs to openraft's next attempt then.
+struct Pipeline<S> {
+    input: Option<S>,
+    sender: StreamSender,
+    receiver: StreamReceiver,
+    in_flight: usize,
+    limit: Duration,
+    failed: bool,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
+    async fn next(mut self) -> Option<(AppendAnswer, Self)> {
+        if self.failed {
+            return None;
+        }
+        loop {
+            let may_send = self.in_flight < STREAM_WINDOW;
+            let input = self.input.as_mut().filter(|_| may_send);
+            tokio::select! {
+                biased;
+                answer = self.receiver.next(self.limit), if self.in_flight > 0 => {
+                    self.in_flight -= 1;
+                    let answer = answer.map_err(rpc_error).and_then(append_response_from_pb);
+                    self.failed = !matches!(answer, Ok(Ok(_)));
+                    return Some((answer, self));
+                }
+                Some(request) = next_of(input) => match request {
+                    None => self.input = None,
+                    Some(request) => match self.sender.send(append_request_to_pb(&request)).await {
+                        Ok(()) => self.in_flight += 1,
+                        Err(failure) => {
+                            self.failed = true;
+                            return Some((Err(rpc_error(failure)), self));
+                        }
+                    },
+                },
+                else => return None,
+            }
+        }
+    }
+}
+
+/// Nothing, when there is no input to wait on.
+async fn next_of<S: Stream + Unpin>(input: Option<&mut S>) -> Option<Option<S::Item>> {
+    match input {
+        Some(input) => Some(input.next().await),
+        None => None,
+    }
+}
+
+fn append_request_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
+    let request = pb::AppendRequest {
+        vote: Some(codec::vote_to_pb(&request.vote)),
+        prev_log_id: request.prev_log_id.as_ref().map(codec::log_id_to_pb),
+        entries: request.entries.iter().map(codec::encode_entry).collect(),
+        leader_commit: request.leader_commit.as_ref().map(codec::log_id_to_pb),
+    };
+    request.encode_to_vec().into()
+}
+
+pub(super) fn append_request_from_pb(bytes: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+    let request = pb::AppendRequest::decode(bytes).map_err(|_| Malformed("append request"))?;
+    Ok(AppendEntriesRequest {
+        vote: codec::vote_from_pb(request.vote)?,
+        prev_log_id: request.prev_log_id.as_ref().map(codec::log_id_from_pb),
+        entries: request.entries.into_iter().map(codec::decode_entry).collect::<Result<_, _>>()?,
+        leader_commit: request.leader_commit.as_ref().map(codec::log_id_from_pb),
+    })
+}
+
+pub(super) fn append_response_to_pb(result: StreamAppendResult<TypeConfig>) -> Bytes {
+    use pb::append_response::Result as Answer;
+    let answer = match result {
+        Ok(matched) => Answer::Matched(pb::Matched { log_id: matched.as_ref().map(codec::log_id_to_pb) }),
+        Err(StreamAppendError::Conflict(log_id)) => Answer::Conflict(codec::log_id_to_pb(&log_id)),
+        Err(StreamAppendError::HigherVote(vote)) => Answer::HigherVote(codec::vote_to_pb(&vote)),
+    };
+    pb::AppendResponse { result: Some(answer) }.encode_to_vec().into()
+}
+
+fn append_response_from_pb(bytes: Bytes) -> AppendAnswer {
+    use pb::append_response::Result as Answer;
+    let answer = decode::<pb::AppendResponse>(bytes)?;
+    Ok(match answer.result.ok_or(malformed(Malformed("answer")))? {
+        Answer::Matched(matched) => Ok(matched.log_id.as_ref().map(codec::log_id_from_pb)),
+        Answer::Conflict(log_id) => Err(StreamAppendError::Conflict(codec::log_id_from_pb(&log_id))),
+        Answer::HigherVote(vote) => {
+            Err(StreamAppendError::HigherVote(codec::vote_from_pb(Some(vote)).map_err(malformed)?))
+        }
+    })
+}

@@ -1,0 +1,122 @@
+//! The one thread that writes the log of all groups.
+//!
+//! It takes what is queued, makes one batch of it, syncs once, and calls back in order. So the fsyncs of a node do not
+//! multiply with its groups. A failed write or sync ends the process: see [`abort_on_lost_durability`].
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::synced_mark::SyncedMark;
+use super::{LogEngine, LogOp};
+use crate::store::{EngineError, abort_on_lost_durability};
+
+/// Jobs that may wait; a further one waits to be queued.
+const QUEUE_JOBS_MAX: usize = 4_096;
+/// Bytes that may wait, in units of 1 KiB.
+const QUEUE_KIB_MAX: usize = 64 << 10;
+/// What one batch takes from the queue.
+const BATCH_JOBS_MAX: usize = 1_024;
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+type Done = Box<dyn FnOnce() + Send>;
+
+struct Job {
+    ops: Vec<LogOp>,
+    sync: bool,
+    size_bytes: usize,
+    done: Done,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The queue to the thread. The thread ends when the last clone is dropped and the queue is done.
+#[derive(Clone)]
+pub struct LogWriter {
+    queue: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+}
+
+impl LogWriter {
+    /// Starts the thread.
+    pub fn start(engine: Arc<dyn LogEngine>, mark: Option<SyncedMark>) -> Result<Self, EngineError> {
+        let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || run(engine.as_ref(), mark, jobs))
+            .map_err(|error| EngineError::new("log", error))?;
+        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)) })
+    }
+
+    /// Queues a write; `done` is called from the thread, in order, once it is durable (with `sync`) or written.
+    ///
+    /// Waits while the queue is full. If the caller goes away while it waits, nothing is queued.
+    pub async fn write(&self, ops: Vec<LogOp>, sync: bool, done: Done) -> Result<(), EngineError> {
+        let size_bytes = ops.iter().map(LogOp::size_bytes).sum::<usize>();
+        let kib = (size_bytes >> 10).clamp(1, QUEUE_KIB_MAX) as u32;
+        let stopped = || EngineError::new("log", "the log thread has ended");
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| stopped())?;
+        let job = Job { ops, sync, size_bytes, done, _room: room };
+        self.queue.send(job).await.map_err(|_| stopped())
+    }
+
+    /// Queues a write and waits for it.
+    pub async fn write_and_wait(&self, ops: Vec<LogOp>, sync: bool) -> Result<(), EngineError> {
+        let (done, waiting) = oneshot::channel();
+        self.write(
+            ops,
+            sync,
+            Box::new(move || {
+                let _waiter_gone = done.send(());
+            }),
+        )
+        .await?;
+        waiting.await.map_err(|_| EngineError::new("log", "the log thread has ended"))
+    }
+
+    /// Blocks until everything queued before is durable. Not for async code.
+    pub fn sync_blocking(&self) -> Result<(), EngineError> {
+        let stopped = || EngineError::new("log", "the log thread has ended");
+        let room = loop {
+            match Arc::clone(&self.room).try_acquire_owned() {
+                Ok(room) => break room,
+                Err(tokio::sync::TryAcquireError::Closed) => return Err(stopped()),
+                Err(tokio::sync::TryAcquireError::NoPermits) => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            }
+        };
+        let (done, waiting) = oneshot::channel();
+        let done: Done = Box::new(move || {
+            let _waiter_gone = done.send(());
+        });
+        let job = Job { ops: Vec::new(), sync: true, size_bytes: 0, done, _room: room };
+        self.queue.blocking_send(job).map_err(|_| stopped())?;
+        waiting.blocking_recv().map_err(|_| stopped())
+    }
+}
+
+fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, mut jobs: mpsc::Receiver<Job>) {
+    while let Some(first) = jobs.blocking_recv() {
+        let mut size_bytes = first.size_bytes;
+        let mut batch = vec![first];
+        while batch.len() < BATCH_JOBS_MAX && size_bytes < BATCH_BYTES_MAX {
+            let Ok(job) = jobs.try_recv() else { break };
+            size_bytes += job.size_bytes;
+            batch.push(job);
+        }
+        let sync = batch.iter().any(|job| job.sync);
+        let ops = batch.iter_mut().flat_map(|job| std::mem::take(&mut job.ops)).collect::<Vec<_>>();
+        let write_number = match engine.write(&ops, sync) {
+            Ok(number) => number,
+            Err(error) => abort_on_lost_durability("cannot write the log", &error),
+        };
+        for job in batch {
+            (job.done)();
+        }
+        if let (true, Some(mark)) = (sync, &mut mark)
+            && let Err(error) = mark.note(write_number)
+        {
+            abort_on_lost_durability("cannot write the synced mark", &error);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a node keeps on disk: the log (`log/`), the state (`state/`), and who it is.
+//!
+//! Owns the two engines, the tables, the rules that tie them together after a crash. Must not know what an entry
+//! means, nor Raft's types: entries, votes and commands are bytes here. The only place that names `rocksdb`.
+//!
+//! ```text
+//! DATA/IDENTITY   cluster, node name and id; made once           identity.rs
+//! DATA/BOOT       how often this directory was opened            identity.rs
+//! DATA/LOCK       held while a process uses the directory        identity.rs
+//! DATA/log/       RocksDB, synced for every write                log/
+//! DATA/SYNCED     how much of log/ is known to be synced         log/synced_mark.rs
+//! DATA/state/     RocksDB, flushed every 64 MiB or 30 s          state/
+//! ```
+
+pub mod identity;
+pub mod log;
+pub mod state;
+pub mod table;
+
+use std::path::PathBuf;
+
+/// What can go wrong on the way to an open store. Every text names the path and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{0}: another process uses this data directory")]
+    InUse(PathBuf),
+    #[error("{path} belongs to {found}, this node is {expected}: give every node its own data directory")]
+    Foreign { path: PathBuf, found: String, expected: String },
+    #[error("{path} is damaged: {detail}")]
+    Damaged { path: PathBuf, detail: String },
+    #[error(
+        "{path}: the log ends at write {recovered}, but write {synced} was synced before: the disk lost acknowledged \
+         data. This node must not vote again: remove it and join a new node with an empty data directory"
+    )]
+    RolledBack { path: PathBuf, recovered: u64, synced: u64 },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A storage engine failed. Nothing of a row is in the text.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{engine}: {detail}")]
+pub struct EngineError {
+    pub engine: &'static str,
+    pub detail: String,
+}
+
+impl EngineError {
+    pub(crate) fn new(engine: &'static str, detail: impl ToString) -> Self {
+        Self { engine, detail: detail.to_string() }
+    }
+}
+
+impl From<EngineError> for std::io::Error {
+    fn from(error: EngineError) -> Self {
+        std::io::Error::other(error)
+    }
+}
+
+/// Ends the process: durability can no longer be promised. A retried fsync would lie (after a failure the kernel drops
+/// the dirty pages and the next call succeeds), so there is nothing to go on with.
+pub(crate) fn abort_on_lost_durability(what: &str, error: &dyn std::fmt::Display) -> ! {
+    tracing::error!(%error, "{what}: durability is lost, ending this process; check the disk, then start it again");
+    std::process::abort()
+}

@@ -1,0 +1,103 @@
+//! The state of all groups of a node, in one engine.
+//!
+//! Writes are not logged (the Raft log is their log): they become durable by a flush of all tables at one point. The
+//! applied row of a group is written in the batch that it describes, so what a crash leaves is always a state that some
+//! prefix of the group's log leads to.
+//!
+//! Owns flushing. Must not know what a row means.
+
+pub mod flusher;
+pub mod memory;
+pub mod rocks;
+
+use bytes::Bytes;
+
+use super::EngineError;
+
+/// The tables. A file each in [`super::table`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    Version,
+    Chart,
+    Key,
+    Request,
+    Ledger,
+    LedgerByChart,
+    Applied,
+    Cluster,
+    Tenant,
+    Grant,
+    DirectoryRequest,
+}
+
+impl Table {
+    pub const ALL: [Self; 11] = [
+        Self::Version,
+        Self::Chart,
+        Self::Key,
+        Self::Request,
+        Self::Ledger,
+        Self::LedgerByChart,
+        Self::Applied,
+        Self::Cluster,
+        Self::Tenant,
+        Self::Grant,
+        Self::DirectoryRequest,
+    ];
+
+    /// The name on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Chart => "chart",
+            Self::Key => "key",
+            Self::Request => "request",
+            Self::Ledger => "ledger",
+            Self::LedgerByChart => "ledger_by_chart",
+            Self::Applied => "applied",
+            Self::Cluster => "cluster",
+            Self::Tenant => "tenant",
+            Self::Grant => "grant",
+            Self::DirectoryRequest => "directory_request",
+        }
+    }
+}
+
+/// One change of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateOp {
+    Put { table: Table, key: Vec<u8>, value: Bytes },
+    Delete { table: Table, key: Vec<u8> },
+}
+
+impl StateOp {
+    pub(crate) fn size_bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete { key, .. } => key.len(),
+        }
+    }
+}
+
+/// Rows of a scan: key, value.
+pub type StateRows = Vec<(Vec<u8>, Bytes)>;
+
+/// What the state needs of an engine.
+pub trait StateEngine: Send + Sync + 'static {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+    /// Rows of `from..to` in order, until they exceed a limit; the first always.
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<StateRows, EngineError>;
+    /// Writes all or nothing, readable on return, durable with the next flush.
+    fn write(&self, ops: &[StateOp]) -> Result<(), EngineError>;
+    /// Fixes what the next flush holds: everything written until now, of all tables. Returns before it is durable.
+    fn begin_flush(&self) -> Result<(), EngineError>;
+    /// Waits until what was begun is durable.
+    fn finish_flush(&self) -> Result<(), EngineError>;
+}

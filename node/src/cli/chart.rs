@@ -1,0 +1,249 @@
+//! `charthold chart export`: all records of a chart, as of one position, as NDJSON.
+//!
+//! Owns: the form of a line, and that a file is there whole or not at all. A record whose body is JSON is that body,
+//! its tokens unchanged, on one line; any other is `{"content_type":…,"base64":…}`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use charthold_client::{Chart, Record};
+use serde_json::json;
+
+use super::exit::CliError;
+use super::import::grouped;
+use super::{Ctx, output};
+use crate::fhir::minify;
+
+/// Of the whole stream; also how long a cluster that does not answer is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Lines are gathered up to this size before they are written.
+const BUFFER_BYTES: usize = 256 << 10;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Write all records of a chart, one a line
+    Export(ExportArgs),
+}
+
+#[derive(clap::Args)]
+struct ExportArgs {
+    /// The patient's id, or with `--kind shared` the chart's name
+    #[arg(value_name = "PATIENT")]
+    chart: String,
+    #[arg(long, value_enum, default_value_t)]
+    kind: Kind,
+    /// Write to this file (readable by you only) instead of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Kind {
+    #[default]
+    Patient,
+    /// A chart that patients share, for example Practitioner
+    Shared,
+}
+
+// The id names a patient.
+impl std::fmt::Debug for ExportArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExportArgs").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
+    let Command::Export(args) = args.command;
+    let chart = match args.kind {
+        Kind::Patient => Chart::patient(args.chart),
+        Kind::Shared => Chart::shared(args.chart),
+    };
+    let mut sink = match &args.out {
+        Some(path) => Sink::File(PendingFile::create(path)?),
+        None => Sink::Stdout,
+    };
+    let count = export(ctx, &chart, &mut sink).await?;
+    if let Sink::File(file) = sink {
+        let path = file.keep()?;
+        output::note(&format!("{} records written to {}", grouped(count), path.display()));
+    }
+    Ok(())
+}
+
+async fn export(ctx: &Ctx, chart: &Chart, sink: &mut Sink) -> Result<u64, CliError> {
+    let client = ctx.client()?.with_deadline(DEADLINE);
+    let mut records = client.read_chart(chart).await?;
+    let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+    let mut count = 0;
+    while let Some(record) = records.next().await {
+        write_line(&record?, &mut buffer);
+        count += 1;
+        if buffer.len() >= BUFFER_BYTES {
+            sink.write(&buffer)?;
+            buffer.clear();
+        }
+    }
+    if count == 0 {
+        return Err(CliError::NotFound("no such chart, or no record in it".into()));
+    }
+    sink.write(&buffer)?;
+    Ok(count)
+}
+
+fn write_line(record: &Record, buffer: &mut Vec<u8>) {
+    let content_type = &record.header.content_type;
+    let json = if is_json(content_type) { minify(&record.body).ok() } else { None };
+    match json {
+        Some(body) => buffer.extend_from_slice(&body),
+        None => {
+            let body = json!({ "content_type": content_type, "base64": BASE64.encode(&record.body) });
+            buffer.extend_from_slice(body.to_string().as_bytes());
+        }
+    }
+    buffer.push(b'\n');
+}
+
+/// `application/json`, `application/fhir+json; charset=utf-8` and the like.
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type.ends_with("/json") || media_type.ends_with("+json")
+}
+
+enum Sink {
+    Stdout,
+    File(PendingFile),
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        match self {
+            Self::Stdout => output::write(bytes),
+            Self::File(pending) => pending.file.write_all(bytes).map_err(|error| CliError::file(&pending.path, &error)),
+        }
+    }
+}
+
+/// A file under another name until it is whole; dropped before that, it is removed.
+struct PendingFile {
+    file: File,
+    pending: PathBuf,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl PendingFile {
+    fn create(path: &Path) -> Result<Self, CliError> {
+        let failed = |error| CliError::file(path, &error);
+        let name = path.file_name().ok_or_else(|| CliError::Usage(format!("{}: not a file name", path.display())))?;
+        if path.is_dir() {
+            return Err(CliError::Usage(format!("{}: is a folder", path.display())));
+        }
+        let pending = path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
+        // Left over by a process of this id that was killed.
+        match std::fs::remove_file(&pending) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&pending).map_err(failed)?;
+        Ok(Self { file, pending, path: path.to_owned(), kept: false })
+    }
+
+    fn keep(mut self) -> Result<PathBuf, CliError> {
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let done = self
+            .file
+            .sync_all()
+            .and_then(|()| std::fs::rename(&self.pending, &self.path))
+            .and_then(|()| File::open(folder)?.sync_all());
+        done.map_err(|error| CliError::file(&self.path, &error))?;
+        self.kept = true;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for PendingFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Nothing to be done about a failure, and an unfinished name says what it is.
+            let _ = std::fs::remove_file(&self.pending);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use charthold_client::{Header, RecordId};
+
+    use super::*;
+
+    fn line(content_type: &str, body: &[u8]) -> String {
+        let header = Header {
+            record: RecordId::new("T", "1"),
+            version: 1,
+            deleted: false,
+            content_type: content_type.into(),
+            clinical_date: String::new(),
+            status: String::new(),
+            author: String::new(),
+            labels: Vec::new(),
+            length_bytes: body.len() as u64,
+            committed_at: None,
+        };
+        let mut buffer = Vec::new();
+        write_line(&Record { header, body: body.to_vec().into() }, &mut buffer);
+        String::from_utf8(buffer).unwrap()
+    }
+
+    #[test]
+    fn a_json_body_is_its_own_line_and_others_are_wrapped() {
+        assert_eq!(line("application/fhir+json", b"{\"n\": 1.50}"), "{\"n\":1.50}\n");
+        assert_eq!(line("Application/JSON; charset=utf-8", b"[\n1,\n2]"), "[1,2]\n");
+        let wrapped = |content_type: &str, body: &[u8]| {
+            let line = line(content_type, body);
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(value["content_type"], content_type);
+            assert_eq!(BASE64.decode(value["base64"].as_str().unwrap()).unwrap(), body);
+            assert_eq!(line.matches('\n').count(), 1);
+        };
+        wrapped("application/pdf", b"%PDF\n\xff");
+        wrapped("text/plain", b"{}");
+        wrapped("application/json", b"{\"broken\"");
+    }
+
+    #[test]
+    fn a_file_is_there_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chart.ndjson");
+        std::fs::write(&path, "before").unwrap();
+        let mut sink = Sink::File(PendingFile::create(&path).unwrap());
+        sink.write(b"half").unwrap();
+        drop(sink);
+        assert_eq!(std::fs::read(&path).unwrap(), b"before");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+
+        let mut pending = PendingFile::create(&path).unwrap();
+        pending.file.write_all(b"whole").unwrap();
+        pending.keep().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+    }
+}

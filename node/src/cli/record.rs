@@ -1,0 +1,303 @@
+//! `charthold record put | get | list | history | delete`: single records, by hand and from scripts.
+//!
+//! `get` writes the body to stdout exactly as it was put; with `--output json`, header and body as one object.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use charthold_client::{Chart, Committed, Header, Mutation, Precondition, Put, Record, RecordId};
+use serde_json::{Value, json};
+
+use super::exit::CliError;
+use super::{Ctx, output};
+
+/// More than any cluster takes, so that a huge file is refused before it is in memory.
+const BODY_BYTES_MAX: u64 = crate::config::BODY_BYTES_LIMIT as u64;
+
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Store a new version of a record
+    Put(PutArgs),
+    /// The body of a record, as it was put
+    Get {
+        #[command(flatten)]
+        record: RecordArgs,
+        /// An old version
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        version: Option<u64>,
+    },
+    /// The records of a chart, without their bodies
+    List {
+        #[command(flatten)]
+        chart: ChartArgs,
+        /// Only records of this type
+        #[arg(long = "type", value_name = "TYPE")]
+        type_: Option<String>,
+    },
+    /// The versions of a record, newest first
+    History {
+        #[command(flatten)]
+        record: RecordArgs,
+    },
+    /// Store a version that says "deleted"; old versions stay readable
+    Delete {
+        #[command(flatten)]
+        record: RecordArgs,
+        /// Only if this is the newest version
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        if_version: Option<u64>,
+    },
+}
+
+/// Which chart.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct ChartArgs {
+    /// The chart of this patient
+    #[arg(long, value_name = "ID")]
+    patient: Option<String>,
+    /// The chart of this name that patients share, for example Practitioner
+    #[arg(long, value_name = "NAME")]
+    shared: Option<String>,
+}
+
+impl ChartArgs {
+    fn chart(&self) -> Chart {
+        match (&self.patient, &self.shared) {
+            (Some(id), _) => Chart::patient(id.as_str()),
+            (None, name) => Chart::shared(name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+#[derive(clap::Args)]
+struct RecordArgs {
+    #[command(flatten)]
+    chart: ChartArgs,
+    /// For example a FHIR resource type
+    #[arg(long = "type", value_name = "TYPE")]
+    type_: String,
+    #[arg(long)]
+    id: String,
+}
+
+impl RecordArgs {
+    fn id(&self) -> RecordId {
+        RecordId::new(self.type_.as_str(), self.id.as_str())
+    }
+}
+
+#[derive(clap::Args)]
+struct PutArgs {
+    #[command(flatten)]
+    record: RecordArgs,
+    /// The body; without it, stdin is read
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[arg(long, value_name = "TYPE", default_value = "application/fhir+json")]
+    content_type: String,
+    /// When it happened to the patient: 2024, 2024-05, 2024-05-13, or with a time
+    #[arg(long, value_name = "DATE", default_value = "", hide_default_value = true)]
+    clinical_date: String,
+    /// For example final, amended
+    #[arg(long, default_value = "", hide_default_value = true)]
+    status: String,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    author: String,
+    /// May be repeated
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// Only if this is the newest version
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    if_version: Option<u64>,
+    /// Only if the record is absent or deleted
+    #[arg(long, conflicts_with = "if_version")]
+    must_not_exist: bool,
+}
+
+pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
+    let client = ctx.client()?;
+    match args.command {
+        Command::Put(args) => {
+            let precondition = match args.if_version {
+                Some(version) => Some(Precondition::Version(version)),
+                None => args.must_not_exist.then_some(Precondition::MustNotExist),
+            };
+            let body = tokio::task::spawn_blocking(move || read_body(args.file.as_deref()))
+                .await
+                .map_err(|_| CliError::Failed("reading the body was interrupted".to_owned()))??;
+            let put = Put {
+                clinical_date: args.clinical_date,
+                status: args.status,
+                author: args.author,
+                labels: args.labels,
+                ..Put::new(args.content_type, body)
+            };
+            let mutation = conditional(Mutation::put(args.record.id(), put), precondition);
+            show_committed(ctx, &client.commit(&args.record.chart.chart(), vec![mutation]).await?)
+        }
+        Command::Get { record, version } => {
+            let (chart, id) = (record.chart.chart(), record.id());
+            let found = match version {
+                Some(version) => client.get_version(&chart, &id, version).await?,
+                None => client.get(&chart, &id).await?,
+            };
+            show_record(ctx, &found)
+        }
+        Command::List { chart, type_ } => {
+            let headers = client.list(&chart.chart(), type_.as_deref()).await?;
+            show_headers(ctx, &headers)
+        }
+        Command::History { record } => show_headers(ctx, &client.history(&record.chart.chart(), &record.id()).await?),
+        Command::Delete { record, if_version } => {
+            let mutation = conditional(Mutation::delete(record.id()), if_version.map(Precondition::Version));
+            show_committed(ctx, &client.commit(&record.chart.chart(), vec![mutation]).await?)
+        }
+    }
+}
+
+fn conditional(mutation: Mutation, precondition: Option<Precondition>) -> Mutation {
+    match precondition {
+        Some(precondition) => mutation.when(precondition),
+        None => mutation,
+    }
+}
+
+fn read_body(file: Option<&std::path::Path>) -> Result<Vec<u8>, CliError> {
+    let mut body = Vec::new();
+    let (name, read) = match file {
+        Some(path) => {
+            let file = std::fs::File::open(path).map_err(|error| CliError::file(path, &error))?;
+            (path, file.take(BODY_BYTES_MAX + 1).read_to_end(&mut body))
+        }
+        None => (std::path::Path::new("stdin"), std::io::stdin().take(BODY_BYTES_MAX + 1).read_to_end(&mut body)),
+    };
+    read.map_err(|error| CliError::file(name, &error))?;
+    if body.len() as u64 > BODY_BYTES_MAX {
+        return Err(CliError::Failed(format!("{}: a body has at most {BODY_BYTES_MAX} bytes", name.display())));
+    }
+    Ok(body)
+}
+
+fn show_committed(ctx: &Ctx, committed: &Committed) -> Result<(), CliError> {
+    let version = committed.versions.first().copied().unwrap_or_default();
+    let as_json = || {
+        json!({
+            "version": version,
+            "request_id": committed.request_id.to_string(),
+            "position": committed.position,
+            "committed_at": output::time(committed.committed_at),
+        })
+    };
+    ctx.show(as_json, || format!("version {version}"))
+}
+
+fn show_record(ctx: &Ctx, record: &Record) -> Result<(), CliError> {
+    if ctx.output == output::Output::Table {
+        if record.header.deleted {
+            ctx.note("this version says that the record was deleted; it has no body");
+        }
+        return ctx.write(&record.body);
+    }
+    let mut value = header_json(&record.header);
+    // Text as it is, so that no digit changes on its way through a JSON reader.
+    match std::str::from_utf8(&record.body) {
+        Ok(text) => value["body"] = text.into(),
+        Err(_) => value["body_base64"] = base64::engine::general_purpose::STANDARD.encode(&record.body).into(),
+    }
+    ctx.show(|| value, String::new)
+}
+
+fn show_headers(ctx: &Ctx, headers: &[Header]) -> Result<(), CliError> {
+    ctx.show(|| headers.iter().map(header_json).collect(), || headers_table(headers))
+}
+
+fn header_json(header: &Header) -> Value {
+    json!({
+        "type": header.record.type_,
+        "id": header.record.id,
+        "version": header.version,
+        "deleted": header.deleted,
+        "content_type": header.content_type,
+        "clinical_date": header.clinical_date,
+        "status": header.status,
+        "author": header.author,
+        "labels": header.labels,
+        "length_bytes": header.length_bytes,
+        "committed_at": output::time(header.committed_at),
+    })
+}
+
+fn headers_table(headers: &[Header]) -> String {
+    let row = |header: &Header| {
+        vec![
+            header.record.type_.clone(),
+            header.record.id.clone(),
+            header.version.to_string(),
+            if header.deleted { "deleted".to_owned() } else { header.status.clone() },
+            header.clinical_date.clone(),
+            header.length_bytes.to_string(),
+            output::time(header.committed_at).unwrap_or_default(),
+        ]
+    };
+    let names = ["TYPE", "ID", "VERSION", "STATUS", "CLINICAL DATE", "BYTES", "COMMITTED"];
+    output::table(&names, &[2, 5], headers.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            record: RecordId::new("Observation", "o1"),
+            version: 2,
+            deleted: false,
+            content_type: "application/fhir+json".into(),
+            clinical_date: "2024-05".into(),
+            status: "final".into(),
+            author: String::new(),
+            labels: vec!["a".into()],
+            length_bytes: 17,
+            committed_at: Some(UNIX_EPOCH + Duration::from_secs(1)),
+        }
+    }
+
+    #[test]
+    fn headers_as_a_table() {
+        let text = headers_table(&[header(), Header { deleted: true, version: 1, ..header() }]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["TYPE", "ID", "VERSION", "STATUS", "CLINICAL", "DATE", "BYTES", "COMMITTED"]);
+        assert_eq!(lines[1], ["Observation", "o1", "2", "final", "2024-05", "17", "1970-01-01T00:00:01Z"]);
+        assert_eq!(lines[2][3], "deleted");
+    }
+
+    #[test]
+    fn headers_as_json() {
+        let value = header_json(&header());
+        assert_eq!(value["version"], 2);
+        assert_eq!(value["labels"][0], "a");
+        assert_eq!(value["committed_at"], "1970-01-01T00:00:01Z");
+    }
+
+    #[test]
+    fn a_body_too_large_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(BODY_BYTES_MAX).unwrap();
+        assert_eq!(read_body(Some(file.path())).unwrap().len() as u64, BODY_BYTES_MAX);
+        file.as_file().set_len(BODY_BYTES_MAX + 1).unwrap();
+        assert!(read_body(Some(file.path())).unwrap_err().to_string().contains("at most 4194304 bytes"));
+    }
+}

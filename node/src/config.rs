@@ -1,0 +1,589 @@
+//! A node's configuration: what `charthold start` reads before anything else runs.
+//!
+//! Owns: the keys, their defaults, where a value may come from, and what makes a configuration valid. It must not know
+//! what the values are used for, and opens no file but the configuration itself.
+//!
+//! A value is taken from the first of: a flag (`--set raft.heartbeat_ms=100`), the environment
+//! (`CHARTHOLD_RAFT_HEARTBEAT_MS=100`), the file. A list in a flag or a variable is separated by commas. A key that
+//! is not in [`KEYS`] is refused by name, in the file and in a flag. Paths are relative to the folder of the file,
+//! wherever they were given.
+//!
+//! ```toml
+//! name = "a1"                            # 1 to 64 of [a-z0-9-]; unique in the cluster
+//! site = "a"                             # 1 to 64 of [a-z0-9-]; a failure domain
+//! data = "/var/lib/charthold"
+//! join = ["b1.example:7401"]             # peer addresses of the others; empty: a cluster of one
+//! [listen]
+//! client = "0.0.0.0:7400"                # the default; a keyless node opens no client port
+//! peer = "0.0.0.0:7401"                  # the default
+//! ops = "127.0.0.1:7402"                 # the default; health and metrics, no records
+//! [advertise]                            # what others are told, host:port; the default is the address listened on,
+//! client = "a1.example:7400"             # with the machine's host name in place of 0.0.0.0
+//! peer = "a1.example:7401"
+//! [tls]
+//! peer = { ca = "peer-ca.crt", cert = "peer.crt", key = "peer.key" }
+//! service = { ca = "service-ca.crt", cert = "service.crt", key = "service.key" }
+//! [keys]
+//! root = "file:/etc/charthold/root.key"  # absent: a keyless node, and no [tls].service
+//! [raft]
+//! heartbeat_ms = 250
+//! election_min_ms = 1000
+//! election_max_ms = 1500
+//! [limits]
+//! body_bytes_max = 1048576               # at most 4 MiB
+//! [log]
+//! format = "text"                        # or "json"
+//! ```
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::error::Kind as FigmentKind;
+use figment::providers::{Format as _, Toml};
+use serde::Deserialize;
+
+use crate::tls::TlsFiles;
+
+/// No configuration may allow more: the messages between nodes are sized for it.
+pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
+/// A name or a site in characters.
+pub const NAME_LENGTH_MAX: usize = 64;
+
+const ENVIRONMENT_PREFIX: &str = "CHARTHOLD_";
+/// Variables with our prefix that are not keys of the configuration.
+const OTHER_VARIABLES: [&str; 6] = [
+    "CHARTHOLD_LOG",
+    "CHARTHOLD_CONFIG",
+    "CHARTHOLD_PROFILE",
+    "CHARTHOLD_OUTPUT",
+    "CHARTHOLD_ACTOR",
+    "CHARTHOLD_PURPOSE",
+];
+/// Kubernetes sets these for a service that is called "charthold": nobody's spelling mistake.
+const KUBERNETES_VARIABLES: [&str; 2] = ["CHARTHOLD_SERVICE_", "CHARTHOLD_PORT"];
+
+/// How the text of a flag or of an environment variable is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Text,
+    Number,
+    List,
+}
+
+/// Every key. A test compares it with the structures below.
+const KEYS: [(&str, Form); 21] = [
+    ("name", Form::Text),
+    ("site", Form::Text),
+    ("data", Form::Text),
+    ("join", Form::List),
+    ("listen.client", Form::Text),
+    ("listen.peer", Form::Text),
+    ("listen.ops", Form::Text),
+    ("advertise.client", Form::Text),
+    ("advertise.peer", Form::Text),
+    ("tls.peer.ca", Form::Text),
+    ("tls.peer.cert", Form::Text),
+    ("tls.peer.key", Form::Text),
+    ("tls.service.ca", Form::Text),
+    ("tls.service.cert", Form::Text),
+    ("tls.service.key", Form::Text),
+    ("keys.root", Form::Text),
+    ("raft.heartbeat_ms", Form::Number),
+    ("raft.election_min_ms", Form::Number),
+    ("raft.election_max_ms", Form::Number),
+    ("limits.body_bytes_max", Form::Number),
+    ("log.format", Form::Text),
+];
+
+/// A whole, valid configuration.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The node's name; certificates carry it.
+    pub name: String,
+    /// The failure domain that the node is in.
+    pub site: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Peer addresses of the other nodes.
+    #[serde(default)]
+    pub join: Vec<String>,
+    #[serde(default)]
+    pub listen: Listen,
+    #[serde(default)]
+    pub advertise: Advertise,
+    pub tls: Tls,
+    #[serde(default)]
+    pub keys: Keys,
+    #[serde(default)]
+    pub raft: Raft,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// The addresses that the node listens on.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// For clients; not opened by a keyless node.
+    pub client: SocketAddr,
+    /// For other nodes.
+    pub peer: SocketAddr,
+    /// Health and metrics. No records, so no TLS: keep it on an address that only the operator reaches.
+    pub ops: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let any = [0, 0, 0, 0];
+        Self {
+            client: SocketAddr::from((any, 7400)),
+            peer: SocketAddr::from((any, 7401)),
+            ops: SocketAddr::from(([127, 0, 0, 1], 7402)),
+        }
+    }
+}
+
+/// What others are told, as host:port, where it differs from what the node listens on.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Advertise {
+    pub client: Option<String>,
+    pub peer: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// How nodes recognise each other.
+    pub peer: TlsFiles,
+    /// How clients recognise a gateway, and the authority that clients' certificates come from. Keyed nodes only.
+    #[serde(default)]
+    pub service: Option<TlsFiles>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// Where the root key is, for example `file:/etc/charthold/root.key`. Absent: a keyless node.
+    pub root: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Raft {
+    pub heartbeat_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        Self { heartbeat_ms: 250, election_min_ms: 1000, election_max_ms: 1500 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// A record's body; at most [`BODY_BYTES_LIMIT`].
+    pub body_bytes_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body_bytes_max: 1024 * 1024 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{origin}: unknown key `{key}`")]
+    UnknownKey { origin: String, key: String },
+    #[error("{origin}: `{key}` is missing")]
+    MissingKey { origin: String, key: String },
+    #[error("{origin}: {reason}")]
+    Malformed { origin: String, reason: String },
+    #[error("{origin}: `{key}` {reason}")]
+    Invalid { origin: String, key: String, reason: String },
+}
+
+impl Config {
+    /// Reads the file, then the environment and the flags over it, and checks the whole.
+    pub fn load(path: &Path, flags: &[(String, String)]) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        // Absolute, so that a later change of the working directory moves nothing.
+        let base = std::path::absolute(base)
+            .or_else(|_| std::env::current_dir())
+            .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+        Self::resolve(&path.display().to_string(), &text, &base, std::env::vars_os().filter_map(utf8), flags)
+    }
+
+    /// What [`Config::load`] does, with all input given.
+    fn resolve(
+        origin: &str,
+        text: &str,
+        base: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &[(String, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Toml::string(text));
+        let environment: Vec<(String, String)> = environment.collect();
+        for (key, form) in KEYS {
+            let variable = variable_of(key);
+            if let Some((_, value)) = environment.iter().find(|(name, _)| *name == variable) {
+                figment = merge(figment, &variable, key, form, value)?;
+            }
+        }
+        for (key, value) in flags {
+            let Some((_, form)) = KEYS.iter().find(|(known, _)| known == key) else {
+                return Err(ConfigError::UnknownKey { origin: "--set".to_owned(), key: key.clone() });
+            };
+            figment = merge(figment, "--set", key, *form, value)?;
+        }
+        let mut config: Self = figment.extract().map_err(|error| explain(origin, error))?;
+        config.anchor(base);
+        config.validate(origin)?;
+        Ok(config)
+    }
+
+    /// Keyed: holds the root key and serves clients.
+    pub fn is_keyed(&self) -> bool {
+        self.keys.root.is_some()
+    }
+
+    /// Where clients are told to go, host:port.
+    pub fn advertised_client(&self) -> String {
+        self.advertise.client.clone().unwrap_or_else(|| reachable(self.listen.client))
+    }
+
+    /// Where other nodes are told to go, host:port.
+    pub fn advertised_peer(&self) -> String {
+        self.advertise.peer.clone().unwrap_or_else(|| reachable(self.listen.peer))
+    }
+
+    /// Makes every path absolute.
+    fn anchor(&mut self, base: &Path) {
+        let service = self.tls.service.iter_mut().flat_map(|paths| [&mut paths.ca, &mut paths.cert, &mut paths.key]);
+        let peer = &mut self.tls.peer;
+        for path in [&mut self.data, &mut peer.ca, &mut peer.cert, &mut peer.key].into_iter().chain(service) {
+            *path = base.join(&*path);
+        }
+        if let Some(root) = &mut self.keys.root
+            && let Some(path) = root.strip_prefix("file:").filter(|path| !path.is_empty())
+        {
+            *root = format!("file:{}", base.join(path).display());
+        }
+    }
+
+    fn validate(&self, origin: &str) -> Result<(), ConfigError> {
+        let check = |ok: bool, key: &str, reason: &str| {
+            if ok {
+                return Ok(());
+            }
+            Err(ConfigError::Invalid { origin: origin.to_owned(), key: key.to_owned(), reason: reason.to_owned() })
+        };
+        let name_reason = "must be 1 to 64 of a-z, 0-9 and -";
+        check(is_name(&self.name), "name", name_reason)?;
+        check(is_name(&self.site), "site", name_reason)?;
+        let address_reason = "must be host:port, with a port from 1 to 65535";
+        check(self.join.iter().all(|address| is_address(address)), "join", address_reason)?;
+        for (key, address) in [("advertise.client", &self.advertise.client), ("advertise.peer", &self.advertise.peer)] {
+            check(address.as_deref().is_none_or(is_address), key, address_reason)?;
+        }
+        let listen = [("client", self.listen.client), ("peer", self.listen.peer), ("ops", self.listen.ops)];
+        for (key, address) in listen {
+            check(address.port() != 0, &format!("listen.{key}"), "needs a port that is not 0: others are told it")?;
+        }
+        let distinct = listen.iter().enumerate().all(|(i, (_, a))| listen[..i].iter().all(|(_, b)| a != b));
+        check(distinct, "listen", "has the same address twice")?;
+        self.validate_keys(&check)?;
+        let raft = &self.raft;
+        check((10..=60_000).contains(&raft.heartbeat_ms), "raft.heartbeat_ms", "must be 10 to 60000")?;
+        // One lost heartbeat must not start an election.
+        let enough = raft.election_min_ms >= raft.heartbeat_ms.saturating_mul(2);
+        check(enough, "raft.election_min_ms", "must be at least twice `raft.heartbeat_ms`")?;
+        check(
+            raft.election_max_ms > raft.election_min_ms,
+            "raft.election_max_ms",
+            "must exceed `raft.election_min_ms`",
+        )?;
+        check(raft.election_max_ms <= 600_000, "raft.election_max_ms", "must be at most 600000")?;
+        let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
+        check(body, "limits.body_bytes_max", "must be 1 to 4194304")
+    }
+
+    /// A keyed node needs both the root key and a service certificate, a keyless one has neither.
+    fn validate_keys(&self, check: &impl Fn(bool, &str, &str) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+        let service = self.tls.service.is_some();
+        check(!self.is_keyed() || service, "tls.service", "is missing: a node with `keys.root` serves clients")?;
+        let reason = "is there without `keys.root`: a keyless node must hold no service certificate";
+        check(self.is_keyed() || !service, "tls.service", reason)?;
+        if let Some(root) = &self.keys.root {
+            let known = root.strip_prefix("file:").is_some_and(|path| !path.is_empty());
+            check(known, "keys.root", "must be file:PATH")?;
+        }
+        Ok(())
+    }
+}
+
+/// Variables that begin with `CHARTHOLD_` and mean nothing: most likely spelled wrong. For a warning, not an error,
+/// because an environment is shared with others.
+pub fn unknown_variables() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(utf8).map(|(name, _)| name);
+    names.filter(|name| name.starts_with(ENVIRONMENT_PREFIX) && !is_known_variable(name)).collect()
+}
+
+fn is_known_variable(name: &str) -> bool {
+    OTHER_VARIABLES.contains(&name)
+        || KUBERNETES_VARIABLES.iter().any(|prefix| name.starts_with(prefix))
+        || KEYS.iter().any(|(key, _)| variable_of(key) == name)
+}
+
+fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
+}
+
+fn variable_of(key: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+fn merge(figment: Figment, origin: &str, key: &str, form: Form, value: &str) -> Result<Figment, ConfigError> {
+    match form {
+        Form::Text => Ok(figment.merge((key, value))),
+        Form::Number => match value.trim().parse::<u64>() {
+            Ok(number) => Ok(figment.merge((key, number))),
+            Err(_) => Err(ConfigError::Invalid {
+                origin: origin.to_owned(),
+                key: key.to_owned(),
+                reason: "must be a whole number".to_owned(),
+            }),
+        },
+        Form::List => {
+            let items: Vec<&str> = value.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+            Ok(figment.merge((key, items)))
+        }
+    }
+}
+
+/// The first thing wrong, with the key's whole name.
+fn explain(origin: &str, error: figment::Error) -> ConfigError {
+    let origin = origin.to_owned();
+    let inside = |field: &str| {
+        let mut path = error.path.clone();
+        if path.last().map(String::as_str) != Some(field) {
+            path.push(field.to_owned());
+        }
+        path.join(".")
+    };
+    match &error.kind {
+        FigmentKind::UnknownField(field, _) => ConfigError::UnknownKey { key: inside(field), origin },
+        FigmentKind::MissingField(field) => ConfigError::MissingKey { key: inside(field), origin },
+        kind if error.path.is_empty() => ConfigError::Malformed { origin, reason: kind.to_string() },
+        kind => ConfigError::Invalid { origin, key: error.path.join("."), reason: kind.to_string() },
+    }
+}
+
+pub(crate) fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let host_ok = !host.is_empty() && !host.contains(char::is_whitespace) && (bracketed || !host.contains(':'));
+    host_ok && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// 0.0.0.0 tells nobody where to go: the machine's name stands in for it.
+fn reachable(address: SocketAddr) -> String {
+    if !address.ip().is_unspecified() {
+        return address.to_string();
+    }
+    let name = rustix::system::uname();
+    format!("{}:{}", name.nodename().to_string_lossy(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const KEYED: &str = r#"
+        name = "a1"
+        site = "a"
+        data = "data"
+        join = ["b1.example:7401", "[::1]:7401"]
+        [tls]
+        peer = { ca = "p.crt", cert = "/abs/peer.crt", key = "peer.key" }
+        service = { ca = "s.crt", cert = "service.crt", key = "service.key" }
+        [keys]
+        root = "file:root.key"
+    "#;
+
+    fn resolve(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
+        let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        Config::resolve("node.toml", text, Path::new("/etc/c"), own(environment).into_iter(), &own(flags))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_and_relative_paths() {
+        let config = resolve(KEYED, &[], &[]).unwrap();
+        assert_eq!(config.listen, Listen::default());
+        assert_eq!(
+            (config.raft.heartbeat_ms, config.raft.election_min_ms, config.raft.election_max_ms),
+            (250, 1000, 1500)
+        );
+        assert_eq!(config.limits.body_bytes_max, 1 << 20);
+        assert_eq!(config.log.format, LogFormat::Text);
+        assert_eq!(config.data, Path::new("/etc/c/data"));
+        assert_eq!(config.tls.peer.ca, Path::new("/etc/c/p.crt"));
+        assert_eq!(config.tls.peer.cert, Path::new("/abs/peer.crt"));
+        assert_eq!(config.tls.service.as_ref().unwrap().key, Path::new("/etc/c/service.key"));
+        assert_eq!(config.keys.root.as_deref(), Some("file:/etc/c/root.key"));
+        assert!(config.is_keyed());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let nested = KEYED.replace("root =", "rot =");
+        assert_eq!(resolve(&nested, &[], &[]).unwrap_err(), "node.toml: unknown key `keys.rot`");
+        let deep = KEYED.replace(r#"key = "peer.key" }"#, r#"key = "peer.key", pin = "1" }"#);
+        assert_eq!(resolve(&deep, &[], &[]).unwrap_err(), "node.toml: unknown key `tls.peer.pin`");
+        let top = format!("colour = 1\n{KEYED}");
+        assert_eq!(resolve(&top, &[], &[]).unwrap_err(), "node.toml: unknown key `colour`");
+        let section = format!("{KEYED}\n[storage]\nx = 1");
+        assert_eq!(resolve(&section, &[], &[]).unwrap_err(), "node.toml: unknown key `storage`");
+        assert_eq!(resolve(KEYED, &[], &[("raft.x", "1")]).unwrap_err(), "--set: unknown key `raft.x`");
+    }
+
+    #[test]
+    fn flag_over_environment_over_file() {
+        let file = format!("{KEYED}\n[raft]\nheartbeat_ms = 100");
+        let heartbeat = |environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+            resolve(&file, environment, flags).unwrap().raft.heartbeat_ms
+        };
+        let variable = [("CHARTHOLD_RAFT_HEARTBEAT_MS", "200"), ("CHARTHOLD_LOG", "debug"), ("CHARTHOLD_TYPO", "1")];
+        assert_eq!(heartbeat(&[], &[]), 100);
+        assert_eq!(heartbeat(&variable, &[]), 200);
+        assert_eq!(heartbeat(&variable, &[("raft.heartbeat_ms", "300")]), 300);
+
+        // Text that looks like a number stays text, lists are split.
+        let environment = [("CHARTHOLD_NAME", "1"), ("CHARTHOLD_JOIN", "x:1, y:2"), ("CHARTHOLD_LOG_FORMAT", "json")];
+        let config = resolve(KEYED, &environment, &[]).unwrap();
+        assert_eq!(config.name, "1");
+        assert_eq!(config.join, ["x:1", "y:2"]);
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        let refused = |key: &str, value: &str, expected: &str| {
+            let error = resolve(KEYED, &[], &[(key, value)]).unwrap_err();
+            assert!(error.contains(key) && error.contains(expected), "{key}={value}: {error}");
+        };
+        refused("name", "", "must be 1 to 64");
+        refused("name", "A1", "must be 1 to 64");
+        refused("site", &"a".repeat(65), "must be 1 to 64");
+        refused("join", "b1.example", "host:port");
+        refused("join", "a:7401,b:0", "host:port");
+        refused("join", "::1:7401", "host:port");
+        refused("advertise.client", "b1:70000", "host:port");
+        refused("listen.client", "localhost:1", "invalid socket address");
+        refused("listen.client", "127.0.0.1:0", "not 0");
+        refused("keys.root", "kms:1", "file:PATH");
+        refused("keys.root", "file:", "file:PATH");
+        refused("raft.heartbeat_ms", "fast", "whole number");
+        refused("raft.heartbeat_ms", "1", "10 to 60000");
+        refused("raft.election_min_ms", "499", "twice");
+        refused("raft.election_max_ms", "1000", "exceed");
+        refused("limits.body_bytes_max", "0", "1 to 4194304");
+        refused("limits.body_bytes_max", "4194305", "1 to 4194304");
+        refused("log.format", "xml", "xml");
+        let same = resolve(KEYED, &[], &[("listen.peer", "0.0.0.0:7400")]).unwrap_err();
+        assert!(same.contains("same address twice"), "{same}");
+    }
+
+    #[test]
+    fn broken_files_are_refused() {
+        let missing = KEYED.replace("site = \"a\"", "");
+        assert_eq!(resolve(&missing, &[], &[]).unwrap_err(), "node.toml: `site` is missing");
+        let missing = KEYED.replace(", key = \"peer.key\"", "");
+        assert_eq!(resolve(&missing, &[], &[]).unwrap_err(), "node.toml: `tls.peer.key` is missing");
+        let wrong = KEYED.replace("name = \"a1\"", "name = 1");
+        assert!(resolve(&wrong, &[], &[]).unwrap_err().starts_with("node.toml: `name` "));
+        assert!(resolve("name = ", &[], &[]).unwrap_err().starts_with("node.toml: "));
+        let error = Config::load(Path::new("/nonexistent/c.toml"), &[]).unwrap_err().to_string();
+        assert!(error.starts_with("/nonexistent/c.toml: "), "{error}");
+    }
+
+    #[test]
+    fn keyed_and_keyless_are_whole() {
+        let no_service: String =
+            KEYED.lines().filter(|line| !line.contains("service =")).map(|line| format!("{line}\n")).collect();
+        let keyless: String =
+            no_service.lines().filter(|line| !line.contains("root =")).map(|line| format!("{line}\n")).collect();
+        assert!(!resolve(&keyless, &[], &[]).unwrap().is_keyed());
+        assert!(resolve(&no_service, &[], &[]).unwrap_err().contains("`tls.service` is missing"));
+        let posing: String =
+            KEYED.lines().filter(|line| !line.contains("root =")).map(|line| format!("{line}\n")).collect();
+        assert!(resolve(&posing, &[], &[]).unwrap_err().contains("keyless node must hold no service certificate"));
+    }
+
+    #[test]
+    fn advertised_addresses() {
+        let config =
+            resolve(KEYED, &[], &[("advertise.client", "a.example:1"), ("listen.peer", "10.0.0.1:2")]).unwrap();
+        assert_eq!(config.advertised_client(), "a.example:1");
+        assert_eq!(config.advertised_peer(), "10.0.0.1:2");
+        let config = resolve(KEYED, &[], &[]).unwrap();
+        assert!(config.advertised_peer().ends_with(":7401") && !config.advertised_peer().starts_with("0.0.0.0"));
+    }
+
+    #[test]
+    fn the_documented_example_is_whole() {
+        let lines = include_str!("config.rs").lines().filter_map(|line| line.strip_prefix("//! "));
+        let example: Vec<&str> = lines.skip_while(|line| *line != "```toml").skip(1).collect();
+        let example = example[..example.iter().position(|line| *line == "```").unwrap()].join("\n");
+        resolve(&example, &[], &[]).unwrap();
+
+        fn leaves(value: &toml::Value, path: &str, out: &mut Vec<String>) {
+            let toml::Value::Table(fields) = value else { return out.push(path.to_owned()) };
+            for (name, value) in fields {
+                leaves(value, format!("{path}.{name}").trim_start_matches('.'), out);
+            }
+        }
+        let mut documented = Vec::new();
+        leaves(&toml::Value::Table(example.parse().unwrap()), "", &mut documented);
+        let mut listed: Vec<String> = KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
+        documented.sort();
+        listed.sort();
+        assert_eq!(documented, listed);
+    }
+}

@@ -1,0 +1,69 @@
+//! A 256-bit key: zeroized when dropped, never shown. What it is for is the holder's business.
+
+use std::fmt;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// Names a key without telling it: derived from the key, so that a key that was unwrapped can be checked against it.
+pub type KeyId = [u8; 8];
+
+pub(super) const KEY_LEN: usize = 32;
+
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Key([u8; KEY_LEN]);
+
+impl Key {
+    pub fn generate() -> Self {
+        let mut key = Self([0; KEY_LEN]);
+        fill_random(&mut key.0);
+        key
+    }
+
+    /// The caller's copy stays: keep it in a [`Zeroizing`].
+    pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
+        Self(*bytes)
+    }
+
+    pub fn id(&self) -> KeyId {
+        let mut id = KeyId::default();
+        self.expand(&[b"charthold/key-id/v1"], &mut id);
+        id
+    }
+
+    /// A key of its own for one purpose.
+    pub(super) fn subkey(&self, prefix: &str, label: &str) -> Self {
+        let mut key = Self([0; KEY_LEN]);
+        self.expand(&[prefix.as_bytes(), label.as_bytes()], &mut key.0);
+        key
+    }
+
+    pub(super) fn expose(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
+    fn expand(&self, info: &[&[u8]], out: &mut [u8]) {
+        Hkdf::<Sha256>::new(None, &self.0).expand_multi_info(info, out).expect("a few bytes are within HKDF's limit");
+    }
+}
+
+impl TryFrom<&[u8]> for Key {
+    type Error = std::array::TryFromSliceError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, Self::Error> {
+        let bytes = Zeroizing::new(<[u8; KEY_LEN]>::try_from(bytes)?);
+        Ok(Self::from_bytes(&bytes))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(redacted)")
+    }
+}
+
+/// Without randomness nothing can be sealed, and going on without would be worse than stopping.
+pub(super) fn fill_random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the operating system gives random bytes");
+}
