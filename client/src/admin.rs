@@ -41,7 +41,10 @@ impl Admin {
         let answer = self
             .run(Route::Any, Some(request_id), |attempt| {
                 let request = request(&message, attempt.timeout);
-                async move { TenantsClient::new(attempt.channel).create_tenant(request).await.map(Response::into_inner) }
+                async move {
+                    let mut stub = TenantsClient::new(attempt.channel);
+                    stub.create_tenant(request).await.map(Response::into_inner)
+                }
             })
             .await?;
         Ok(Tenant::from_proto(answer.tenant.unwrap_or_default()))

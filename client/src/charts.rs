@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use charthold_proto::v1;
 use charthold_proto::v1::charts_client::ChartsClient;
+use prost::Message as _;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
 use tonic::transport::Channel;
@@ -28,7 +29,7 @@ const BATCH_MAX: usize = 1_000;
 const PAGE_ROWS: u32 = 1_000;
 
 fn stub(channel: Channel) -> ChartsClient<Channel> {
-    ChartsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    ChartsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 impl Client {
@@ -57,6 +58,9 @@ impl Client {
             chart: Some(chart.to_proto()),
             mutations: mutations.into_iter().map(Mutation::into_proto).collect(),
         };
+        if message.encoded_len() > MESSAGE_BYTES_MAX {
+            return Err(Error::Invalid { message: "the commit is larger than 8 MiB".into(), fields: Vec::new() });
+        }
         let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: Some(request_id) };
         let answer = self
             .cluster

@@ -93,12 +93,26 @@
 //!
 //! | error | did the commit happen? | what to do |
 //! | --- | --- | --- |
-//! | [`VersionMismatch`](Error::VersionMismatch), [`AlreadyExists`](Error::AlreadyExists), [`NotFound`](Error::NotFound) | no | read again, decide |
-//! | [`Unavailable`](Error::Unavailable), [`Overloaded`](Error::Overloaded) | **certainly not** | try later |
-//! | [`OutcomeUnknown`](Error::OutcomeUnknown) | perhaps | repeat with the same request id |
-//! | [`Expired`](Error::Expired) | not known any more | read to find out, then a new id |
-//! | [`Invalid`](Error::Invalid), [`Denied`](Error::Denied), [`Unauthenticated`](Error::Unauthenticated), [`Config`](Error::Config) | no | mend it |
-//! | [`DataLoss`](Error::DataLoss), [`Internal`](Error::Internal) | perhaps | call the operator |
+//! | [`VersionMismatch`], [`AlreadyExists`], [`NotFound`] | no | read again, decide |
+//! | [`Unavailable`], [`Overloaded`] | **certainly not** | try later |
+//! | [`OutcomeUnknown`] | perhaps | repeat with the same request id |
+//! | [`Expired`] | not known any more | read to find out, then a new id |
+//! | [`Invalid`], [`Denied`], [`Unauthenticated`], [`Config`] | no | mend it |
+//! | [`DataLoss`], [`Internal`] | perhaps | call the operator |
+//!
+//! [`AlreadyExists`]: Error::AlreadyExists
+//! [`Config`]: Error::Config
+//! [`DataLoss`]: Error::DataLoss
+//! [`Denied`]: Error::Denied
+//! [`Expired`]: Error::Expired
+//! [`Internal`]: Error::Internal
+//! [`Invalid`]: Error::Invalid
+//! [`NotFound`]: Error::NotFound
+//! [`OutcomeUnknown`]: Error::OutcomeUnknown
+//! [`Overloaded`]: Error::Overloaded
+//! [`Unauthenticated`]: Error::Unauthenticated
+//! [`Unavailable`]: Error::Unavailable
+//! [`VersionMismatch`]: Error::VersionMismatch
 //!
 //! Every commit has a request id, a UUIDv7, and the cluster remembers its outcome for an hour. Repeating it with the
 //! same id is always safe: it happens once.
@@ -126,6 +140,8 @@
 //!
 //! `charts` and `admin` hold the calls, `types` what they take and give; `retry` repeats them, `endpoints` and `hints`
 //! choose whom to ask, `connect` dials, `error` reads statuses.
+
+#![warn(missing_docs)]
 
 mod admin;
 mod charts;

@@ -50,6 +50,8 @@ pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
 /// A name or a site in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
+/// The flag that overrides a key, as errors name it.
+pub const FLAG: &str = "--set";
 const ENVIRONMENT_PREFIX: &str = "CHARTHOLD_";
 /// Variables with our prefix that are not keys of the configuration.
 const OTHER_VARIABLES: [&str; 6] = [
@@ -258,9 +260,9 @@ impl Config {
         }
         for (key, value) in flags {
             let Some((_, form)) = KEYS.iter().find(|(known, _)| known == key) else {
-                return Err(ConfigError::UnknownKey { origin: "--set".to_owned(), key: key.clone() });
+                return Err(ConfigError::UnknownKey { origin: FLAG.to_owned(), key: key.clone() });
             };
-            figment = merge(figment, "--set", key, *form, value)?;
+            figment = merge(figment, FLAG, key, *form, value)?;
         }
         let mut config: Self = figment.extract().map_err(|error| explain(origin, error))?;
         config.anchor(base);

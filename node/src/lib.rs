@@ -1,1 +1,18 @@
+//! Charthold: a Raft-replicated store for patient records, sealed before they are replicated.
+//!
+//! This crate is everything above the wall: the gateway, sealing, TLS, the command line. Below it is
+//! `charthold-replica`, which cannot read a record because it does not link the code.
+//!
+//! # Layout
+//! - [`gateway`]: talks to clients; [`seal`]: envelopes, keys, tokens; [`tls`]: certificates and connections
+//! - [`node`]: one running node; [`config`], [`telemetry`]: what it is started with
+//! - [`cli`]: the commands; [`fhir`]: reading bundles for `import`
+
+pub mod cli;
+pub mod config;
+pub mod fhir;
+pub mod gateway;
+pub mod node;
 pub mod seal;
+pub mod telemetry;
+pub mod tls;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use charthold_proto::v1;
 use charthold_proto::v1::charts_server::{Charts, ChartsServer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Server, TcpIncoming};
@@ -81,7 +81,8 @@ pub async fn listen(address: &str) -> (TcpListener, String) {
 pub struct Gateway {
     pub address: String,
     state: Arc<State>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// Of its own, so that stopping it also cuts the connections.
+    runtime: Option<Runtime>,
 }
 
 #[derive(Default)]
@@ -94,38 +95,47 @@ impl Gateway {
     pub async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
         let (listener, address) = listen("127.0.0.1:0").await;
         let state = Arc::new(State { script: Mutex::new(script.into_iter().collect()), ..State::default() });
-        let mut gateway = Self { address, state, running: None };
-        gateway.serve(listener);
+        let mut gateway = Self { address, state, runtime: None };
+        gateway.serve(listener.into_std().unwrap());
         gateway
     }
 
-    fn serve(&mut self, listener: TcpListener) {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let service = ChartsServer::from_arc(Arc::new(Service(Arc::clone(&self.state))))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let serving = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
-        let task = tokio::spawn(async move {
-            tokio::select! { _ = serving => {} _ = stopped => {} }
+    fn serve(&mut self, listener: std::net::TcpListener) {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let service = ChartsServer::new(Service(Arc::clone(&self.state))).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        runtime.spawn(async move {
+            let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
+            Server::builder().add_service(service).serve_with_incoming(incoming).await
         });
-        self.running = Some((stop, task));
+        self.runtime = Some(runtime);
     }
 
-    /// No longer listens. Connections that were made end when the client next uses them.
-    pub async fn stop(&mut self) {
-        if let Some((stop, task)) = self.running.take() {
-            drop(stop);
-            task.await.unwrap();
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 
+    /// The old listener may take a moment to be gone.
     pub async fn restart(&mut self) {
-        let (listener, _) = listen(&self.address).await;
-        self.serve(listener);
+        let listener = loop {
+            match TcpListener::bind(&self.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        self.serve(listener.into_std().unwrap());
     }
 
     /// The commits that arrived, in order.
     pub fn commits(&self) -> Vec<v1::CommitRequest> {
         lock(&self.state.commits).clone()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -81,7 +81,7 @@ async fn a_gateway_that_stops_is_left_and_a_restarted_one_found_again() {
     let second = Gateway::start([]).await;
     let client = client(&[&first.address, &second.address]);
     put(&client).await.unwrap();
-    first.stop().await;
+    first.stop();
     put(&client).await.unwrap();
     assert_eq!((first.commits().len(), second.commits().len()), (1, 1));
     first.restart().await;

@@ -27,6 +27,7 @@ use crate::tls::{Authority, Principal, Validity};
 const CHARTS_PER_WRITER: u64 = 16;
 /// Latencies are kept to the microsecond, up to the longest deadline.
 const LATENCY_MICROS_MAX: u64 = 120_000_000;
+const SIZE_MAX: i64 = crate::config::BODY_BYTES_LIMIT as i64;
 const RECORD_TYPE: &str = "Bench";
 /// When nothing is there to read yet, or a call failed at once: no busy loop.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -42,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(0..=1024))]
     readers: u16,
     /// A record's body
-    #[arg(long, value_name = "BYTES", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    #[arg(long, value_name = "BYTES", default_value_t = 2048, value_parser = size_range())]
     size: u32,
     /// How long
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
@@ -53,6 +54,10 @@ pub struct Args {
     /// The folder of the cluster's authorities, which issue a certificate for that tenant
     #[arg(long, value_name = "DIR", requires = "operator_profile")]
     authority: Option<PathBuf>,
+}
+
+fn size_range() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=SIZE_MAX)
 }
 
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {

@@ -30,7 +30,7 @@ pub use self::output::Output;
 
 /// A store for patient records: sealed before they are replicated, at several sites.
 #[derive(Parser)]
-#[command(name = "charthold", version, propagate_version = true, max_term_width = 120)]
+#[command(name = "charthold", version, max_term_width = 120)]
 struct Cli {
     #[command(flatten)]
     shared: SharedArgs,
@@ -41,7 +41,14 @@ struct Cli {
 #[derive(clap::Args)]
 struct SharedArgs {
     /// How to reach the cluster: endpoints, certificates, tenant. `charthold dev` writes two
-    #[arg(long, global = true, value_name = "FILE", env = "CHARTHOLD_PROFILE", help_heading = "Shared options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CHARTHOLD_PROFILE",
+        hide_env_values = true,
+        help_heading = "Shared options"
+    )]
     profile: Option<PathBuf>,
     /// The form of what is printed
     #[arg(
@@ -51,14 +58,29 @@ struct SharedArgs {
         default_value_t,
         value_name = "FORM",
         env = "CHARTHOLD_OUTPUT",
+        hide_env_values = true,
         help_heading = "Shared options"
     )]
     output: Output,
     /// Who acts, for the audit [default: the name you are logged in with]
-    #[arg(long, global = true, value_name = "USER", env = "CHARTHOLD_ACTOR", help_heading = "Shared options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "USER",
+        env = "CHARTHOLD_ACTOR",
+        hide_env_values = true,
+        help_heading = "Shared options"
+    )]
     actor: Option<String>,
     /// Why, for the audit: for example TREATMENT, OPERATIONS, EMERGENCY
-    #[arg(long, global = true, value_name = "WORD", env = "CHARTHOLD_PURPOSE", help_heading = "Shared options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WORD",
+        env = "CHARTHOLD_PURPOSE",
+        hide_env_values = true,
+        help_heading = "Shared options"
+    )]
     purpose: Option<String>,
 }
 

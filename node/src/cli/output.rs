@@ -11,12 +11,11 @@ use serde_json::Value;
 
 use super::exit::{CliError, one_line};
 
+/// A table for people, JSON for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// For people.
     #[default]
     Table,
-    /// For programs.
     Json,
 }
 

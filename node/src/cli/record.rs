@@ -85,6 +85,7 @@ struct RecordArgs {
     /// For example a FHIR resource type
     #[arg(long = "type", value_name = "TYPE")]
     type_: String,
+    /// Unique among the records of this type in the chart
     #[arg(long)]
     id: String,
 }
@@ -102,6 +103,7 @@ struct PutArgs {
     /// The body; without it, stdin is read
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// What the body is
     #[arg(long, value_name = "TYPE", default_value = "application/fhir+json")]
     content_type: String,
     /// When it happened to the patient: 2024, 2024-05, 2024-05-13, or with a time
@@ -110,6 +112,7 @@ struct PutArgs {
     /// For example final, amended
     #[arg(long, default_value = "", hide_default_value = true)]
     status: String,
+    /// Who wrote it
     #[arg(long, default_value = "", hide_default_value = true)]
     author: String,
     /// May be repeated

@@ -6,12 +6,12 @@
 use std::path::PathBuf;
 
 use super::exit::CliError;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The node's configuration
-    #[arg(long, value_name = "FILE", env = "CHARTHOLD_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "CHARTHOLD_CONFIG", hide_env_values = true)]
     config: PathBuf,
     /// Use another value for a key of the configuration: --set raft.heartbeat_ms=100. Lists are separated by commas
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
@@ -30,12 +30,22 @@ pub fn run(args: Args) -> Result<(), CliError> {
     if args.stop_with_parent {
         stop_with_parent()?;
     }
-    let config = Config::load(&args.config, &args.set).map_err(|error| CliError::Failed(error.to_string()))?;
+    let config = Config::load(&args.config, &args.set).map_err(refused)?;
     crate::telemetry::init(config.log.format).map_err(|error| CliError::Failed(error.to_string()))?;
     for name in config::unknown_variables() {
         tracing::warn!(name, "this environment variable is no key of the configuration and is ignored");
     }
     super::runtime()?.block_on(crate::node::run(config)).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// A mistake in a flag is wrong usage; one in the file is not the caller's line.
+fn refused(error: ConfigError) -> CliError {
+    match &error {
+        ConfigError::UnknownKey { origin, .. } | ConfigError::Invalid { origin, .. } if origin == config::FLAG => {
+            CliError::Usage(error.to_string())
+        }
+        _ => CliError::Failed(error.to_string()),
+    }
 }
 
 /// The parent's death is then a SIGTERM to this process.

@@ -177,8 +177,8 @@ impl Folder {
              [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n\n\
              [tls]\n\
              peer = {{ ca = \"certs/peer-ca.crt\", cert = \"certs/peer.crt\", key = \"certs/peer.key\" }}\n\
-             service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\n\
-             [keys]\nroot = \"file:../root.key\"\n",
+             service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\
+             \n[keys]\nroot = \"file:../root.key\"\n",
             name = node.name,
             site = node.site,
             others = others.join(", "),

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use charthold_client::{Chart, Client, Error, RecordId, Role};
+use charthold_client::{Chart, Client, Error, Profile, RecordId, Role};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -97,13 +97,16 @@ async fn serve(
         tokio::select! {
             biased;
             () = signals.next() => return finished.unwrap_or(Ok(())),
-            ended = nodes.next_end() => {
-                ctx.note(&format!("node {} ended ({}). It is not started again by itself; to start it:", ended.name, ended.how()));
-                ctx.note(&format!("  {} start --config {}", program(), ended.folder.join("config.toml").display()));
-            }
+            ended = nodes.next_end() => note_end(&ended, ctx),
             done = &mut finish, if finished.is_none() => finished = Some(done),
         }
     }
+}
+
+fn note_end(ended: &Ended, ctx: &Ctx) {
+    let config = ended.folder.join("config.toml");
+    ctx.note(&format!("node {} ended ({}). It is not started again by itself; to start it:", ended.name, ended.how()));
+    ctx.note(&format!("  {} start --config {}", program(), config.display()));
 }
 
 fn did_not_start(ended: &Ended) -> CliError {
@@ -127,7 +130,9 @@ async fn bring_up(folder: &mut Folder, ctx: &Ctx) -> Result<(), CliError> {
             Err(error) => return Err(error.into()),
         }
     }
-    until("some shards have no leader", || has_leaders(&operator)).await?;
+    for node in &nodes {
+        until(&format!("node {} knows no leader of some shard", node.name), || has_leaders(&operator, node)).await?;
+    }
     let uid = match folder.plan.tenant.clone() {
         Some(uid) => uid,
         None => make_tenant(&operator).await?,
@@ -138,8 +143,12 @@ async fn bring_up(folder: &mut Folder, ctx: &Ctx) -> Result<(), CliError> {
         folder.plan.tenant = Some(uid);
         folder.save()?;
     }
-    let client = ctx.with_profile(folder.client_profile()).client()?;
-    until("the client may not read", || may_read(&client)).await
+    // Each gateway learns of the grant in its own time.
+    for node in &nodes {
+        let client = client_of(folder, node, ctx)?;
+        until(&format!("the client may not read at node {}", node.name), || may_read(&client)).await?;
+    }
+    Ok(())
 }
 
 /// Repeats a check until it holds. An error of the check is remembered as the reason.
@@ -174,9 +183,17 @@ async fn status_of(operator: &Client, node: &PlannedNode) -> Result<charthold_cl
     operator.with_deadline(Duration::from_secs(2)).admin().status_of(&node.client.to_string()).await
 }
 
-async fn has_leaders(operator: &Client) -> Result<bool, Error> {
-    let status = operator.with_deadline(Duration::from_secs(2)).admin().status().await?;
+/// An operator's grant included: without it there is no answer.
+async fn has_leaders(operator: &Client, node: &PlannedNode) -> Result<bool, Error> {
+    let status = status_of(operator, node).await?;
     Ok(!status.shards.is_empty() && status.shards.iter().all(|shard| shard.leader_node_id.is_some()))
+}
+
+/// The service's client, for one gateway only.
+fn client_of(folder: &Folder, node: &PlannedNode, ctx: &Ctx) -> Result<Client, CliError> {
+    let profile = super::profile::load(&folder.client_profile())?;
+    let profile = Profile { endpoints: vec![node.client.to_string()], ..profile };
+    Ok(super::profile::connect(&profile)?.with_context(ctx.context.clone()))
 }
 
 async fn may_read(client: &Client) -> Result<bool, Error> {

@@ -1,0 +1,58 @@
+//! The service `Charts`.
+
+use std::sync::Arc;
+
+use charthold_proto::v1::charts_server::Charts;
+use charthold_proto::v1::{
+    BatchGetRequest, BatchGetResponse, CommitRequest, CommitResponse, GetRequest, GetResponse, HistoryRequest,
+    HistoryResponse, ListRequest, ListResponse, ReadChartRequest, ReadChartResponse, Role,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Gateway;
+use super::answer::deadline;
+
+pub struct ChartsService(pub Arc<Gateway>);
+
+#[tonic::async_trait]
+impl Charts for ChartsService {
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Writer, deadline).await?;
+        Ok(Response::new(self.0.commit(&caller, request.into_inner(), deadline).await?))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        Ok(Response::new(self.0.get(&caller, request.into_inner(), deadline).await?))
+    }
+
+    async fn batch_get(&self, request: Request<BatchGetRequest>) -> Result<Response<BatchGetResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        Ok(Response::new(self.0.batch_get(&caller, request.into_inner(), deadline).await?))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        Ok(Response::new(self.0.list(&caller, request.into_inner(), deadline).await?))
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        Ok(Response::new(self.0.history(&caller, request.into_inner(), deadline).await?))
+    }
+
+    type ReadChartStream = ReceiverStream<Result<ReadChartResponse, Status>>;
+
+    async fn read_chart(&self, request: Request<ReadChartRequest>) -> Result<Response<Self::ReadChartStream>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        let pages = self.0.read_chart(&caller, request.into_inner(), deadline).await?;
+        Ok(Response::new(ReceiverStream::new(pages)))
+    }
+}

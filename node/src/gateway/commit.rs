@@ -1,0 +1,203 @@
+//! Commit: from a clear request to a sealed command, and its outcome back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use charthold_proto::v1::mutation::Operation;
+use charthold_proto::v1::precondition::Condition;
+use charthold_proto::v1::{CommitRequest, CommitResponse, Mutation, RecordRef};
+use charthold_replica::shard::command::Command;
+use pb::outcome::Result as Answer;
+use pb::refused::Reason;
+use prost::Message;
+
+use super::Gateway;
+use super::access::Caller;
+use super::audit::clear_context;
+use super::error::GatewayError;
+use super::keyring::CurrentKey;
+use super::record::{Chart, ToSeal, refusal, timestamp};
+use super::validate;
+use crate::seal::{WriteId, write_id};
+
+/// A chart's key changes rarely, and once at a time.
+const STALE_KEY_TRIES: usize = 3;
+
+impl Gateway {
+    pub(super) async fn commit(
+        &self,
+        caller: &Caller,
+        request: CommitRequest,
+        deadline: Instant,
+    ) -> Result<CommitResponse, GatewayError> {
+        validate::commit(&request, self.body_bytes_max)?;
+        let request_id = validate::request_id(&request.request_id)?;
+        let kib = (request.encoded_len() >> 10).max(1) as u32;
+        let _room = Arc::clone(&self.commits).try_acquire_many_owned(kib).map_err(|_| GatewayError::Overloaded)?;
+        let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.clone().unwrap_or_default());
+        let fingerprint = fingerprint(caller, &request);
+        for attempt in 0..STALE_KEY_TRIES {
+            let current = self.keyring.current_key(&caller.tenant, &chart.address, attempt > 0, deadline).await?;
+            let command = self.seal_commit(caller, &chart, &request, &request_id, &fingerprint, &current)?;
+            let outcome = self.replica.propose(chart.shard(), command, deadline).await?;
+            match outcome.result.ok_or(GatewayError::Internal)? {
+                Answer::Committed(committed) => {
+                    return Ok(CommitResponse {
+                        answer: self.answer(chart.shard(), committed.seq),
+                        versions: committed.versions,
+                        committed_at: Some(timestamp(committed.log_time_ms)),
+                    });
+                }
+                Answer::PreconditionFailed(failed) => return Err(precondition_failed(caller, &failed)),
+                Answer::Refused(refused) if refused.reason() == Reason::StaleChartKey => {}
+                Answer::Refused(refused) => return Err(refusal(&refused)),
+                Answer::ChartKey(_) | Answer::Done(_) => return Err(GatewayError::Internal),
+            }
+        }
+        Err(GatewayError::Overloaded)
+    }
+
+    fn seal_commit(
+        &self,
+        caller: &Caller,
+        chart: &Chart,
+        request: &CommitRequest,
+        request_id: &[u8; 16],
+        fingerprint: &[u8; 16],
+        current: &CurrentKey,
+    ) -> Result<Bytes, GatewayError> {
+        let mutations = request.mutations.iter().enumerate().map(|(index, mutation)| {
+            seal_mutation(caller, chart, request, mutation, write_id(request_id, index as u16), current)
+        });
+        let mutations = mutations.collect::<Result<Vec<_>, _>>()?;
+        let event = self.commit_event(caller, request);
+        let audit_event =
+            caller.tenant.seal_audit(&chart.address.chart, &write_id(request_id, 0), &event.encode_to_vec())?;
+        let command = Command::Commit(pb::Commit {
+            tenant: Bytes::copy_from_slice(&chart.address.tenant),
+            chart: Bytes::copy_from_slice(&chart.address.chart),
+            request_id: Bytes::copy_from_slice(request_id),
+            fingerprint: Bytes::copy_from_slice(fingerprint),
+            key_id: Bytes::copy_from_slice(&current.id),
+            mutations,
+            audit_event: audit_event.into_bytes(),
+        });
+        Ok(command.encode(chart.address.slot))
+    }
+
+    fn commit_event(&self, caller: &Caller, request: &CommitRequest) -> pb::AuditEvent {
+        let context = request.context.clone().unwrap_or_default();
+        let chart = request.chart.clone().unwrap_or_default();
+        let audited = |mutation: &Mutation| {
+            let record = mutation.record.clone().unwrap_or_default();
+            pb::AuditedMutation { op: op(mutation) as u32, r#type: record.r#type, id: record.id }
+        };
+        pb::AuditEvent {
+            chart_kind: chart.kind as u32,
+            chart_id: chart.id,
+            mutations: request.mutations.iter().map(audited).collect(),
+            ..self.audit_event("Commit", &caller.principal, &context)
+        }
+    }
+}
+
+fn op(mutation: &Mutation) -> pb::mutation::Op {
+    match mutation.operation {
+        Some(Operation::Put(_)) => pb::mutation::Op::Put,
+        Some(Operation::Delete(_)) => pb::mutation::Op::Delete,
+        Some(Operation::Check(_)) => pb::mutation::Op::Check,
+        None => pb::mutation::Op::Unspecified,
+    }
+}
+
+fn seal_mutation(
+    caller: &Caller,
+    chart: &Chart,
+    request: &CommitRequest,
+    mutation: &Mutation,
+    write_id: WriteId,
+    current: &CurrentKey,
+) -> Result<pb::Mutation, GatewayError> {
+    let record = mutation.record.clone().unwrap_or_default();
+    let address = chart.record(&record);
+    let (header, body) = match &mutation.operation {
+        None | Some(Operation::Check(_)) => (Bytes::new(), Bytes::new()),
+        Some(operation) => {
+            let header = clear_header(caller, request, &record, operation);
+            let body = match operation {
+                Operation::Put(put) => Some(put.body.as_ref()),
+                _ => None,
+            };
+            ToSeal { record: address, header, body, write_id }.seal(current)?
+        }
+    };
+    let condition = mutation.precondition.as_ref().and_then(|precondition| precondition.condition);
+    let condition = condition.map(|condition| match condition {
+        Condition::MustNotExist(wanted) => pb::precondition::Condition::MustNotExist(wanted),
+        Condition::Version(version) => pb::precondition::Condition::Version(version),
+    });
+    Ok(pb::Mutation {
+        op: op(mutation) as i32,
+        r#type: Bytes::copy_from_slice(&address.record_type),
+        record: Bytes::copy_from_slice(&address.record),
+        precondition: condition.map(|condition| pb::Precondition { condition: Some(condition) }),
+        header,
+        body,
+    })
+}
+
+fn clear_header(
+    caller: &Caller,
+    request: &CommitRequest,
+    record: &RecordRef,
+    operation: &Operation,
+) -> pb::ClearHeader {
+    let chart = request.chart.clone().unwrap_or_default();
+    let mut header = pb::ClearHeader {
+        chart_kind: chart.kind as u32,
+        chart_id: chart.id,
+        r#type: record.r#type.clone(),
+        id: record.id.clone(),
+        context: request.context.as_ref().map(clear_context),
+        principal: caller.principal.clone(),
+        ..Default::default()
+    };
+    if let Operation::Put(put) = operation {
+        header.content_type = put.content_type.clone();
+        header.clinical_date = put.clinical_date.clone();
+        header.status = put.status.clone();
+        header.author = put.author.clone();
+        header.labels = put.labels.clone();
+        header.length_bytes = put.body.len() as u64;
+    }
+    header
+}
+
+/// Over what the commit says and who says it: not the context, which may differ when a request is repeated.
+fn fingerprint(caller: &Caller, request: &CommitRequest) -> [u8; 16] {
+    let said = CommitRequest {
+        context: None,
+        request_id: String::new(),
+        chart: request.chart.clone(),
+        mutations: request.mutations.clone(),
+    };
+    let mut canonical = (caller.principal.len() as u32).to_be_bytes().to_vec();
+    canonical.extend(caller.principal.as_bytes());
+    said.encode(&mut canonical).expect("invariant: a growing buffer has room");
+    caller.tenant.fingerprint(&canonical)
+}
+
+/// What a record's newest version is, only readers are told.
+fn precondition_failed(caller: &Caller, failed: &pb::PreconditionFailed) -> GatewayError {
+    let index = failed.index;
+    match failed.wanted() {
+        pb::Wanted::Absent => GatewayError::AlreadyExists { index },
+        pb::Wanted::Present => GatewayError::NotFound { index: Some(index) },
+        pb::Wanted::Version | pb::Wanted::Unspecified => {
+            let version = if failed.deleted { 0 } else { failed.version };
+            GatewayError::VersionMismatch { index, current: caller.reads().then_some(version) }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The part of a keyed node that talks to clients: who are you, may you; seal, open; errors to gRPC status.
+//!
+//! The only place where a record is in clear, and where keys are. Must not know Raft, storage or sockets: it proposes
+//! commands and reads rows through [`Replica`], and is given authenticated connections.
+//!
+//! # Layout
+//! - [`server`]: the gRPC server with health and reflection
+//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
+//! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
+//! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
+//! - [`error`]: everything that can be answered instead
+
+pub mod access;
+mod answer;
+mod audit;
+mod charts;
+mod cluster;
+mod commit;
+pub mod error;
+mod keyring;
+mod page;
+mod read;
+mod record;
+pub mod server;
+mod tenants;
+mod validate;
+
+use std::sync::Arc;
+
+use charthold_replica::replica::Replica;
+use tokio::sync::Semaphore;
+
+use self::access::Access;
+use self::keyring::Keyring;
+use crate::seal::RootKey;
+
+/// Bytes of commits that may be under way at once, in units of 1 KiB; more are answered as overload.
+const COMMITS_KIB_MAX: usize = 64 << 10;
+
+/// What all services of a gateway share.
+pub struct Gateway {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) root: Arc<RootKey>,
+    pub(crate) keyring: Keyring,
+    pub(crate) access: Access,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) commits: Arc<Semaphore>,
+}
+
+impl Gateway {
+    pub fn new(replica: Arc<Replica>, root: RootKey, body_bytes_max: usize) -> Arc<Self> {
+        let root = Arc::new(root);
+        Arc::new(Self {
+            keyring: Keyring::new(Arc::clone(&replica), Arc::clone(&root)),
+            access: Access::new(),
+            replica,
+            root,
+            body_bytes_max,
+            commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
+        })
+    }
+
+    /// Whether this gateway's root key is the cluster's; nothing while the cluster's is not known here.
+    pub fn check_root_key(&self) -> Result<Option<()>, RootKeyMismatch> {
+        let unreadable = |error: &dyn std::fmt::Display| RootKeyMismatch(error.to_string());
+        let Some(row) = self.replica.directory().cluster().map_err(|error| unreadable(&error))? else {
+            return Ok(None);
+        };
+        let checked = self.root.root_check_open(&self.replica.cluster, &row.root_check);
+        checked.map(Some).map_err(|error| unreadable(&error))
+    }
+}
+
+/// The root key is not the cluster's: this node could seal what no other opens.
+#[derive(Debug, thiserror::Error)]
+#[error("the root key of this node is not the cluster's: {0}")]
+pub struct RootKeyMismatch(String);

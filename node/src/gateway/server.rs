@@ -1,0 +1,82 @@
+//! The gRPC server on the client port, with health and reflection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use charthold_proto::v1::FILE_DESCRIPTOR_SET;
+use charthold_proto::v1::charts_server::ChartsServer;
+use charthold_proto::v1::cluster_server::ClusterServer;
+use charthold_proto::v1::tenants_server::TenantsServer;
+use charthold_replica::all_shards;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+
+use super::Gateway;
+use super::charts::ChartsService;
+use super::cluster::ClusterService;
+use super::tenants::TenantsService;
+use crate::tls::ServiceListener;
+
+const MESSAGE_BYTES_MAX: usize = 8 << 20;
+const STREAMS_MAX: u32 = 256;
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Streams that a client resets before they are served: more, and its connection is closed (CVE-2023-44487).
+const RESETS_MAX: usize = 64;
+const WINDOW_STREAM_BYTES: u32 = 1 << 20;
+const WINDOW_CONNECTION_BYTES: u32 = 8 << 20;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Serves until `stop` is done, then lets running calls end.
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    listener: ServiceListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let watch = tokio::spawn(report_health(Arc::clone(&gateway), health));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("invariant: the descriptors were compiled with the crate");
+    let served = Server::builder()
+        .initial_stream_window_size(WINDOW_STREAM_BYTES)
+        .initial_connection_window_size(WINDOW_CONNECTION_BYTES)
+        .http2_adaptive_window(Some(false))
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(limited_charts(&gateway))
+        .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
+        .add_service(ClusterServer::new(ClusterService(Arc::clone(&gateway))))
+        .serve_with_incoming_shutdown(listener, stop)
+        .await;
+    watch.abort();
+    served
+}
+
+fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {
+    ChartsServer::new(ChartsService(Arc::clone(gateway)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Serving means: the cluster is initialized, its root key is ours, and every shard has a leader that we know.
+async fn report_health(gateway: Arc<Gateway>, health: tonic_health::server::HealthReporter) {
+    loop {
+        let keyed = matches!(gateway.check_root_key(), Ok(Some(())));
+        let led = all_shards().all(|shard| gateway.replica.leader(shard).is_some());
+        let status = if keyed && led { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", "charthold.v1.Charts", "charthold.v1.Tenants"] {
+            health.set_service_status(service, status).await;
+        }
+        health.set_service_status("charthold.v1.Cluster", ServingStatus::Serving).await;
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
+}

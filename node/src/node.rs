@@ -1,0 +1,169 @@
+//! One node: its replica, and if it is keyed its gateway, started in order and ended together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use charthold_replica::platform::Platform;
+use charthold_replica::replica::{Replica, ReplicaConfig};
+use charthold_replica::shard::config::Timing;
+use charthold_replica::shard::types::Member;
+use charthold_replica::store::StoreError;
+
+use crate::config::{Config, ConfigError};
+use crate::gateway::{Gateway, RootKeyMismatch, server};
+use crate::seal::{RootKey, RootKeyError, provider_from_uri};
+use crate::tls::{PeerTransport, ServiceLimits, ServiceListener, TlsError};
+
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// What running calls get to end at a stop.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Why a node did not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
+    #[error(transparent)]
+    OtherRootKey(#[from] RootKeyMismatch),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the peer certificate is of node {found} ({found_kind}), this node is {name} ({kind})")]
+    Certificate { found: String, found_kind: &'static str, name: String, kind: &'static str },
+    #[error("the replica of shard {shard} has stopped: {why}")]
+    ReplicaStopped { shard: u16, why: String },
+    #[error("the client port failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT, or cannot go on.
+pub async fn run(config: Config) -> Result<(), NodeError> {
+    let stop = stop_signal().map_err(NodeError::Signals)?;
+    let root = config.keys.root.as_deref().map(|uri| provider_from_uri(uri)?.load()).transpose()?;
+    let transport = PeerTransport::bind(config.listen.peer, &config.tls.peer)?;
+    let identity = transport.identity().clone();
+    check_certificate(&config, &identity)?;
+    let member = Member {
+        name: config.name.clone(),
+        site: config.site.clone(),
+        peer_address: config.advertised_peer(),
+        client_address: if root.is_some() { config.advertised_client() } else { String::new() },
+        keyed: root.is_some(),
+    };
+    let replica_config = ReplicaConfig {
+        data: config.data.clone(),
+        cluster: identity.cluster.clone(),
+        member,
+        timing: Timing {
+            heartbeat_ms: config.raft.heartbeat_ms,
+            election_min_ms: config.raft.election_min_ms,
+            election_max_ms: config.raft.election_max_ms,
+        },
+        join: config.join.clone(),
+    };
+    let replica = Replica::open(replica_config, Arc::new(transport), Platform::system()).await?;
+    tracing::info!(
+        cluster = identity.cluster,
+        node = config.name,
+        site = config.site,
+        id = %format_args!("{:016x}", replica.node_id),
+        peer = %config.listen.peer,
+        version = env!("CARGO_PKG_VERSION"),
+        "node started"
+    );
+    let ended = match root {
+        Some(root) => run_keyed(&config, &replica, root, stop).await,
+        None => tokio::select! {
+            () = stop => Ok(()),
+            stopped = watch_replica(&replica) => Err(stopped),
+        },
+    };
+    tracing::info!("stopping");
+    replica.shutdown().await;
+    ended
+}
+
+async fn run_keyed(
+    config: &Config,
+    replica: &Arc<Replica>,
+    root: RootKey,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let gateway = Gateway::new(Arc::clone(replica), root, config.limits.body_bytes_max as usize);
+    // Known already, or learnt from the leader: either way nothing is served under another root key.
+    gateway.check_root_key()?;
+    let Some(files) = &config.tls.service else { return Ok(()) };
+    let listener = ServiceListener::bind(config.listen.client, files, ServiceLimits::default())?;
+    tracing::info!(client = %listener.local_address(), "serving clients");
+    let (drain, drained) = tokio::sync::oneshot::channel::<()>();
+    let served = server::serve(Arc::clone(&gateway), listener, async {
+        let _either_way = drained.await;
+    });
+    tokio::pin!(served);
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        stopped = watch_replica(replica) => Err(stopped),
+        mismatch = watch_root_key(&gateway) => Err(mismatch.into()),
+        served = &mut served => return Ok(served?),
+    };
+    drop(drain);
+    if tokio::time::timeout(DRAIN_MAX, served).await.is_err() {
+        tracing::warn!("some calls did not end in time and were cut");
+    }
+    ended
+}
+
+/// The configuration and the certificate must speak of the same node.
+fn check_certificate(
+    config: &Config,
+    identity: &charthold_replica::peer::transport::PeerIdentity,
+) -> Result<(), NodeError> {
+    let kind = |keyed| if keyed { "keyed" } else { "keyless" };
+    let keyed = config.keys.root.is_some();
+    match identity.name == config.name && identity.keyed == keyed {
+        true => Ok(()),
+        false => Err(NodeError::Certificate {
+            found: identity.name.clone(),
+            found_kind: kind(identity.keyed),
+            name: config.name.clone(),
+            kind: kind(keyed),
+        }),
+    }
+}
+
+/// Ends when a group has stopped: a node that is half dead would only be in the way.
+async fn watch_replica(replica: &Replica) -> NodeError {
+    loop {
+        if let Some((shard, why)) = replica.stopped_group() {
+            return NodeError::ReplicaStopped { shard, why };
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// Ends when the cluster turns out to have another root key; waits for ever once it has ours.
+async fn watch_root_key(gateway: &Gateway) -> RootKeyMismatch {
+    loop {
+        match gateway.check_root_key() {
+            Err(mismatch) => return mismatch,
+            Ok(Some(())) => std::future::pending().await,
+            Ok(None) => tokio::time::sleep(WATCH_INTERVAL).await,
+        }
+    }
+}
+
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
