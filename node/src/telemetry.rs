@@ -13,6 +13,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::LogFormat;
 
+/// Openraft tells every step of an election; what an operator can act on, our own lines say.
+const OPENRAFT_QUIET: &str = "openraft=error";
 const FILTER_VARIABLES: [&str; 2] = ["CHARTHOLD_LOG", "RUST_LOG"];
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,8 @@ fn filter(default: LevelFilter) -> Result<EnvFilter, TelemetryError> {
         std::env::var(variable).ok().filter(|value| !value.is_empty()).map(|value| (variable, value))
     };
     let Some((variable, value)) = FILTER_VARIABLES.into_iter().find_map(set) else {
-        return Ok(EnvFilter::default().add_directive(default.into()));
+        let filter = EnvFilter::default().add_directive(default.into());
+        return Ok(filter.add_directive(OPENRAFT_QUIET.parse().expect("invariant: the directive is well formed")));
     };
     let builder = EnvFilter::builder().with_default_directive(default.into());
     builder.parse(value).map_err(|error| TelemetryError::BadFilter { variable, reason: error.to_string() })

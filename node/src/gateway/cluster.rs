@@ -41,9 +41,10 @@ impl Gateway {
         }
         let expected = (request.expected_nodes > 0).then_some(request.expected_nodes as usize);
         let formed = tokio::time::timeout_at(deadline.into(), self.replica.form(expected)).await;
-        let nodes = formed
-            .map_err(|_| GatewayError::OutcomeUnknown)?
-            .map_err(|error: FormError| GatewayError::CannotForm(error.to_string()))?;
+        let nodes = formed.map_err(|_| GatewayError::OutcomeUnknown)?.map_err(|error| match error {
+            FormError::Unreachable { .. } => GatewayError::NodesMissing(error.to_string()),
+            _ => GatewayError::CannotForm(error.to_string()),
+        })?;
         let command = self.init_command(principal, &request)?;
         let done = self.propose_to_directory(command, deadline).await?;
         Ok(InitResponse {

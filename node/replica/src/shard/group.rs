@@ -91,6 +91,7 @@ impl Group {
         let network = GroupNetwork::new(shard, peers);
         let raft = Raft::new(node, config, network, LogStorage::new(log), machine).await;
         let raft = raft.map_err(std::io::Error::other)?;
+        log_leaders(shard, node, &raft);
         Ok(Self { shard, node, raft, platform, log_time_ms: Mutex::new(0), progress })
     }
 
@@ -222,6 +223,29 @@ impl Group {
             tracing::warn!(shard = self.shard, %error, "a group did not stop cleanly");
         }
     }
+}
+
+/// Says who leads, whenever that changes.
+fn log_leaders(shard: ShardId, node: NodeId, raft: &Raft) {
+    let mut metrics = raft.server_metrics();
+    tokio::spawn(async move {
+        let mut known = None;
+        while metrics.changed().await.is_ok() {
+            let (leader, term) = {
+                let metrics = metrics.borrow_watched();
+                (metrics.current_leader, metrics.vote.leader_id.term)
+            };
+            if leader == known {
+                continue;
+            }
+            known = leader;
+            match leader {
+                Some(leader) if leader == node => tracing::info!(shard, term, "this node leads the shard"),
+                Some(leader) => tracing::info!(shard, term, leader = %format_args!("{leader:016x}"), "leader changed"),
+                None => tracing::info!(shard, term, "no leader is known"),
+            }
+        }
+    });
 }
 
 fn stopped(fatal: &Fatal<super::types::TypeConfig>) -> GroupError {
