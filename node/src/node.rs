@@ -65,6 +65,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
             election_max_ms: config.raft.election_max_ms,
         },
         join: config.join.clone(),
+        key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
     };
     let replica = Replica::open(replica_config, Arc::new(transport), Platform::system()).await?;
     tracing::info!(
@@ -76,6 +77,12 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         version = env!("CARGO_PKG_VERSION"),
         "node started"
     );
+    // While the gateway still serves and forwards: clients notice nothing.
+    let stop = async {
+        stop.await;
+        tracing::info!("handing over leadership");
+        replica.hand_over().await;
+    };
     let ended = match root {
         Some(root) => run_keyed(&config, &replica, root, stop).await,
         None => tokio::select! {
@@ -116,6 +123,11 @@ async fn run_keyed(
         tracing::warn!("some calls did not end in time and were cut");
     }
     ended
+}
+
+/// What nodes with the same root key say alike, so that a cluster is never formed with two; tells nothing of the key.
+fn key_check(root: &RootKey, cluster: &str) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&root.principal_token(&format!("key check {cluster}")))
 }
 
 /// The configuration and the certificate must speak of the same node.

@@ -13,8 +13,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::LogFormat;
 
-/// Openraft tells every step of an election; what an operator can act on, our own lines say.
-const OPENRAFT_QUIET: &str = "openraft=error";
+/// Openraft tells every step of an election, and of a stop; what an operator can act on, our own lines say.
+const OPENRAFT_QUIET: &str = "openraft=off";
 const FILTER_VARIABLES: [&str; 2] = ["CHARTHOLD_LOG", "RUST_LOG"];
 
 #[derive(Debug, thiserror::Error)]

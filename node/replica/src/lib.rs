@@ -17,6 +17,8 @@ pub mod platform;
 pub mod replica;
 pub mod shard;
 pub mod store;
+#[cfg(test)]
+mod testing;
 
 /// A keyed hash that stands for an id. Who does not hold the tenant's address secret can only compare it.
 pub type Token = [u8; 16];

@@ -35,6 +35,8 @@ pub struct Greeter {
     pub member: pb::Member,
     pub boot_counter: u64,
     pub boot_nonce: u64,
+    /// Opaque here: a node with the same root key says the same. Empty: a keyless node.
+    pub key_check: Bytes,
     pub admit: Admit,
     pub boots: BootRegistry,
 }
@@ -105,6 +107,7 @@ impl Greeter {
             lane: lane as i32,
             expected_node,
             refused,
+            key_check: self.key_check.clone(),
         }
     }
 
@@ -222,6 +225,7 @@ mod tests {
             member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
             boot_counter: counter,
             boot_nonce: nonce,
+            key_check: Bytes::new(),
             admit: Arc::new(|id, _| if id == 66 { Err("not a member".to_owned()) } else { Ok(()) }),
             boots: BootRegistry::new(engine, writer),
         }
@@ -241,7 +245,7 @@ mod tests {
         );
         match (call, answer) {
             (Ok(_), Ok(hello)) => {
-                assert_eq!(hello.lane(), pb::hello::Lane::Bulk);
+                assert!(hello.lane() == pb::hello::Lane::Bulk);
                 Ok(())
             }
             (_, Err(error)) | (Err(error), _) => Err(error.to_string()),

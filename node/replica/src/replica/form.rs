@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use charthold_proto::internal as pb;
+
 use super::Replica;
 use crate::NodeId;
 use crate::peer::Lane;
@@ -32,8 +34,12 @@ impl Replica {
     pub async fn form(&self, expected: Option<usize>) -> Result<Vec<(NodeId, Member)>, FormError> {
         let mut members = BTreeMap::from([(self.node_id, self.member.clone())]);
         for address in &self.join {
-            let (id, member) = self.probe(address).await?;
-            members.insert(id, member);
+            let hello = self.probe(address).await?;
+            let member = hello.member.unwrap_or_default();
+            if member.keyed && hello.key_check != self.greeter.key_check {
+                return Err(FormError::Refused(format!("node {} holds another root key than this one", member.name)));
+            }
+            members.insert(member.id, codec::member_from_pb(member));
         }
         let expected = expected.unwrap_or(self.join.len() + 1);
         if members.len() != expected {
@@ -55,7 +61,7 @@ impl Replica {
     }
 
     /// Asks an address who is there.
-    async fn probe(&self, address: &str) -> Result<(NodeId, Member), FormError> {
+    async fn probe(&self, address: &str) -> Result<pb::Hello, FormError> {
         let unreachable = |detail: String| FormError::Unreachable { address: address.to_owned(), detail };
         let dialed = async {
             let dialed = self.transport.dial(address.to_owned()).await;
@@ -65,8 +71,6 @@ impl Replica {
         };
         let limit = Instant::now() + Duration::from_secs(5);
         let hello = tokio::time::timeout_at(limit.into(), dialed).await;
-        let hello = hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)?;
-        let member = hello.member.ok_or_else(|| unreachable("it names no node".to_owned()))?;
-        Ok((member.id, codec::member_from_pb(member)))
+        hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
@@ -47,6 +48,8 @@ pub struct ReplicaConfig {
     pub timing: Timing,
     /// Peer addresses of the nodes to form a cluster with.
     pub join: Vec<String>,
+    /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
+    pub key_check: Bytes,
 }
 
 /// A node's groups, running.
@@ -92,6 +95,7 @@ impl Replica {
             member: codec::member_to_pb(node_id, &config.member),
             boot_counter: stores.data.boot_counter,
             boot_nonce: platform.random(),
+            key_check: config.key_check.clone(),
             admit: admit_members(Arc::clone(&directory)),
             boots: BootRegistry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
         });
@@ -156,6 +160,11 @@ impl Replica {
     /// The first group that has stopped, and why. A node with a stopped group is half dead: it should end.
     pub fn stopped_group(&self) -> Option<(ShardId, String)> {
         self.groups.iter().find_map(|group| Some((group.shard, group.stopped()?)))
+    }
+
+    /// Gives away what this node leads, all at once, so that its stop costs no election timeout.
+    pub async fn hand_over(&self) {
+        futures::future::join_all(self.groups.iter().map(|group| group.hand_over())).await;
     }
 
     /// Stops all groups, flushes the state.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use charthold_proto::internal as pb;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::RwLock;
@@ -16,8 +16,9 @@ use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeCon
 use crate::ShardId;
 use crate::store::state::flusher::StateStore;
 
-/// Entries of one batch: bounds what a batch holds in memory, and how long its first answer waits.
+/// Entries and bytes of one batch: bounds what a batch holds in memory, and how long its first answer waits.
 const BATCH_ENTRIES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// A group's state, as openraft drives it.
 pub struct GroupMachine {
@@ -56,6 +57,13 @@ impl GroupMachine {
     }
 }
 
+fn size_bytes_of(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
 fn to_apply(entry: Entry) -> apply::Entry {
     let payload = match entry.payload {
         EntryPayload::Blank => apply::Payload::Blank,
@@ -78,14 +86,18 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut batches = entries.ready_chunks(BATCH_ENTRIES_MAX);
-        while let Some(batch) = batches.next().await {
-            let mut responders = Vec::with_capacity(batch.len());
-            let mut entries = Vec::with_capacity(batch.len());
-            for item in batch {
+        let mut stream = entries;
+        while let Some(first) = stream.next().await {
+            let (mut entries, mut responders, mut size_bytes) = (Vec::new(), Vec::new(), 0);
+            let mut next = Some(first);
+            while let Some(item) = next {
                 let (entry, responder) = item?;
+                size_bytes += size_bytes_of(&entry);
                 entries.push(to_apply(entry));
                 responders.push(responder);
+                let full = entries.len() == BATCH_ENTRIES_MAX || size_bytes >= BATCH_BYTES_MAX;
+                // What is not there at once goes into the next batch.
+                next = if full { None } else { stream.next().now_or_never().flatten() };
             }
             let outcomes = self.apply_batch(entries)?;
             // Answers leave only now: the batch is written.

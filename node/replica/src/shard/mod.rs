@@ -14,4 +14,6 @@ pub mod machine;
 pub mod network;
 pub mod repair;
 pub mod snapshot;
+#[cfg(test)]
+mod storage_suite;
 pub mod types;

@@ -107,10 +107,15 @@ impl GroupLog {
 
     /// The newest entry, if any is left.
     pub fn last_entry(&self) -> Result<Option<Bytes>, EngineError> {
-        if let Some(entry) = self.tail.lock().entries.back() {
-            return Ok(Some(entry.clone()));
-        }
-        let last = self.engine.last(&entry_key(self.shard, 0), &entry_key(self.shard, u64::MAX))?;
+        let end = {
+            let tail = self.tail.lock();
+            if let Some(entry) = tail.entries.back() {
+                return Ok(Some(entry.clone()));
+            }
+            // What the engine still has from here on is truncated, only not written yet.
+            tail.first
+        };
+        let last = self.engine.last(&entry_key(self.shard, 0), &entry_key(self.shard, end))?;
         Ok(last.map(|(_, entry)| entry))
     }
 
@@ -128,7 +133,8 @@ impl GroupLog {
         let end = first + entries.len() as u64;
         let epoch = {
             let mut tail = self.tail.lock();
-            if tail.entries.is_empty() {
+            if tail.next_index() == 0 {
+                // The first entry of an empty log may have any index.
                 tail.first = first;
             }
             if tail.next_index() != first {
@@ -228,10 +234,9 @@ impl GroupLog {
         let read_bytes = entries.iter().map(Bytes::len).sum::<usize>();
         let tail = self.tail.lock();
         if tail.first > rest.start {
-            // Evicted since: they are in the engine now.
+            // Evicted since: they are in the engine now, but what follows them need not be.
             drop(tail);
-            let rows = self.scan(rest, bytes_max.saturating_sub(read_bytes))?;
-            entries.extend(rows.into_iter().map(|(_, entry)| entry));
+            entries.extend(self.read(rest, bytes_max.saturating_sub(read_bytes))?);
             return Ok(entries);
         }
         let mut size_bytes = read_bytes;

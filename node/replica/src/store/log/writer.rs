@@ -26,7 +26,7 @@ struct Job {
     sync: bool,
     size_bytes: usize,
     done: Done,
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// The queue to the thread. The thread ends when the last clone is dropped and the queue is done.
@@ -55,7 +55,7 @@ impl LogWriter {
         let kib = (size_bytes >> 10).clamp(1, QUEUE_KIB_MAX) as u32;
         let stopped = || EngineError::new("log", "the log thread has ended");
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| stopped())?;
-        let job = Job { ops, sync, size_bytes, done, _room: room };
+        let job = Job { ops, sync, size_bytes, done, _room: Some(room) };
         self.queue.send(job).await.map_err(|_| stopped())
     }
 
@@ -73,23 +73,15 @@ impl LogWriter {
         waiting.await.map_err(|_| EngineError::new("log", "the log thread has ended"))
     }
 
-    /// Blocks until everything queued before is durable. Not for async code.
+    /// Blocks until everything queued before is durable. Not for async code. Takes no room: writers that wait for room
+    /// would starve it, while it holds up every group.
     pub fn sync_blocking(&self) -> Result<(), EngineError> {
         let stopped = || EngineError::new("log", "the log thread has ended");
-        let room = loop {
-            match Arc::clone(&self.room).try_acquire_owned() {
-                Ok(room) => break room,
-                Err(tokio::sync::TryAcquireError::Closed) => return Err(stopped()),
-                Err(tokio::sync::TryAcquireError::NoPermits) => {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
-            }
-        };
         let (done, waiting) = oneshot::channel();
         let done: Done = Box::new(move || {
             let _waiter_gone = done.send(());
         });
-        let job = Job { ops: Vec::new(), sync: true, size_bytes: 0, done, _room: room };
+        let job = Job { ops: Vec::new(), sync: true, size_bytes: 0, done, _room: None };
         self.queue.blocking_send(job).map_err(|_| stopped())?;
         waiting.blocking_recv().map_err(|_| stopped())
     }

@@ -1,0 +1,74 @@
+//! openraft's own test suite of storage, on both pairs of engines.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+
+use super::log::LogStorage;
+use super::machine::GroupMachine;
+use super::types::TypeConfig;
+use crate::store::log::LogEngine;
+use crate::store::log::group::GroupLog;
+use crate::store::log::memory::MemoryLog;
+use crate::store::log::rocks::RocksLog;
+use crate::store::log::writer::LogWriter;
+use crate::store::state::StateEngine;
+use crate::store::state::flusher::StateStore;
+use crate::store::state::memory::MemoryState;
+use crate::store::state::rocks::RocksState;
+
+const SHARD: crate::ShardId = 1;
+
+type Built = (Guard, LogStorage, GroupMachine);
+
+/// Ends the flusher, so that the engines close; then the folder goes.
+struct Guard {
+    state: StateStore,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.state.stop();
+    }
+}
+
+fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: Option<tempfile::TempDir>) -> Built {
+    let writer = LogWriter::start(Arc::clone(&log), None).unwrap();
+    let state = StateStore::start(state, writer.clone()).unwrap();
+    let machine = GroupMachine::open(SHARD, state.clone()).unwrap();
+    let log = LogStorage::new(GroupLog::open(SHARD, log, writer).unwrap());
+    (Guard { state, _folder: folder }, log, machine)
+}
+
+struct Memory;
+
+impl StoreBuilder<TypeConfig, LogStorage, GroupMachine, Guard> for Memory {
+    async fn build(&self) -> Result<Built, StorageError<TypeConfig>> {
+        Ok(build(Arc::new(MemoryLog::default()), Arc::new(MemoryState::default()), None))
+    }
+}
+
+struct Rocks;
+
+impl StoreBuilder<TypeConfig, LogStorage, GroupMachine, Guard> for Rocks {
+    async fn build(&self) -> Result<Built, StorageError<TypeConfig>> {
+        let folder = tempfile::tempdir().unwrap();
+        let log = RocksLog::open(&folder.path().join("log")).unwrap();
+        let state = RocksState::open(&folder.path().join("state")).unwrap();
+        Ok(build(Arc::new(log), Arc::new(state), Some(folder)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_passes_openrafts_suite() {
+    Suite::test_all(Memory).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rocksdb_passes_openrafts_suite() {
+    Suite::test_all(Rocks).await.unwrap();
+}
