@@ -86,7 +86,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut stream = entries;
+        let mut stream = entries.fuse();
         while let Some(first) = stream.next().await {
             let (mut entries, mut responders, mut size_bytes) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);

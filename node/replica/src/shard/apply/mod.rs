@@ -10,6 +10,8 @@ mod commit;
 pub mod merkle;
 pub mod overlay;
 pub mod recorder;
+#[cfg(test)]
+mod scripts;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;

@@ -1,0 +1,136 @@
+//! A script's lines to log entries.
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use pb::mutation::Op;
+use pb::precondition::Condition;
+
+use super::super::Payload;
+use crate::shard::command::{Command, stamp};
+use crate::testing::{commit, ensure_key, mutation, request_id, token};
+
+/// What a line does not say.
+pub struct Defaults {
+    pub at: u64,
+    pub slot: crate::Slot,
+}
+
+/// A line's words; `name=value` are options, wherever they stand.
+struct Words<'a> {
+    words: std::vec::IntoIter<&'a str>,
+    options: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Words<'a> {
+    fn new(line: &'a str) -> Self {
+        let (options, words) = line.split_whitespace().partition::<Vec<_>, _>(|word| word.contains('='));
+        Self { words: words.into_iter(), options: options.iter().filter_map(|word| word.split_once('=')).collect() }
+    }
+
+    fn next(&mut self) -> &'a str {
+        self.words.next().expect("a further word")
+    }
+
+    fn option(&self, name: &str) -> Option<&'a str> {
+        self.options.iter().find(|(found, _)| *found == name).map(|(_, value)| *value)
+    }
+
+    fn request_id(&mut self, defaults: &Defaults) -> (Bytes, Bytes) {
+        let name = self.next();
+        let made_at = self.option("made").map_or(defaults.at, |made| made.parse().unwrap());
+        let print = self.option("print").unwrap_or(name);
+        (Bytes::copy_from_slice(&request_id(name, made_at)), Bytes::from(print.to_owned()))
+    }
+
+    fn token(&mut self) -> Bytes {
+        Bytes::copy_from_slice(&token(self.next()))
+    }
+}
+
+pub fn payload(line: &str, defaults: &Defaults) -> Payload {
+    let (head, mutations) = line.split_once(": ").unwrap_or((line, ""));
+    let mut words = Words::new(head);
+    let event = Bytes::from_static(b"sealed event");
+    let command = match words.next() {
+        "blank" => return Payload::Blank,
+        "raw" => return Payload::Command(unhex(words.next())),
+        "key" => Command::EnsureChartKey(ensure_key(words.option("chart").unwrap_or("a"), words.next())),
+        "commit" => {
+            let (id, fingerprint) = words.request_id(defaults);
+            let chart = words.option("chart").unwrap_or("a");
+            let mutations = mutations.split(", ").filter(|part| !part.is_empty()).map(parse_mutation).collect();
+            let made = commit([0; 16], chart, words.option("key").unwrap_or("k1"), mutations);
+            Command::Commit(pb::Commit { request_id: id, fingerprint, ..made })
+        }
+        "init" => {
+            let (request_id, fingerprint) = words.request_id(defaults);
+            let (cluster, root_check) = ("c".to_owned(), Bytes::from_static(b"root check"));
+            let grant = Some(grant(Bytes::from_static(&[0; 16]), words.token()));
+            let shards = Vec::new();
+            let audit_event = event;
+            Command::InitCluster(pb::InitCluster {
+                request_id,
+                cluster,
+                root_check,
+                shards,
+                grant,
+                audit_event,
+                fingerprint,
+            })
+        }
+        "tenant" => {
+            let (request_id, fingerprint) = words.request_id(defaults);
+            let name = words.next();
+            let key = |kind: &str| Bytes::from(format!("{kind} of {name}"));
+            Command::PutTenant(pb::PutTenant {
+                request_id,
+                tenant: Bytes::copy_from_slice(&token(words.option("uid").unwrap_or(name))),
+                sealed_name: key("name"),
+                tenant_key: key("key"),
+                audit_key: key("audit key"),
+                address_secret: key("secret"),
+                audit_event: event,
+                fingerprint,
+            })
+        }
+        "grant" => {
+            let (request_id, fingerprint) = words.request_id(defaults);
+            let grant = Some(grant(words.token(), words.token()));
+            Command::PutGrant(pb::PutGrant { request_id, grant, audit_event: event, fingerprint })
+        }
+        "ungrant" => {
+            let (request_id, fingerprint) = words.request_id(defaults);
+            let (tenant, principal) = (words.token(), words.token());
+            Command::RemoveGrant(pb::RemoveGrant { request_id, tenant, principal, audit_event: event, fingerprint })
+        }
+        unknown => panic!("unknown entry {unknown}"),
+    };
+    Payload::Command(stamp(&command.encode(defaults.slot), defaults.at).unwrap())
+}
+
+fn grant(tenant: Bytes, principal: Bytes) -> pb::Grant {
+    pb::Grant { tenant, principal, sealed_grant: Bytes::from_static(b"sealed grant") }
+}
+
+fn parse_mutation(text: &str) -> pb::Mutation {
+    let mut words = text.split_whitespace();
+    let op = match words.next() {
+        Some("put") => Op::Put,
+        Some("delete") => Op::Delete,
+        Some("check") => Op::Check,
+        Some("unspecified") => Op::Unspecified,
+        other => panic!("unknown mutation {other:?}"),
+    };
+    let record = words.next().expect("a record");
+    let condition = words.next().map(|word| match word.strip_prefix('=') {
+        Some(version) => Condition::Version(version.parse().unwrap()),
+        None if word == "absent" => Condition::MustNotExist(true),
+        None => panic!("unknown precondition {word}"),
+    });
+    mutation(op, record, condition)
+}
+
+fn unhex(text: &str) -> Bytes {
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}

@@ -1,0 +1,126 @@
+//! Answers and rows as a script shows them.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use pb::outcome::Result as Answer;
+use prost::Message;
+
+use super::super::Progress;
+use super::super::merkle::{Frontier, Hash};
+use super::super::recorder::leaf_of;
+use crate::store::state::memory::MemoryState;
+use crate::store::state::{StateEngine, Table};
+use crate::store::table::{after_prefix, chart, grant, key, ledger, ledger_by_chart, request, tenant, version};
+use crate::testing::name_of;
+
+fn rows(state: &MemoryState, table: Table) -> Vec<(Vec<u8>, Bytes)> {
+    state.scan(table, &[], &after_prefix(&[]), usize::MAX, usize::MAX).unwrap()
+}
+
+fn lines<T>(state: &MemoryState, table: Table, mut line: impl FnMut(Vec<u8>, T) -> String) -> String
+where
+    T: Message + Default,
+{
+    let lines = rows(state, table).into_iter().map(|(key, row)| line(key, T::decode(row).unwrap()) + "\n");
+    lines.collect::<String>()
+}
+
+pub fn outcome(outcome: &pb::Outcome) -> String {
+    let Some(answer) = &outcome.result else { return "nothing\n".to_owned() };
+    answer_line(answer) + "\n"
+}
+
+fn answer_line(answer: &Answer) -> String {
+    match answer {
+        Answer::Committed(done) => format!("committed seq={} versions={:?}", done.seq, done.versions),
+        Answer::PreconditionFailed(failed) => {
+            let deleted = if failed.deleted { " deleted" } else { "" };
+            let (seq, index, version) = (failed.seq, failed.index, failed.version);
+            let wanted = failed.wanted().as_str_name().to_lowercase();
+            format!("failed seq={seq}: wanted {wanted} at {index}, found {version}{deleted}")
+        }
+        Answer::ChartKey(key) => format!("key {} ({})", name_of(&key.key_id), name_of(&key.wrapped_key)),
+        Answer::Refused(refused) => refused.reason().as_str_name().to_lowercase().replace('_', " "),
+        Answer::Done(done) => format!("done seq={}", done.seq),
+    }
+}
+
+pub fn records(state: &MemoryState) -> String {
+    lines(state, Table::Version, |key, row: version::Row| {
+        let key = version::Key::decode(&key).unwrap();
+        let record = key.record;
+        let (of_chart, of_type, name) =
+            (name_of(&record.chart.chart), name_of(&record.record_type), name_of(&record.record));
+        let tombstone = if row.tombstone { " deleted" } else { "" };
+        let (request, index) = row.write_id.split_at(16);
+        let write = format!("{}/{}", name_of(&request[6..]), index[1]);
+        format!("{of_chart} {of_type}/{name} v{}{tombstone} seq={} write={write}", key.version, row.seq)
+    })
+}
+
+pub fn charts(state: &MemoryState) -> String {
+    let charts = lines(state, Table::Chart, |key, row: chart::Row| {
+        let address = chart::decode(&key).unwrap();
+        let state = row.state().as_str_name().to_lowercase();
+        format!("slot {} {} {state} since={} key={}", address.slot, name_of(&address.chart), row.at_seq, name_of(&row.key_id))
+    });
+    let keys = rows(state, Table::Key).into_iter().map(|(key, wrapped)| {
+        let key = key::Key::decode(&key).unwrap();
+        format!("{} {}: {}\n", name_of(&key.chart.chart), name_of(&key.key_id), name_of(&wrapped))
+    });
+    charts + &keys.collect::<String>()
+}
+
+pub fn requests(state: &MemoryState) -> String {
+    lines(state, Table::Request, |key, row: request::Row| {
+        let id = request::Key::decode(&key).unwrap().request_id;
+        let (name, print) = (name_of(&id[6..]), name_of(&row.fingerprint));
+        format!("{name} print={print}: {}", answer_line(&row.outcome.unwrap().result.unwrap()))
+    })
+}
+
+/// The rows, and whether the tree that apply keeps is the one over their leaves.
+pub fn ledger(state: &MemoryState, shard: crate::ShardId, progress: &Progress) -> String {
+    let mut frontier = Frontier::default();
+    let text = lines(state, Table::Ledger, |key, row: ledger::Row| {
+        let key = ledger::Key::decode(&key).unwrap();
+        assert_eq!(key.shard, shard);
+        assert_eq!(row.leaf_hash, leaf_of(&row).to_vec(), "the leaf is the row's");
+        frontier.push(Hash::try_from(row.leaf_hash.as_ref()).unwrap());
+        let mut line = format!("{} at={} {} {}:", key.seq, row.log_time_ms, name_of(&row.request_id[6..]), name_of(&row.chart));
+        for mutation in &row.mutations {
+            let (of_type, name) = (name_of(&mutation.r#type), name_of(&mutation.record));
+            let hashed = if mutation.envelopes_sha256.is_empty() { "" } else { "+" };
+            write!(line, " op{} {of_type}/{name} v{}{hashed}", mutation.op, mutation.version).unwrap();
+        }
+        let answer = row.outcome.unwrap().result.unwrap();
+        format!("{line} → {}", answer_line(&answer))
+    });
+    let same = if frontier.root() == progress.frontier.root() { "is" } else { "IS NOT" };
+    let by_chart = rows(state, Table::LedgerByChart).into_iter().map(|(key, _)| {
+        let key = ledger_by_chart::Key::decode(&key).unwrap();
+        format!(" {}:{}", name_of(&key.chart.chart), key.seq)
+    });
+    format!("{text}by chart:{}\nthe root {same} that of these {} rows\n", by_chart.collect::<String>(), progress.seq)
+}
+
+pub fn directory(state: &MemoryState) -> String {
+    let clusters = lines(state, Table::Cluster, |_, row: pb::ClusterRow| format!("cluster {}", row.cluster));
+    let tenants = lines(state, Table::Tenant, |key, row: tenant::Row| {
+        let uid = name_of(&tenant::decode(&key).unwrap());
+        format!("tenant {uid}: {}, at={}", name_of(&row.sealed_name), row.log_time_ms)
+    });
+    let grants = lines(state, Table::Grant, |key, row: grant::Row| {
+        let key = grant::Key::decode(&key).unwrap();
+        format!("grant [{}] {} at={}", name_of(&key.tenant), name_of(&key.principal), row.log_time_ms)
+    });
+    clusters + &tenants + &grants
+}
+
+pub fn progress(progress: &Progress) -> String {
+    let index = progress.log_id.map_or(0, |log_id| log_id.index);
+    let roots = progress.recent_roots().iter().map(|(seq, _)| *seq).collect::<Vec<_>>();
+    format!("index={index} seq={} time={} roots at {roots:?}\n", progress.seq, progress.log_time_ms)
+}
