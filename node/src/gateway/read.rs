@@ -7,6 +7,7 @@ use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef, GetRequest, GetResponse, HistoryRequest,
     HistoryResponse, ListRequest, ListResponse, ReadChartRequest, ReadChartResponse,
 };
+use charthold_replica::store::table::version;
 use tokio::sync::mpsc;
 
 use super::Gateway;
@@ -208,13 +209,19 @@ impl Gateway {
         next: Option<Vec<u8>>,
     ) -> Result<(ReadChartResponse, Option<Vec<u8>>), GatewayError> {
         let page = self.replica.rows().chart(&chart.address, None, next, seq, STREAM_PAGE_ROWS, STREAM_PAGE_BYTES)?;
-        let records = page.versions.iter().map(|stored| self.open_record(chart, None, stored));
-        let response = ReadChartResponse {
-            answer: self.answer(chart.shard(), seq),
-            records: records.collect::<Result<_, _>>()?,
-            complete: page.next.is_none(),
-        };
-        Ok((response, page.next))
+        // What is small when sealed may be large in clear: the page ends where its clear bytes do, too.
+        let (mut records, mut size_bytes, mut next) = (Vec::new(), 0, page.next);
+        for stored in &page.versions {
+            let record = self.open_record(chart, None, stored)?;
+            size_bytes += record.body.len();
+            if size_bytes > STREAM_PAGE_BYTES && !records.is_empty() {
+                next = Some(version::Key { record: stored.record, version: stored.version }.encode());
+                break;
+            }
+            records.push(record);
+        }
+        let answer = self.answer(chart.shard(), seq);
+        Ok((ReadChartResponse { answer, records, complete: next.is_none() }, next))
     }
 }
 
