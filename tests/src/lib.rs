@@ -1,1 +1,13 @@
+//! What the integration tests share: clusters of real processes, and the patients in `fixtures/`.
+//!
+//! Owns: starting, killing and asking clusters; finding the program under test. It must not know any test. Nodes are
+//! set up as an operator would set them up, with the program's own files, certificates and commands: there is no back
+//! door into one.
+//!
+//! Everything here panics with a clear text when something is wrong: it runs in tests only.
 
+#![allow(clippy::unwrap_used)]
+
+pub mod canary;
+pub mod harness;
+pub mod patients;

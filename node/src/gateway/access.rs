@@ -1,7 +1,9 @@
 //! Principals and grants: who is calling, and may they.
 //!
 //! Identity comes from the certificate's URI SAN alone; rights from grants in the directory. A grant that this node has
-//! not applied yet is looked for behind a read barrier before a caller is denied, so that a grant works at once.
+//! not applied yet is looked for behind a read barrier before a caller is denied, so that a grant works at once. A grant
+//! that it has is believed while the directory was confirmed lately ([`super::server`] does so every second), so that a
+//! removed one stops working everywhere within seconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use charthold_proto::v1::Role;
 use charthold_replica::DIRECTORY;
 use charthold_replica::store::table::grant;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use prost::Message;
 use tonic::Extensions;
 
@@ -22,6 +25,8 @@ use crate::tls::{ClientIdentity, Principal};
 /// How long a grant is believed: the longest that a removed one still works on another gateway.
 const BELIEVED: Duration = Duration::from_secs(2);
 const PRINCIPALS_MAX: u64 = 10_000;
+/// How long after a barrier of the directory this node's grants are believed without another.
+const CURRENT_FOR: Duration = Duration::from_secs(5);
 
 /// The tenant of the operators' grants.
 pub const NO_TENANT: Token = [0; 16];
@@ -29,11 +34,25 @@ pub const NO_TENANT: Token = [0; 16];
 /// What was found of principals lately.
 pub struct Access {
     roles: Cache<String, Arc<Vec<Role>>>,
+    /// When this node last had all of the directory.
+    current_at: Mutex<Option<Instant>>,
 }
 
 impl Access {
     pub fn new() -> Self {
-        Self { roles: Cache::builder().max_capacity(PRINCIPALS_MAX).time_to_live(BELIEVED).build() }
+        let roles = Cache::builder().max_capacity(PRINCIPALS_MAX).time_to_live(BELIEVED).build();
+        Self { roles, current_at: Mutex::new(None) }
+    }
+
+    /// A barrier of the directory has passed, begun at `at`.
+    pub fn note_current(&self, at: Instant) {
+        *self.current_at.lock() = Some(at);
+    }
+
+    /// Whether this node's directory is new enough to believe a grant that it has: one removed meanwhile must not
+    /// work on, on a node that is cut off from the directory.
+    fn is_current(&self) -> bool {
+        self.current_at.lock().is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }
 
     /// After a change that this gateway made.
@@ -152,10 +171,13 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Arc<Vec<Role>>, GatewayError> {
         let uri = principal.uri();
-        if let Some(roles) = self.access.roles.get(&uri) {
+        if let Some(roles) = self.access.roles.get(&uri).filter(|roles| enough(roles)) {
             return Ok(roles);
         }
-        let mut roles = self.read_roles(principal, deadline).await?;
+        let mut roles = match self.access.is_current() {
+            true => self.read_roles(principal, deadline).await?,
+            false => Vec::new(),
+        };
         if !enough(&roles) {
             self.replica.barrier(DIRECTORY, deadline).await?;
             roles = self.read_roles(principal, deadline).await?;

@@ -10,6 +10,8 @@ use super::Gateway;
 
 /// A call without a deadline of its own.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// A longer one is cut to this: what waits longer holds room that others need.
+const DEADLINE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The gateway gives up a little before the caller does, so that its answer says what is known.
 const HEADROOM: Duration = Duration::from_millis(50);
 
@@ -32,7 +34,7 @@ fn position(shard: ShardId, seq: u64) -> String {
 /// When a call must be answered.
 pub fn deadline(metadata: &MetadataMap) -> Instant {
     let given = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-    let limit = given.unwrap_or(DEADLINE_DEFAULT);
+    let limit = given.unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX);
     Instant::now() + limit.saturating_sub(HEADROOM.min(limit / 4))
 }
 

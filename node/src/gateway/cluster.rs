@@ -75,7 +75,7 @@ impl Gateway {
                 sealed_grant: self.seal_grant(&place, &clear)?,
             }),
             audit_event: self.seal_directory_event(&event, &NO_TENANT, &request_id)?,
-            fingerprint: self.directory_fingerprint(&uri, &InitRequest::default()),
+            fingerprint: self.directory_fingerprint("Init", &uri, &InitRequest::default()),
         }))
     }
 

@@ -8,7 +8,7 @@
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
-//! - [`error`]: everything that can be answered instead
+//! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
 
 pub mod access;
 mod answer;
@@ -18,6 +18,7 @@ mod cluster;
 mod commit;
 pub mod error;
 mod keyring;
+mod malformed;
 mod page;
 mod read;
 mod record;

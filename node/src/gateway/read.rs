@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef, GetRequest, GetResponse, HistoryRequest,
-    HistoryResponse, ListRequest, ListResponse, ReadChartRequest, ReadChartResponse,
+    HistoryResponse, ListRequest, ListResponse, ReadChartRequest, ReadChartResponse, RecordRef,
 };
+use charthold_replica::replica::rows::StoredVersion;
 use charthold_replica::store::table::version;
 use tokio::sync::mpsc;
 
@@ -42,12 +43,23 @@ impl Gateway {
         let seq = self.replica.barrier(chart.shard(), deadline).await?;
         let address = chart.record(&record);
         let found = match request.version {
-            0 => self.replica.rows().newest(&address, seq)?.filter(|stored| !stored.row.tombstone),
+            0 => self.newest(&chart, &record, seq)?,
             version => self.replica.rows().version(&address, version)?,
         };
         let stored = found.ok_or(GatewayError::NotFound { index: None })?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
         Ok(GetResponse { answer: self.answer(chart.shard(), seq), record: Some(record) })
+    }
+
+    /// A record's newest version, nothing if it is deleted. That it is deleted must be said by its own envelope: a
+    /// replica's word for it is not enough.
+    fn newest(&self, chart: &Chart, record: &RecordRef, seq: u64) -> Result<Option<StoredVersion>, GatewayError> {
+        let Some(stored) = self.replica.rows().newest(&chart.record(record), seq)? else { return Ok(None) };
+        if stored.row.tombstone {
+            self.open_header(chart, Some(record), &stored)?;
+            return Ok(None);
+        }
+        Ok(Some(stored))
     }
 
     pub(super) async fn batch_get(
@@ -70,8 +82,7 @@ impl Gateway {
         let seq = self.replica.barrier(chart.shard(), deadline).await?;
         let (mut results, mut size_bytes) = (Vec::with_capacity(count), 0);
         for record in &request.records {
-            let stored = self.replica.rows().newest(&chart.record(record), seq)?;
-            let stored = stored.filter(|stored| !stored.row.tombstone);
+            let stored = self.newest(&chart, record, seq)?;
             let opened = stored.map(|stored| self.open_record(&chart, Some(record), &stored)).transpose()?;
             size_bytes += opened.as_ref().map_or(0, |record| record.body.len());
             if size_bytes > PAGE_BYTES_MAX && !results.is_empty() {
@@ -113,9 +124,10 @@ impl Gateway {
             PAGE_BYTES_MAX,
         )?;
         let headers = page.versions.iter().map(|stored| self.open_header(&chart, None, stored));
+        let headers = headers.collect::<Result<Vec<_>, _>>()?;
         Ok(ListResponse {
             answer: self.answer(chart.shard(), as_of_seq),
-            headers: headers.collect::<Result<_, _>>()?,
+            headers: headers.into_iter().filter(|header| !header.deleted).collect(),
             next_page_token: self.next_token(&place, "List", &query, as_of_seq, page.next)?,
         })
     }
@@ -213,6 +225,9 @@ impl Gateway {
         let (mut records, mut size_bytes, mut next) = (Vec::new(), 0, page.next);
         for stored in &page.versions {
             let record = self.open_record(chart, None, stored)?;
+            if stored.row.tombstone {
+                continue;
+            }
             size_bytes += record.body.len();
             if size_bytes > STREAM_PAGE_BYTES && !records.is_empty() {
                 next = Some(version::Key { record: stored.record, version: stored.version }.encode());

@@ -1,19 +1,21 @@
 //! The gRPC server on the client port, with health and reflection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use charthold_proto::v1::FILE_DESCRIPTOR_SET;
 use charthold_proto::v1::charts_server::ChartsServer;
 use charthold_proto::v1::cluster_server::ClusterServer;
 use charthold_proto::v1::tenants_server::TenantsServer;
-use charthold_replica::all_shards;
+use charthold_replica::{DIRECTORY, all_shards};
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
+use tower::util::MapResponseLayer;
 
 use super::Gateway;
 use super::charts::ChartsService;
 use super::cluster::ClusterService;
+use super::malformed;
 use super::tenants::TenantsService;
 use crate::tls::ServiceListener;
 
@@ -26,7 +28,10 @@ const WINDOW_STREAM_BYTES: u32 = 1 << 20;
 const WINDOW_CONNECTION_BYTES: u32 = 8 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// A connection is closed after this, and the client makes another: with the certificate that it has then.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60 * 60);
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+const HEALTH_BARRIER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until `stop` is done, then lets running calls end.
 pub async fn serve(
@@ -50,6 +55,8 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_connection_age(CONNECTION_AGE_MAX)
+        .layer(MapResponseLayer::new(malformed::explain))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited_charts(&gateway))
@@ -67,16 +74,22 @@ fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Serving means: the cluster is initialized, its root key is ours, and every shard has a leader that we know.
+/// Serving means: the cluster is initialized, its root key is ours, and every shard just answered a read barrier.
 async fn report_health(gateway: Arc<Gateway>, health: tonic_health::server::HealthReporter) {
+    health.set_service_status("charthold.v1.Cluster", ServingStatus::Serving).await;
     loop {
+        let began = Instant::now();
+        let barriers = all_shards().map(|shard| gateway.replica.barrier(shard, began + HEALTH_BARRIER_MAX));
+        let passed = futures::future::join_all(barriers).await;
+        if passed[usize::from(DIRECTORY)].is_ok() {
+            gateway.access.note_current(began);
+        }
         let keyed = matches!(gateway.check_root_key(), Ok(Some(())));
-        let led = all_shards().all(|shard| gateway.replica.leader(shard).is_some());
-        let status = if keyed && led { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let serves = keyed && passed.iter().all(Result::is_ok);
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in ["", "charthold.v1.Charts", "charthold.v1.Tenants"] {
             health.set_service_status(service, status).await;
         }
-        health.set_service_status("charthold.v1.Cluster", ServingStatus::Serving).await;
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }
 }

@@ -45,10 +45,9 @@ impl Gateway {
     }
 
     /// Tells a repeated request of the directory from a reuse of its id.
-    pub(super) fn directory_fingerprint(&self, principal: &str, said: &impl Message) -> Bytes {
-        let mut canonical = said.encode_to_vec();
-        canonical.extend(principal.as_bytes());
-        let token = self.root.principal_token(&format!("fingerprint {}", hex::encode(canonical)));
+    pub(super) fn directory_fingerprint(&self, method: &str, principal: &str, said: &impl Message) -> Bytes {
+        let said = hex::encode(said.encode_to_vec());
+        let token = self.root.principal_token(&format!("fingerprint {method} {said} {principal}"));
         Bytes::copy_from_slice(&token)
     }
 
@@ -80,7 +79,7 @@ impl Gateway {
             audit_key: wrapped.audit_key,
             address_secret: wrapped.address_secret,
             audit_event: self.seal_directory_event(&event, &uid, &request_id)?,
-            fingerprint: self.directory_fingerprint(principal, &said),
+            fingerprint: self.directory_fingerprint("CreateTenant", principal, &said),
         });
         let done = self.propose_to_directory(command, deadline).await?;
         let tenant =
@@ -171,7 +170,7 @@ impl Gateway {
                 sealed_grant: self.seal_grant(&place, &clear)?,
             }),
             audit_event,
-            fingerprint: self.directory_fingerprint(&granter.uri(), &said),
+            fingerprint: self.directory_fingerprint("AddGrant", &granter.uri(), &said),
         });
         let done = self.propose_to_directory(command, deadline).await?;
         self.access.forget(&grantee.uri());
@@ -196,7 +195,7 @@ impl Gateway {
             tenant: Bytes::copy_from_slice(&key.tenant),
             principal: Bytes::copy_from_slice(&key.principal),
             audit_event,
-            fingerprint: self.directory_fingerprint(&granter.uri(), &said),
+            fingerprint: self.directory_fingerprint("RemoveGrant", &granter.uri(), &said),
         });
         let done = self.propose_to_directory(command, deadline).await?;
         self.access.forget(&grantee.uri());

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::{CertificateError, OtherError, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -118,10 +118,19 @@ async fn accept_all(
                     // The receiver is gone when its owner shuts down; the connection then closes with it.
                     let _ = finished.send(Accepted { stream, leaf, place }).await;
                 }
-                Err(error) => debug!(%remote, %error, "handshake failed"),
+                Err(error) => debug!(%remote, error = reason(&error), "handshake failed"),
             }
             drop(turn);
         });
+    }
+}
+
+/// Rustls shows what our own verifier said as a name only; its words are what helps.
+fn reason(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(said)))) => said.to_string(),
+        _ => error.to_string(),
     }
 }
 

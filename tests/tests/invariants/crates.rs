@@ -26,8 +26,28 @@ const REPLICA_MAY_NAME: [&str; 15] = [
 
 /// Parts of names of crates that encrypt, agree on keys, or speak to clients.
 const NOT_BELOW: [&str; 22] = [
-    "aead", "aes", "aws-lc", "boring", "chacha", "cipher", "ctr", "ghash", "gcm", "hkdf", "hmac", "hyper", "native-tls",
-    "openssl", "poly1305", "rcgen", "ring", "rustls", "salsa", "sodium", "tonic", "x25519",
+    "aead",
+    "aes",
+    "aws-lc",
+    "boring",
+    "chacha",
+    "cipher",
+    "ctr",
+    "ghash",
+    "gcm",
+    "hkdf",
+    "hmac",
+    "hyper",
+    "native-tls",
+    "openssl",
+    "poly1305",
+    "rcgen",
+    "ring",
+    "rustls",
+    "salsa",
+    "sodium",
+    "tonic",
+    "x25519",
 ];
 
 fn manifest(folder: &str) -> toml::Table {

@@ -54,12 +54,52 @@ macro_rules! public_messages {
 }
 
 public_messages![
-    AddGrantRequest, AddGrantResponse, AnswerContext, BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef,
-    Check, CommitRequest, CommitResponse, CreateTenantRequest, CreateTenantResponse, Delete, FollowerLag, GetRequest,
-    GetResponse, Grant, HistoryRequest, HistoryResponse, InitRequest, InitResponse, LeaderHint, ListGrantsRequest,
-    ListGrantsResponse, ListRequest, ListResponse, ListTenantsRequest, ListTenantsResponse, Mutation, NodeInfo,
-    Precondition, Put, ReadChartRequest, ReadChartResponse, Record, RecordHeader, RecordRef, RemoveGrantRequest,
-    RemoveGrantResponse, RequestContext, Root, ShardStatus, StatusRequest, StatusResponse, Tenant, TopologyRequest,
+    AddGrantRequest,
+    AddGrantResponse,
+    AnswerContext,
+    BatchGetRequest,
+    BatchGetResponse,
+    BatchGetResult,
+    ChartRef,
+    Check,
+    CommitRequest,
+    CommitResponse,
+    CreateTenantRequest,
+    CreateTenantResponse,
+    Delete,
+    FollowerLag,
+    GetRequest,
+    GetResponse,
+    Grant,
+    HistoryRequest,
+    HistoryResponse,
+    InitRequest,
+    InitResponse,
+    LeaderHint,
+    ListGrantsRequest,
+    ListGrantsResponse,
+    ListRequest,
+    ListResponse,
+    ListTenantsRequest,
+    ListTenantsResponse,
+    Mutation,
+    NodeInfo,
+    Precondition,
+    Put,
+    ReadChartRequest,
+    ReadChartResponse,
+    Record,
+    RecordHeader,
+    RecordRef,
+    RemoveGrantRequest,
+    RemoveGrantResponse,
+    RequestContext,
+    Root,
+    ShardStatus,
+    StatusRequest,
+    StatusResponse,
+    Tenant,
+    TopologyRequest,
     TopologyResponse,
 ];
 
@@ -119,7 +159,7 @@ fn keys_clear_text_and_records_cannot_be_shown_or_serialized() {
 }
 
 /// One word for whatever must not come out.
-const CANARY: &str = "Zsoldos";
+const CANARY: &str = "Quillfeather";
 
 #[track_caller]
 fn is_silent(shown: &dyn std::fmt::Debug) {
@@ -172,7 +212,7 @@ fn debug_of_the_clients_types_tells_nothing() {
 
 #[test]
 fn debug_of_what_seals_tells_nothing() {
-    let key_bytes: [u8; 32] = *b"Zsoldos Zsoldos Zsoldos Zsoldos ";
+    let key_bytes: [u8; 32] = *b"Quillfeather Quillfeather Quillf";
     let key = seal::Key::from_bytes(&key_bytes);
     is_silent(&seal::Clear::from(CANARY.as_bytes().to_vec()));
     is_silent(&key);
@@ -203,7 +243,8 @@ fn the_gateway_derives_debug_only_where_it_was_looked_at() {
     let mut found = Vec::new();
     for source in under("node/src/gateway") {
         let lines: Vec<&str> = source.code.lines().map(str::trim).collect();
-        for (index, _) in lines.iter().enumerate().filter(|(_, it)| it.starts_with("#[derive(") && it.contains("Debug")) {
+        for (index, _) in lines.iter().enumerate().filter(|(_, it)| it.starts_with("#[derive(") && it.contains("Debug"))
+        {
             let item = lines[index + 1..].iter().find(|line| !line.starts_with("#[")).unwrap();
             found.push((source.path.clone(), item.split(['(', '{', '<']).next().unwrap().trim().to_owned()));
         }

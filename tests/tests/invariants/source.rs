@@ -75,8 +75,9 @@ fn whole_tests(paths: &[PathBuf]) -> Vec<PathBuf> {
 
 fn read(path: &Path) -> Source {
     let text = std::fs::read_to_string(path).unwrap();
+    // Comments first: what looks like an item's end may stand in a text.
     let code = without_tests(&without_comments(&text));
-    let tests = without_tests(&text).lines().filter(|line| *line == TEST_LINE).count();
+    let tests = code.lines().filter(|line| *line == TEST_LINE).count();
     let path = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
     Source { path, lines: text.lines().count() - tests, code: code.replace(TEST_LINE, "") }
 }
@@ -87,16 +88,18 @@ const TEST_LINE: &str = "\u{1}";
 /// Cuts items that are compiled for tests only: from the attribute to the end of the item at the same indentation.
 fn without_tests(text: &str) -> String {
     let mut kept = Vec::new();
-    let mut ends_with: Option<String> = None;
+    // How the item under way ends, and whether its first line is still to come: that one may be all of it.
+    let mut under_way: Option<(String, bool)> = None;
     for line in text.lines() {
-        if let Some(end) = &ends_with {
-            let one_line = line.starts_with(end.trim_end_matches('}')) && line.ends_with(';');
-            if line == end.as_str() || (one_line && indentation(line) == end.len() - 1) {
-                ends_with = None;
+        if let Some((end, at_start)) = &mut under_way {
+            let whole_item = *at_start && line.ends_with(';');
+            *at_start &= line.trim_start().starts_with("#[");
+            if line == end.as_str() || whole_item {
+                under_way = None;
             }
             kept.push(TEST_LINE);
         } else if line.trim_start().starts_with("#[cfg(test)]") {
-            ends_with = Some(format!("{}}}", " ".repeat(indentation(line))));
+            under_way = Some((format!("{}}}", " ".repeat(indentation(line))), true));
             kept.push(TEST_LINE);
         } else {
             kept.push(line);

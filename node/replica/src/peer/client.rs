@@ -225,6 +225,7 @@ impl Drop for LaneClient {
         self.keeper.abort();
         if let Some(connection) = self.current.borrow().as_ref() {
             connection.outbox.close();
+            connection.pending.lock().clear();
         }
     }
 }

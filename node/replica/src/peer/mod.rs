@@ -12,6 +12,8 @@ pub mod frame;
 pub mod hello;
 mod outbox;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 
 use std::time::Duration;

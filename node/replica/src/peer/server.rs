@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use super::frame::{Kind, Message};
 use super::hello::Greeter;
@@ -44,16 +45,18 @@ pub trait Handler: Send + Sync + 'static {
     ) -> BoxStream<'static, Result<Bytes, pb::CallError>>;
 }
 
-/// Accepts connections until dropped.
+/// Accepts connections until dropped; they end with it.
 pub async fn serve(transport: Arc<dyn Transport>, greeter: Arc<Greeter>, handler: Arc<dyn Handler>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         let accepted = transport.accept().await;
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match accepted {
             Ok((stream, identity)) => {
                 let served = serve_one(stream, identity, Arc::clone(&greeter), Arc::clone(&handler));
-                tokio::spawn(served.map(move |()| drop(permit)));
+                connections.spawn(served.map(move |()| drop(permit)));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept peers");

@@ -65,7 +65,7 @@ async fn pass(group: &Group, peers: &Peers) -> Result<(), GroupError> {
     let Some((leader, member)) = group.leader() else {
         return Err(GroupError::NotLeader { leader: None });
     };
-    let log_id = if group.is_leader() {
+    let log_id = if leader == group.node {
         group.read_index_here().await?
     } else {
         let client = peers.client(leader, &member.peer_address);

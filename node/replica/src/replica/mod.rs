@@ -3,6 +3,8 @@
 //! Owns starting in the right order, finding leaders, forwarding one hop. Must not know what it carries.
 
 mod barrier;
+#[cfg(test)]
+mod cluster_tests;
 pub mod form;
 pub mod peers;
 mod propose;

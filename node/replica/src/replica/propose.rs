@@ -56,9 +56,8 @@ impl Replica {
             }
             match self.try_propose(shard, &command, left).await {
                 Ok(outcome) => return Ok(outcome),
-                Err(GroupError::Malformed) => return Err(ReplicaError::Malformed),
-                Err(GroupError::Stopped(why)) => return Err(ReplicaError::Stopped(why)),
-                Err(GroupError::Unknown) => maybe_done = true,
+                Err(GroupError::Malformed) if !maybe_done => return Err(ReplicaError::Malformed),
+                Err(GroupError::Unknown | GroupError::Malformed | GroupError::Stopped(_)) => maybe_done = true,
                 Err(GroupError::NotLeader { .. } | GroupError::NoQuorum) => {}
             }
             tokio::time::sleep(LEADER_POLL.min(left)).await;

@@ -96,8 +96,8 @@ impl ChartRows {
         Ok(page)
     }
 
-    /// A chart's records at a seq, each in its newest version, deleted ones left out. Until the page exceeds a limit;
-    /// the first always.
+    /// A chart's records at a seq, each in its newest version. Deleted ones are there too: that they are deleted is for
+    /// the gateway to verify. Until the page exceeds a limit; the first always.
     pub fn chart(
         &self,
         chart: &ChartAddress,
@@ -121,10 +121,8 @@ impl ChartRows {
                 return false;
             }
             seen = Some(stored.record);
-            if !stored.row.tombstone {
-                size_bytes += row_bytes;
-                page.versions.push(stored);
-            }
+            size_bytes += row_bytes;
+            page.versions.push(stored);
             true
         })?;
         Ok(page)

@@ -14,6 +14,8 @@ use crate::Slot;
 
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 12;
+/// With what wraps it, an entry must fit into one message between nodes: else it could not be replicated.
+const COMMAND_BYTES_MAX: usize = 8 << 20;
 
 /// What apply executes.
 pub enum Command {
@@ -41,6 +43,8 @@ pub enum CommandError {
     UnknownKind(u8),
     #[error("a command that cannot be decoded")]
     Malformed,
+    #[error("a command of {0} bytes")]
+    TooLong(usize),
 }
 
 impl Command {
@@ -104,11 +108,13 @@ fn decode_payload(kind: u8, payload: Bytes) -> Result<Command, CommandError> {
     command.map_err(|_| CommandError::Malformed)
 }
 
-/// Puts the leader's log time into an encoded command.
+/// Puts the leader's log time into an encoded command. Refuses what no replica could execute or receive: once it is in
+/// the log, it would stop them all.
 pub fn stamp(command: &Bytes, log_time_ms: u64) -> Result<Bytes, CommandError> {
-    if command.len() < HEADER_BYTES {
-        return Err(CommandError::Malformed);
+    if command.len() > COMMAND_BYTES_MAX {
+        return Err(CommandError::TooLong(command.len()));
     }
+    Framed::decode(command)?;
     let mut stamped = BytesMut::from(command.as_ref());
     stamped[2..10].copy_from_slice(&log_time_ms.to_be_bytes());
     Ok(stamped.freeze())
@@ -135,7 +141,10 @@ mod tests {
         bytes[1] = 99;
         assert_eq!(Framed::decode(&bytes.clone().into()).err(), Some(CommandError::UnknownKind(99)));
         bytes[0] = 2;
-        assert_eq!(Framed::decode(&bytes.into()).err(), Some(CommandError::UnknownFormat(2)));
+        assert_eq!(Framed::decode(&bytes.clone().into()).err(), Some(CommandError::UnknownFormat(2)));
+        assert_eq!(stamp(&bytes.into(), 7).err(), Some(CommandError::UnknownFormat(2)));
+        let long = pb::EnsureChartKey { wrapped_key: vec![0; COMMAND_BYTES_MAX].into(), ..Default::default() };
+        assert!(matches!(stamp(&Command::EnsureChartKey(long).encode(0), 7), Err(CommandError::TooLong(_))));
         assert_eq!(Framed::decode(&Bytes::from_static(b"\x01\x01")).err(), Some(CommandError::Malformed));
     }
 }

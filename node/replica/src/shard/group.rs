@@ -67,7 +67,7 @@ pub struct GroupStatus {
 /// A running group.
 pub struct Group {
     pub shard: ShardId,
-    node: NodeId,
+    pub node: NodeId,
     raft: Raft,
     platform: Platform,
     /// The newest log time given out: log time does not go back while this node leads.
@@ -155,7 +155,8 @@ impl Group {
         match written {
             Err(_) => Err(GroupError::Unknown),
             Ok(Ok(written)) => Ok(written.response().0.clone()),
-            Ok(Err(RaftError::Fatal(fatal))) => Err(stopped(&fatal)),
+            // It may have been replicated before this replica stopped: never "nothing was done".
+            Ok(Err(RaftError::Fatal(_))) => Err(GroupError::Unknown),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 Err(GroupError::NotLeader { leader: forward.leader_id })
             }

@@ -49,7 +49,7 @@ impl Inbound {
             Kind::Vote | Kind::PreVote => self.vote(group, kind, payload).await,
             Kind::TransferLeader => self.transfer_leader(group, payload).await,
             Kind::ReadIndex => read_index(group).await,
-            Kind::Forward => forward(group, payload).await,
+            Kind::Forward => forward(keyed(group, from)?, payload).await,
             _ => Err(error(ErrorKind::Malformed)),
         }
     }
@@ -103,6 +103,12 @@ impl Inbound {
     }
 }
 
+/// Who holds no key authors nothing: a keyless node has no clients to forward for.
+fn keyed(group: &Arc<Group>, from: NodeId) -> Result<&Arc<Group>, pb::CallError> {
+    let keyed = group.members().iter().any(|(id, member)| *id == from && member.keyed);
+    if keyed { Ok(group) } else { Err(error(ErrorKind::Malformed)) }
+}
+
 async fn read_index(group: &Group) -> Answer {
     let log_id = group.read_index_here().await.map_err(|failure| call_error(&failure))?;
     Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
@@ -128,8 +134,9 @@ fn call_error(failure: &GroupError) -> pb::CallError {
         GroupError::NotLeader { leader } => {
             pb::CallError { kind: ErrorKind::NotLeader as i32, leader: leader.unwrap_or(0) }
         }
-        GroupError::NoQuorum | GroupError::Stopped(_) => error(ErrorKind::Unavailable),
-        GroupError::Unknown => error(ErrorKind::Unknown),
+        GroupError::NoQuorum => error(ErrorKind::Unavailable),
+        // A proposal may have been accepted before the group stopped.
+        GroupError::Unknown | GroupError::Stopped(_) => error(ErrorKind::Unknown),
         GroupError::Malformed => error(ErrorKind::Malformed),
     }
 }

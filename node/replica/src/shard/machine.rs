@@ -43,7 +43,8 @@ impl GroupMachine {
 
     fn apply_batch(&mut self, entries: Vec<apply::Entry>) -> io::Result<Vec<pb::Outcome>> {
         let (ops, outcomes) = self.applier.apply(self.state.engine(), entries).map_err(io::Error::other)?;
-        self.state.write(&ops)?;
+        // It may wait for a flush to fix its point, or for RocksDB: not on a thread that heartbeats need.
+        blocking(|| self.state.write(&ops))?;
         *self.shared.write() = self.applier.progress.clone();
         Ok(outcomes)
     }
@@ -57,6 +58,14 @@ impl GroupMachine {
     }
 }
 
+/// Runs what may block, away from the other tasks where the runtime can move them.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 fn size_bytes_of(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(proposal) => proposal.0.len(),
@@ -64,7 +73,7 @@ fn size_bytes_of(entry: &Entry) -> usize {
     }
 }
 
-fn to_apply(entry: Entry) -> apply::Entry {
+pub(super) fn to_apply(entry: Entry) -> apply::Entry {
     let payload = match entry.payload {
         EntryPayload::Blank => apply::Payload::Blank,
         EntryPayload::Normal(proposal) => apply::Payload::Command(proposal.0),
@@ -111,13 +120,14 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let snapshot = self.meta().and_then(|meta| GroupSnapshot::read(self.shard, meta, self.state.engine()));
+        let snapshot = GroupSnapshot::new(self.shard, self.state.clone());
+        let snapshot = self.meta().map(|meta| Snapshot { meta, snapshot });
         self.snapshot = snapshot.as_ref().ok().cloned();
         SnapshotBuilder::new(snapshot)
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: GroupSnapshot) -> io::Result<()> {
-        snapshot.install(self.shard, &self.state)?;
+        snapshot.install(&self.state)?;
         self.applier = Applier::restore(self.shard, self.state.engine()).map_err(io::Error::other)?;
         *self.shared.write() = self.applier.progress.clone();
         self.snapshot = Some(Snapshot { meta: meta.clone(), snapshot });

@@ -7,11 +7,15 @@ pub mod apply;
 pub mod codec;
 pub mod command;
 pub mod config;
+#[cfg(test)]
+mod crash_tests;
 pub mod group;
 pub mod inbound;
 pub mod log;
 pub mod machine;
 pub mod network;
+#[cfg(test)]
+mod network_tests;
 pub mod repair;
 pub mod snapshot;
 #[cfg(test)]

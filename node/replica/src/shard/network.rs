@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use openraft::base::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -205,11 +205,32 @@ impl NetStreamAppend<TypeConfig> for GroupPeer {
             Lane::Control => option.soft_ttl(),
             Lane::Bulk => APPEND_PROGRESS,
         };
-        let opened = self.client.open_append_stream(self.lane, self.shard).map_err(rpc_error);
-        Box::pin(std::future::ready(opened.map(|(sender, receiver)| {
-            let pipeline = Pipeline { input: Some(input), sender, receiver, in_flight: 0, limit, failed: false };
-            futures::stream::unfold(pipeline, Pipeline::next).boxed()
-        })))
+        let (client, lane, shard) = (self.client.clone(), self.lane, self.shard);
+        let answers = stream::once(open(client, lane, shard, limit, input)).flatten();
+        Box::pin(std::future::ready(Ok(answers.boxed())))
+    }
+}
+
+/// Opens a stream once there is something to send. Not before: openraft waits out its backoff inside of its input, so
+/// that an error from a peer that is down, given before any request was taken, is tried again at once and without end.
+async fn open<'s, S>(
+    client: Arc<PeerClient>,
+    lane: Lane,
+    shard: ShardId,
+    limit: Duration,
+    mut input: S,
+) -> BoxStream<'s, AppendAnswer>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+{
+    let Some(first) = input.next().await else { return stream::empty().boxed() };
+    match client.open_append_stream(lane, shard) {
+        Ok((sender, receiver)) => {
+            let input = Some(stream::iter([first]).chain(input));
+            let pipeline = Pipeline { input, sender, receiver, in_flight: 0, limit, failed: false };
+            stream::unfold(pipeline, Pipeline::next).boxed()
+        }
+        Err(failure) => stream::once(std::future::ready(Err(rpc_error(failure)))).boxed(),
     }
 }
 

@@ -1,53 +1,48 @@
-//! A group's state as a whole, in memory.
+//! A group's state as a whole.
 //!
 //! What openraft's storage suite needs of a snapshot, and no more: nothing takes one in operation, because the log is
 //! never purged (see [`super::config`]). Streaming and crash-atomic install come with purging.
 
 use std::io;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use openraft::RaftSnapshotBuilder;
 
 use super::types::TypeConfig;
 use crate::ShardId;
 use crate::store::state::flusher::StateStore;
-use crate::store::state::{StateEngine, StateOp, Table};
+use crate::store::state::{StateOp, Table};
 use crate::store::table::{after_prefix, applied};
 
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, GroupSnapshot>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
-/// The rows of a group. Clones share them.
+/// Where the rows of a group can be read: a handle, not a copy. Openraft asks for one at the start of a group whose log
+/// was dropped by [`super::repair`], and does nothing with it.
 #[derive(Clone)]
 pub struct GroupSnapshot {
-    rows: Arc<Vec<(Table, Vec<u8>, Bytes)>>,
+    shard: ShardId,
+    state: StateStore,
 }
 
 impl std::fmt::Debug for GroupSnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "GroupSnapshot({} rows)", self.rows.len())
+        write!(f, "GroupSnapshot(shard {})", self.shard)
     }
 }
 
 impl GroupSnapshot {
-    pub fn read(shard: ShardId, meta: SnapshotMeta, engine: &dyn StateEngine) -> io::Result<Snapshot> {
-        let mut rows = Vec::new();
-        for (table, from, to) in ranges(shard) {
-            let found = engine.scan(table, &from, &to, usize::MAX, usize::MAX)?;
-            rows.extend(found.into_iter().map(|(key, value)| (table, key, value)));
-        }
-        Ok(Snapshot { meta, snapshot: Self { rows: Arc::new(rows) } })
+    pub fn new(shard: ShardId, state: StateStore) -> Self {
+        Self { shard, state }
     }
 
-    pub fn install(&self, shard: ShardId, state: &StateStore) -> io::Result<()> {
+    /// Replaces a group's rows by these.
+    pub fn install(&self, state: &StateStore) -> io::Result<()> {
         let mut ops = Vec::new();
-        for (table, from, to) in ranges(shard) {
-            let old = state.engine().scan(table, &from, &to, usize::MAX, usize::MAX)?;
-            ops.extend(old.into_iter().map(|(key, _)| StateOp::Delete { table, key }));
+        for (table, from, to) in ranges(self.shard) {
+            let rows = |of: &StateStore| of.engine().scan(table, &from, &to, usize::MAX, usize::MAX);
+            ops.extend(rows(state)?.into_iter().map(|(key, _)| StateOp::Delete { table, key }));
+            ops.extend(rows(&self.state)?.into_iter().map(|(key, value)| StateOp::Put { table, key, value }));
         }
-        let new = self.rows.iter().cloned();
-        ops.extend(new.map(|(table, key, value)| StateOp::Put { table, key, value }));
         Ok(state.write(&ops)?)
     }
 }

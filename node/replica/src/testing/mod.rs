@@ -1,5 +1,9 @@
 //! What tests of this crate share.
 
+#![allow(clippy::unwrap_used)]
+
+pub mod disk;
+pub mod peers;
 pub mod transport;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Commit: an atomic change of one chart.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use charthold_proto::internal as pb;
@@ -96,7 +96,7 @@ fn check_shape(slot: Slot, commit: pb::Commit) -> Option<Checked> {
         })
     };
     let records = commit.mutations.iter().map(record).collect::<Option<Vec<_>>>()?;
-    let distinct = records.iter().collect::<HashSet<_>>().len() == records.len();
+    let distinct = records.iter().collect::<BTreeSet<_>>().len() == records.len();
     let known = commit.mutations.iter().all(|mutation| mutation.op() != Op::Unspecified);
     (distinct && known && !records.is_empty()).then_some(Checked { address, request_id, commit, records })
 }

@@ -85,6 +85,20 @@ mod tests {
         assert_eq!(Frontier::restore(3, vec![[0; 32]]), None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn equals_an_independent_implementation(rows: Vec<Vec<u8>>) {
+            let mut oracle = ct_merkle::mem_backed_tree::MemoryBackedTree::<Sha256, Vec<u8>>::new();
+            let mut frontier = Frontier::default();
+            for row in rows {
+                frontier.push(leaf_hash(&row));
+                oracle.push(row);
+                let expected = oracle.root();
+                proptest::prop_assert_eq!(&frontier.root()[..], &expected.as_bytes()[..]);
+            }
+        }
+    }
+
     #[test]
     fn equals_known_roots() {
         // RFC 6962's empty root, and the leaf hash of the empty string, as Certificate Transparency's tests have them.

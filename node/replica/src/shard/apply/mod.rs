@@ -9,6 +9,8 @@ mod chart_key;
 mod commit;
 pub mod merkle;
 pub mod overlay;
+#[cfg(test)]
+pub(super) mod partitions;
 pub mod recorder;
 #[cfg(test)]
 mod scripts;

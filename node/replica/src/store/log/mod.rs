@@ -13,6 +13,8 @@
 //! Big endian, so that a scan is in order.
 
 pub mod group;
+#[cfg(test)]
+mod group_tests;
 pub mod memory;
 pub mod rocks;
 pub mod synced_mark;

@@ -43,9 +43,10 @@ impl SyncedMark {
         Ok(Self { file, path: path.to_owned(), counter, written_at: None })
     }
 
-    /// Notes that everything up to `write_number` is synced. At most once a second: it is a sync of its own.
-    pub fn note(&mut self, write_number: u64) -> Result<(), StoreError> {
-        if self.written_at.is_some_and(|at| at.elapsed() < INTERVAL) {
+    /// Notes that everything up to `write_number` is synced. Unless it must be now, at most once a second: it is a sync
+    /// of its own.
+    pub fn note(&mut self, write_number: u64, now: bool) -> Result<(), StoreError> {
+        if !now && self.written_at.is_some_and(|at| at.elapsed() < INTERVAL) {
             return Ok(());
         }
         self.counter += 1;
@@ -77,8 +78,7 @@ mod tests {
     use super::*;
 
     fn note(mark: &mut SyncedMark, write_number: u64) {
-        mark.written_at = None;
-        mark.note(write_number).unwrap();
+        mark.note(write_number, true).unwrap();
     }
 
     #[test]
@@ -108,11 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn at_most_one_write_a_second() {
+    fn at_most_one_write_a_second_unless_it_must_be() {
         let dir = tempfile::tempdir().unwrap();
         let mut mark = SyncedMark::open(&dir.path().join("SYNCED"), 0).unwrap();
-        mark.note(1).unwrap();
-        mark.note(2).unwrap();
+        mark.note(1, false).unwrap();
+        mark.note(2, false).unwrap();
         assert_eq!(mark.counter, 1);
+        mark.note(3, true).unwrap();
+        assert_eq!(mark.counter, 2);
     }
 }

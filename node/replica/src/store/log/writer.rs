@@ -26,6 +26,8 @@ struct Job {
     sync: bool,
     size_bytes: usize,
     done: Done,
+    /// The synced mark must say so before `done` is called.
+    marked: bool,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -55,7 +57,7 @@ impl LogWriter {
         let kib = (size_bytes >> 10).clamp(1, QUEUE_KIB_MAX) as u32;
         let stopped = || EngineError::new("log", "the log thread has ended");
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| stopped())?;
-        let job = Job { ops, sync, size_bytes, done, _room: Some(room) };
+        let job = Job { ops, sync, size_bytes, done, marked: false, _room: Some(room) };
         self.queue.send(job).await.map_err(|_| stopped())
     }
 
@@ -73,7 +75,7 @@ impl LogWriter {
         waiting.await.map_err(|_| EngineError::new("log", "the log thread has ended"))
     }
 
-    /// Blocks until everything queued before is durable. Not for async code. Takes no room: writers that wait for room
+    /// Blocks until everything queued before is durable and the synced mark says so. Not for async code. Takes no room: writers that wait for room
     /// would starve it, while it holds up every group.
     pub fn sync_blocking(&self) -> Result<(), EngineError> {
         let stopped = || EngineError::new("log", "the log thread has ended");
@@ -81,7 +83,7 @@ impl LogWriter {
         let done: Done = Box::new(move || {
             let _waiter_gone = done.send(());
         });
-        let job = Job { ops: Vec::new(), sync: true, size_bytes: 0, done, _room: None };
+        let job = Job { ops: Vec::new(), sync: true, size_bytes: 0, done, marked: true, _room: None };
         self.queue.blocking_send(job).map_err(|_| stopped())?;
         waiting.blocking_recv().map_err(|_| stopped())
     }
@@ -102,13 +104,23 @@ fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, mut jobs: mpsc::Rec
             Ok(number) => number,
             Err(error) => abort_on_lost_durability("cannot write the log", &error),
         };
+        let marked = batch.iter().any(|job| job.marked);
+        if marked {
+            note(&mut mark, write_number, true);
+        }
         for job in batch {
             (job.done)();
         }
-        if let (true, Some(mark)) = (sync, &mut mark)
-            && let Err(error) = mark.note(write_number)
-        {
-            abort_on_lost_durability("cannot write the synced mark", &error);
+        if sync && !marked {
+            note(&mut mark, write_number, false);
         }
+    }
+}
+
+fn note(mark: &mut Option<SyncedMark>, write_number: u64, now: bool) {
+    if let Some(mark) = mark
+        && let Err(error) = mark.note(write_number, now)
+    {
+        abort_on_lost_durability("cannot write the synced mark", &error);
     }
 }

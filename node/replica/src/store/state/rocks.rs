@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType};
-use rocksdb::{DBWithThreadMode, Direction, FlushOptions, IteratorMode, MultiThreaded, Options, ReadOptions};
+use rocksdb::{
+    DBWithThreadMode, Direction, ErrorKind, FlushOptions, IteratorMode, MultiThreaded, Options, ReadOptions,
+};
 use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{StateEngine, StateOp, StateRows, Table};
@@ -37,10 +39,10 @@ impl RocksState {
         self.db.cf_handle(table.name()).ok_or_else(|| failed(format!("no column family {}", table.name())))
     }
 
-    fn sum_property(&self, name: &str) -> Result<u64, EngineError> {
+    fn immutable_memtables(&self) -> Result<u64, EngineError> {
         Table::ALL.iter().try_fold(0, |sum, table| {
-            let value = self.db.property_int_value_cf(&self.family(*table)?, name).map_err(failed)?;
-            Ok(sum + value.unwrap_or(0))
+            let count = self.db.property_int_value_cf(&self.family(*table)?, "rocksdb.num-immutable-mem-table");
+            Ok(sum + count.map_err(failed)?.unwrap_or(0))
         })
     }
 }
@@ -126,12 +128,21 @@ impl StateEngine for RocksState {
         let mut options = FlushOptions::default();
         options.set_wait(false);
         let families = Table::ALL.iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
-        self.db.flush_cfs_opt(&families.iter().collect::<Vec<_>>(), &options).map_err(failed)
+        let families = families.iter().collect::<Vec<_>>();
+        loop {
+            match self.db.flush_cfs_opt(&families, &options) {
+                // Writes are stopped until compaction has caught up: no fault of the disk.
+                Err(error) if error.kind() == ErrorKind::TryAgain => std::thread::sleep(FLUSH_POLL),
+                begun => return begun.map_err(failed),
+            }
+        }
     }
 
     fn finish_flush(&self) -> Result<(), EngineError> {
-        while self.sum_property("rocksdb.num-immutable-mem-table")? > 0 {
-            if self.sum_property("rocksdb.background-errors")? > 0 {
+        while self.immutable_memtables()? > 0 {
+            // Counted for the whole database, and shown by its default column family only.
+            let errors = self.db.property_int_value("rocksdb.background-errors").map_err(failed)?;
+            if errors.unwrap_or(0) > 0 {
                 return Err(failed("a flush failed in the background"));
             }
             std::thread::sleep(FLUSH_POLL);

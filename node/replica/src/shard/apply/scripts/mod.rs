@@ -7,14 +7,14 @@
 //!   key k1 [chart=b]
 //!   commit r1 [made=4000] [chart=b] [key=k2] [print=x]: put type/id [absent | =3], delete ..., check ...
 //!   init r1 | tenant r1 name | grant r1 tenant principal | ungrant r1 tenant principal      [made=..] [print=x]
-//!   blank | raw <hex>
+//!   blank | members 1 2 | raw <hex>
 //! records | charts | requests | ledger | directory | progress
 //! ```
 //! Charts are `a` with the key `k1`, unless said otherwise; a request is made at its log time.
 
 #![allow(clippy::unwrap_used)]
 
-mod parse;
+pub mod parse;
 mod print;
 
 use charthold_proto::internal as pb;
@@ -66,7 +66,8 @@ impl World {
 
     fn apply(&mut self, payloads: Vec<super::Payload>) -> String {
         let numbered = payloads.into_iter().zip(self.next_index..);
-        let entries = numbered.map(|(payload, index)| Entry { log_id: pb::LogId { term: 1, leader: 1, index }, payload });
+        let entries =
+            numbered.map(|(payload, index)| Entry { log_id: pb::LogId { term: 1, leader: 1, index }, payload });
         let entries = entries.collect::<Vec<_>>();
         self.next_index += entries.len() as u64;
         match self.applier.apply(&self.state, entries) {

@@ -53,6 +53,11 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
     let event = Bytes::from_static(b"sealed event");
     let command = match words.next() {
         "blank" => return Payload::Blank,
+        "members" => {
+            let nodes = words.words.map(|word| word.parse().unwrap()).collect();
+            let configs = vec![pb::VoterSet { nodes }];
+            return Payload::Membership(pb::Membership { configs, members: Vec::new() });
+        }
         "raw" => return Payload::Command(unhex(words.next())),
         "key" => Command::EnsureChartKey(ensure_key(words.option("chart").unwrap_or("a"), words.next())),
         "commit" => {

@@ -64,7 +64,13 @@ pub fn charts(state: &MemoryState) -> String {
     let charts = lines(state, Table::Chart, |key, row: chart::Row| {
         let address = chart::decode(&key).unwrap();
         let state = row.state().as_str_name().to_lowercase();
-        format!("slot {} {} {state} since={} key={}", address.slot, name_of(&address.chart), row.at_seq, name_of(&row.key_id))
+        format!(
+            "slot {} {} {state} since={} key={}",
+            address.slot,
+            name_of(&address.chart),
+            row.at_seq,
+            name_of(&row.key_id)
+        )
     });
     let keys = rows(state, Table::Key).into_iter().map(|(key, wrapped)| {
         let key = key::Key::decode(&key).unwrap();
@@ -89,7 +95,8 @@ pub fn ledger(state: &MemoryState, shard: crate::ShardId, progress: &Progress) -
         assert_eq!(key.shard, shard);
         assert_eq!(row.leaf_hash, leaf_of(&row).to_vec(), "the leaf is the row's");
         frontier.push(Hash::try_from(row.leaf_hash.as_ref()).unwrap());
-        let mut line = format!("{} at={} {} {}:", key.seq, row.log_time_ms, name_of(&row.request_id[6..]), name_of(&row.chart));
+        let mut line =
+            format!("{} at={} {} {}:", key.seq, row.log_time_ms, name_of(&row.request_id[6..]), name_of(&row.chart));
         for mutation in &row.mutations {
             let (of_type, name) = (name_of(&mutation.r#type), name_of(&mutation.record));
             let hashed = if mutation.envelopes_sha256.is_empty() { "" } else { "+" };

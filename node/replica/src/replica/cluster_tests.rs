@@ -1,0 +1,232 @@
+//! Three nodes in one process, over the network in memory.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use pb::outcome::Result as Answer;
+
+use super::{Replica, ReplicaConfig, ReplicaError};
+use crate::platform::Platform;
+use crate::shard::command::Command;
+use crate::shard::config::Timing;
+use crate::shard::types::Member;
+use crate::store::table::ChartAddress;
+use crate::testing::transport::MemoryNetwork;
+use crate::testing::{WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
+use crate::{DIRECTORY, NodeId, ShardId, slots_of};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const SHARD: ShardId = 5;
+
+fn deadline() -> Instant {
+    Instant::now() + WAIT_MAX
+}
+
+fn slot() -> crate::Slot {
+    slots_of(SHARD).unwrap().0
+}
+
+/// Folders and network; nodes come and go.
+struct Cluster {
+    network: MemoryNetwork,
+    folder: tempfile::TempDir,
+    nodes: Vec<Option<Arc<Replica>>>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let (network, folder) = (MemoryNetwork::default(), tempfile::tempdir().unwrap());
+        let mut cluster = Self { network, folder, nodes: vec![None; NAMES.len()] };
+        for at in 0..NAMES.len() {
+            cluster.open(at).await;
+        }
+        cluster
+    }
+
+    async fn formed() -> Self {
+        let cluster = Self::start().await;
+        cluster.node(0).form(Some(3)).await.unwrap();
+        cluster
+    }
+
+    /// Starts a node; after a stop it may take a moment until its files are free.
+    async fn open(&mut self, at: usize) {
+        let name = NAMES[at];
+        let others = NAMES.iter().filter(|other| **other != name).map(|other| (*other).to_owned()).collect();
+        let transport = self.network.join(name);
+        let opened = eventually("its files", async || {
+            let config = ReplicaConfig {
+                data: self.folder.path().join(name),
+                cluster: "c".to_owned(),
+                member: member(name),
+                timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
+                key_check: Bytes::new(),
+                join: Vec::clone(&others),
+            };
+            Replica::open(config, Arc::clone(&transport) as _, Platform::system()).await.ok()
+        });
+        self.nodes[at] = Some(opened.await);
+    }
+
+    async fn stop(&mut self, at: usize) {
+        let node = self.nodes[at].take().unwrap();
+        node.shutdown().await;
+        drop(node);
+        self.network.cut(NAMES[at]);
+    }
+
+    fn node(&self, at: usize) -> &Replica {
+        self.nodes[at].as_deref().unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Replica> {
+        self.nodes.iter().flatten().map(Arc::as_ref)
+    }
+
+    /// A running node that leads the shard, and one that does not.
+    async fn leader_and_follower(&self, shard: ShardId) -> (usize, usize) {
+        let ids = self.nodes.iter().map(|node| node.as_ref().map(|node| node.node_id)).collect::<Vec<_>>();
+        let at = |id: NodeId| ids.iter().position(|known| *known == Some(id));
+        let leader = eventually("a leader", async || {
+            let leaders = self.running().map(|node| node.leader(shard).and_then(|(id, _)| at(id)));
+            let leaders = leaders.collect::<Option<Vec<_>>>()?;
+            leaders.iter().all(|leader| *leader == leaders[0]).then(|| leaders[0])
+        })
+        .await;
+        (leader, (0..NAMES.len()).find(|at| *at != leader && self.nodes[*at].is_some()).unwrap())
+    }
+
+    /// Behind a barrier every node has the same: rows and roots.
+    async fn check_equal(&self, records: usize) {
+        let mut found = Vec::new();
+        for node in self.running() {
+            let seq = node.barrier(SHARD, deadline()).await.unwrap();
+            let rows = node.rows().chart(&chart(), None, None, seq, 1_000, usize::MAX).unwrap();
+            assert_eq!(rows.versions.len(), records);
+            let rows = rows.versions.into_iter().map(|stored| (stored.record, stored.version, stored.row.body));
+            let status = node.status().into_iter().find(|status| status.shard == SHARD).unwrap();
+            assert_eq!((status.seq, status.stopped), (seq, None));
+            found.push((seq, rows.collect::<Vec<_>>(), status.recent_roots));
+        }
+        assert!(found.iter().all(|of_node| *of_node == found[0]), "nodes differ");
+    }
+}
+
+fn member(name: &str) -> Member {
+    let (name, site) = (name.to_owned(), format!("site-{name}"));
+    Member { peer_address: name.clone(), client_address: format!("{name}:1"), name, site, keyed: true }
+}
+
+fn chart() -> ChartAddress {
+    ChartAddress { slot: slot(), tenant: token("tenant"), chart: token("chart") }
+}
+
+async fn propose(node: &Replica, command: Command) -> Answer {
+    node.propose(SHARD, command.encode(slot()), deadline()).await.unwrap().result.unwrap()
+}
+
+fn commit_of(request: &str, record: &str) -> Command {
+    let id = request_id(request, Platform::system().now_ms());
+    Command::Commit(commit(id, "chart", "k1", vec![put(record)]))
+}
+
+async fn commit_at(node: &Replica, number: usize) -> u64 {
+    match propose(node, commit_of(&format!("r{number}"), &format!("obs/{number}"))).await {
+        Answer::Committed(committed) => committed.seq,
+        _ => panic!("not committed"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_forms_serves_loses_a_node_and_takes_it_back() {
+    let mut cluster = Cluster::formed().await;
+    // Forming again is fine, from any node.
+    cluster.node(1).form(None).await.unwrap();
+    for node in cluster.running() {
+        eventually("the members", async || (node.members().len() == 3).then_some(())).await;
+    }
+    let (leader, follower) = cluster.leader_and_follower(SHARD).await;
+
+    let (ours, theirs) = (ensure_key("chart", "k1"), ensure_key("chart", "k2"));
+    let first = propose(cluster.node(follower), Command::EnsureChartKey(ours.clone())).await;
+    let second = propose(cluster.node(leader), Command::EnsureChartKey(theirs)).await;
+    assert!(first == second, "one key wins");
+    assert_eq!(commit_at(cluster.node(leader), 1).await, 1);
+    assert_eq!(commit_at(cluster.node(follower), 2).await, 2);
+    cluster.check_equal(2).await;
+
+    cluster.stop(leader).await;
+    let (_, survivor) = cluster.leader_and_follower(SHARD).await;
+    for number in 3..100 {
+        assert_eq!(commit_at(cluster.node(survivor), number).await, number as u64);
+    }
+    cluster.check_equal(99).await;
+
+    cluster.open(leader).await;
+    cluster.check_equal(99).await;
+    assert_eq!(commit_at(cluster.node(leader), 100).await, 100);
+    cluster.check_equal(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_stop_and_everything_is_there_again() {
+    let mut cluster = Cluster::formed().await;
+    propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
+    let command = commit_of("once", "obs/once").encode(slot());
+    let first = cluster.node(0).propose(SHARD, command.clone(), deadline()).await.unwrap();
+    for at in 0..NAMES.len() {
+        cluster.stop(at).await;
+    }
+    for at in 0..NAMES.len() {
+        cluster.open(at).await;
+    }
+    cluster.check_equal(1).await;
+    // The same request, after all have restarted, on another node: its first outcome.
+    let again = cluster.node(2).propose(SHARD, command, deadline()).await.unwrap();
+    assert!(again == first);
+    cluster.check_equal(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_nothing_is_answered_and_nothing_is_lost() {
+    let mut cluster = Cluster::formed().await;
+    propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
+    let (leader, _) = cluster.leader_and_follower(SHARD).await;
+    let others = (0..NAMES.len()).filter(|at| *at != leader).collect::<Vec<_>>();
+    for at in &others {
+        cluster.network.cut_off(NAMES[*at]);
+    }
+    let soon = || Instant::now() + std::time::Duration::from_millis(1_500);
+    let command = commit_of("lonely", "obs/lonely").encode(slot());
+    let outcome = cluster.node(leader).propose(SHARD, command.clone(), soon()).await;
+    assert!(matches!(outcome, Err(ReplicaError::Unknown)), "it may be done yet: {:?}", outcome.err());
+    let read = cluster.node(leader).barrier(SHARD, soon()).await;
+    assert!(matches!(read, Err(ReplicaError::NoQuorum | ReplicaError::NoLeader)), "{:?}", read.err());
+    for at in &others {
+        cluster.network.reconnect(NAMES[*at]);
+    }
+    // Asked again, with the same id, it is done once.
+    let outcome = cluster.node(others[0]).propose(SHARD, command, deadline()).await.unwrap();
+    assert!(matches!(outcome.result, Some(Answer::Committed(ref committed)) if committed.seq == 1));
+    cluster.check_equal(1).await;
+    cluster.stop(others[1]).await;
+    cluster.check_equal(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_would_stop_every_replica_is_refused() {
+    let cluster = Cluster::formed().await;
+    let (leader, follower) = cluster.leader_and_follower(SHARD).await;
+    for at in [leader, follower] {
+        let mut unknown = commit_of("r", "obs/o").encode(slot()).to_vec();
+        unknown[1] = 99;
+        let refused = cluster.node(at).propose(SHARD, unknown.into(), deadline()).await;
+        assert!(matches!(refused, Err(ReplicaError::Malformed)));
+    }
+    assert_eq!(cluster.node(leader).stopped_group(), None);
+    assert_eq!(cluster.node(follower).leader(DIRECTORY).is_some(), true);
+}

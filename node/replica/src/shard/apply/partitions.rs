@@ -1,0 +1,136 @@
+//! Any partition of the same entries into batches gives the same state and the same answers, on either engine, and
+//! over restarts between batches.
+
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::scripts::parse::{Defaults, payload};
+use super::{Applier, Entry, Payload};
+use crate::store::state::memory::MemoryState;
+use crate::store::state::rocks::RocksState;
+use crate::store::state::{StateEngine, Table};
+use crate::store::table::after_prefix;
+
+const SHARD: crate::ShardId = 1;
+const HOUR_MS: u64 = 3_600_000;
+
+/// A line of a script, see [`super::scripts`]: a failing case reads as one.
+#[derive(Clone, Debug)]
+pub struct Step {
+    at: u64,
+    slot: crate::Slot,
+    line: String,
+}
+
+impl Step {
+    pub fn new(at: u64, slot: crate::Slot, line: impl Into<String>) -> Self {
+        Self { at, slot, line: line.into() }
+    }
+
+    /// With the slot moved to the same place of another shard.
+    pub fn payload_for(&self, shard: crate::ShardId) -> Payload {
+        let (first, _) = crate::slots_of(shard).unwrap();
+        payload(&self.line, &Defaults { at: self.at, slot: first + self.slot })
+    }
+
+    fn entry(&self, index: u64) -> Entry {
+        Entry { log_id: pb::LogId { term: 1, leader: 1, index }, payload: self.payload_for(SHARD) }
+    }
+}
+
+/// Few charts, records and request ids, so that entries meet.
+fn commit() -> impl Strategy<Value = String> {
+    let op = select(vec!["put", "put", "delete", "check"]);
+    let record = select(vec!["t/p", "t/q", "u/p"]);
+    let condition = select(vec!["", "", "", " absent", " =1", " =2", " =3"]);
+    let mutation = (op, record, condition).prop_map(|(op, record, condition)| format!("{op} {record}{condition}"));
+    let mutations = prop::collection::vec(mutation, 1..4).prop_map(|mutations| mutations.join(", "));
+    let (chart, key) = (select(vec!["a", "b"]), select(vec!["k1", "k1", "k1", "k2"]));
+    (0..20_u8, 0..3_u64, chart, key, mutations).prop_map(|(request, hour, chart, key, mutations)| {
+        format!("commit r{request} made={} chart={chart} key={key}: {mutations}", hour * HOUR_MS)
+    })
+}
+
+/// Slots at both ends of the shard, one outside; log times that jump, also backwards.
+pub fn step() -> impl Strategy<Value = Step> {
+    let line = prop_oneof![
+        20 => commit(),
+        2 => select(vec!["key k1 chart=a", "key k2 chart=b", "blank", "members 1 2", "members 3"])
+            .prop_map(str::to_owned),
+    ];
+    let slot = select(vec![0_u16, 0, 8_191, 8_192]);
+    (0..3_u64, 0..2_000_u64, slot, line).prop_map(|(hour, ms, slot, line)| Step::new(hour * HOUR_MS + ms, slot, line))
+}
+
+/// Both charts have keys, so that most commits are executed.
+pub fn with_keys(steps: Vec<Step>) -> Vec<Step> {
+    let keys = ["a", "b"].map(|chart| Step::new(HOUR_MS, 0, format!("key k1 chart={chart}")));
+    keys.into_iter().chain(steps).collect()
+}
+
+/// Applies in batches of the given sizes, over and over; where told, the applier restarts before a batch.
+fn run(engine: &dyn StateEngine, steps: &[Step], batches: &[(usize, bool)]) -> Vec<pb::Outcome> {
+    let mut applier = Applier::restore(SHARD, engine).unwrap();
+    let (mut index, mut answers, mut batches) = (0, Vec::new(), batches.iter().cycle());
+    while index < steps.len() {
+        let (size, restart) = batches.next().unwrap();
+        if *restart {
+            applier = Applier::restore(SHARD, engine).unwrap();
+        }
+        let end = (index + size).min(steps.len());
+        let entries = (index..end).map(|at| steps[at].entry(at as u64 + 1)).collect();
+        let (ops, outcomes) = applier.apply(engine, entries).unwrap();
+        engine.write(&ops).unwrap();
+        answers.extend(outcomes);
+        index = end;
+    }
+    answers
+}
+
+/// All rows of an engine, in order.
+pub fn dump(engine: &dyn StateEngine) -> Vec<(Table, Vec<u8>, Bytes)> {
+    let rows = |table: Table| {
+        let rows = engine.scan(table, &[], &after_prefix(&[]), usize::MAX, usize::MAX).unwrap();
+        rows.into_iter().map(move |(key, value)| (table, key, value))
+    };
+    Table::ALL.into_iter().flat_map(rows).collect()
+}
+
+fn batches() -> impl Strategy<Value = Vec<(usize, bool)>> {
+    prop::collection::vec((1..20_usize, any::<bool>()), 1..10)
+}
+
+proptest! {
+    #[test]
+    fn any_partition_gives_the_same(steps in prop::collection::vec(step(), 1..80), batches in batches()) {
+        let steps = with_keys(steps);
+        let (one_by_one, partitioned) = (MemoryState::default(), MemoryState::default());
+        let expected = run(&one_by_one, &steps, &[(1, false)]);
+        let found = run(&partitioned, &steps, &batches);
+        prop_assert!(expected == found, "answers differ");
+        prop_assert!(dump(&one_by_one) == dump(&partitioned), "states differ");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn either_engine_gives_the_same(steps in prop::collection::vec(step(), 1..80), batches in batches()) {
+        let steps = with_keys(steps);
+        let folder = tempfile::tempdir().unwrap();
+        let (memory, rocks) = (MemoryState::default(), RocksState::open(folder.path()).unwrap());
+        let expected = run(&memory, &steps, &batches);
+        let found = run(&rocks, &steps, &batches);
+        prop_assert!(expected == found, "answers differ");
+        prop_assert!(dump(&memory) == dump(&rocks), "states differ");
+        // And on disk: after a flush and a restart.
+        rocks.begin_flush().unwrap();
+        rocks.finish_flush().unwrap();
+        drop(rocks);
+        prop_assert!(dump(&memory) == dump(&RocksState::open(folder.path()).unwrap()), "states differ after a restart");
+    }
+}

@@ -1,0 +1,169 @@
+//! Append streams between two groups' networks, over the network in memory.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use openraft::RaftNetworkFactory;
+use openraft::entry::RaftEntry;
+use openraft::network::{NetStreamAppend, RPCOption};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError};
+use openraft::vote::RaftLeaderId;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::network::{GroupNetwork, GroupPeer, append_request_from_pb, append_response_to_pb};
+use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Proposal, TypeConfig, Vote};
+use crate::peer::STREAM_WINDOW;
+use crate::peer::frame::Kind;
+use crate::peer::server::Handler;
+use crate::replica::peers::Peers;
+use crate::testing::peers::{greeter, serve_b};
+use crate::testing::transport::MemoryNetwork;
+use crate::testing::{WAIT_MAX, eventually};
+use crate::{NodeId, ShardId};
+
+type Request = AppendEntriesRequest<TypeConfig>;
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(LeaderId::new(2, 1), index)
+}
+
+fn request(index: u64) -> Request {
+    let proposal = EntryPayload::Normal(Proposal(Bytes::from(vec![7; index as usize])));
+    Request {
+        vote: Vote { leader_id: LeaderId::new(2, 1), committed: true },
+        prev_log_id: (index > 1).then(|| log_id(index - 1)),
+        entries: vec![Entry::new(log_id(index), proposal), Entry::new(log_id(index), EntryPayload::Blank)],
+        leader_commit: Some(log_id(index / 2)),
+    }
+}
+
+/// A follower that answers when it is let, and finds a conflict at one index.
+struct Follower {
+    received: Mutex<Vec<Request>>,
+    may_answer: Semaphore,
+    conflict_at: u64,
+}
+
+impl Follower {
+    fn new(may_answer: usize, conflict_at: u64) -> Arc<Self> {
+        Arc::new(Self { received: Mutex::default(), may_answer: Semaphore::new(may_answer), conflict_at })
+    }
+}
+
+impl Handler for Follower {
+    fn call(
+        self: Arc<Self>,
+        _from: NodeId,
+        _kind: Kind,
+        _shard: ShardId,
+        _payload: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, pb::CallError>> {
+        async { Err(pb::CallError::default()) }.boxed()
+    }
+
+    fn append(
+        self: Arc<Self>,
+        _from: NodeId,
+        _shard: ShardId,
+        requests: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
+        let receive = Arc::clone(&self);
+        let received = requests.map(move |bytes| {
+            let request = append_request_from_pb(bytes).unwrap();
+            let index = request.entries[0].log_id.index;
+            receive.received.lock().push(request);
+            index
+        });
+        // Takes requests while earlier ones wait, as openraft does.
+        let answer = move |index: u64| {
+            let follower = Arc::clone(&self);
+            async move {
+                follower.may_answer.acquire().await.unwrap().forget();
+                let conflict = index == follower.conflict_at;
+                let answer =
+                    if conflict { Err(StreamAppendError::Conflict(log_id(index))) } else { Ok(Some(log_id(index))) };
+                Ok(append_response_to_pb(answer))
+            }
+        };
+        received.map(answer).buffered(2 * STREAM_WINDOW).boxed()
+    }
+}
+
+async fn network_to(follower: &Arc<Follower>) -> (MemoryNetwork, GroupPeer) {
+    let network = MemoryNetwork::default();
+    serve_b(&network, Arc::clone(follower) as _);
+    let peers = Arc::new(Peers::new(network.join("a")));
+    peers.set_greeter(greeter(1, "a"));
+    let b = Member { peer_address: "b".to_owned(), ..Member::default() };
+    let client = peers.client(2, "b");
+    eventually("connecting", async || client.is_connected().then_some(())).await;
+    (network, GroupNetwork::new(1, peers).new_client(2, &b).await)
+}
+
+fn option() -> RPCOption {
+    RPCOption::new(WAIT_MAX)
+}
+
+#[tokio::test]
+async fn requests_are_pipelined_within_the_window_and_answered_in_order() {
+    const REQUESTS: u64 = 100;
+    let follower = Follower::new(0, u64::MAX);
+    let (_network, mut peer) = network_to(&follower).await;
+    let requests = futures::stream::iter((1..=REQUESTS).map(request));
+    let mut answers = peer.stream_append(requests, option()).await.unwrap();
+    let watch = async {
+        let full = async || (follower.received.lock().len() == STREAM_WINDOW).then_some(());
+        eventually("a full window", full).await;
+        // Not one more, however long it waits.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(follower.received.lock().len(), STREAM_WINDOW);
+        follower.may_answer.add_permits(REQUESTS as usize);
+    };
+    let (first, ()) = tokio::join!(answers.next(), watch);
+    assert_eq!(first.unwrap().unwrap(), Ok(Some(log_id(1))));
+    for index in 2..=REQUESTS {
+        assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(log_id(index))));
+    }
+    assert!(answers.next().await.is_none());
+    let sent = (1..=REQUESTS).map(|index| format!("{:?}", request(index))).collect::<Vec<_>>();
+    let received = follower.received.lock().iter().map(|request| format!("{request:?}")).collect::<Vec<_>>();
+    assert_eq!(received, sent);
+}
+
+#[tokio::test]
+async fn a_conflict_ends_the_stream_and_the_next_one_works() {
+    let follower = Follower::new(1_000, 3);
+    let (_network, mut peer) = network_to(&follower).await;
+    for _again in 0..2 {
+        let requests = futures::stream::iter((1..10).map(request));
+        let answers = peer.stream_append(requests, option()).await.unwrap();
+        let answers = answers.map(Result::unwrap).collect::<Vec<_>>().await;
+        let conflict = Err(StreamAppendError::Conflict(log_id(3)));
+        assert_eq!(answers, [Ok(Some(log_id(1))), Ok(Some(log_id(2))), conflict]);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_connection_fails_the_stream() {
+    let follower = Follower::new(2, u64::MAX);
+    let (network, mut peer) = network_to(&follower).await;
+    let requests = futures::stream::iter((1..10).map(request));
+    let mut answers = peer.stream_append(requests, option()).await.unwrap();
+    for _answered in 0..2 {
+        assert!(answers.next().await.unwrap().is_ok());
+    }
+    network.cut_off("b");
+    assert!(answers.next().await.unwrap().is_err());
+    assert!(answers.next().await.is_none());
+    drop(answers);
+    let lost = async || peer.stream_append(futures::stream::iter([request(1)]), option()).await.is_err().then_some(());
+    eventually("not connected", lost).await;
+}

@@ -1,0 +1,41 @@
+//! Both ends of a connection between nodes, over the network in memory.
+
+use std::sync::Arc;
+
+use charthold_proto::internal as pb;
+
+use super::transport::MemoryNetwork;
+use crate::NodeId;
+use crate::peer::client::PeerClient;
+use crate::peer::hello::{BootRegistry, Greeter};
+use crate::peer::server::{Handler, serve};
+use crate::peer::transport::Transport;
+use crate::store::log::LogEngine;
+use crate::store::log::memory::MemoryLog;
+use crate::store::log::writer::LogWriter;
+
+/// A node of the cluster `c` that admits all but the id 66.
+pub fn greeter(id: NodeId, name: &str) -> Arc<Greeter> {
+    let engine: Arc<dyn LogEngine> = Arc::new(MemoryLog::default());
+    let writer = LogWriter::start(Arc::clone(&engine), None).unwrap();
+    Arc::new(Greeter {
+        cluster: "c".to_owned(),
+        member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
+        boot_counter: 1,
+        boot_nonce: 1,
+        key_check: bytes::Bytes::new(),
+        admit: Arc::new(|id, _| if id == 66 { Err("no member".to_owned()) } else { Ok(()) }),
+        boots: BootRegistry::new(engine, writer),
+    })
+}
+
+/// Serves as the node 2, `b`. Ends with the runtime.
+pub fn serve_b(network: &MemoryNetwork, handler: Arc<dyn Handler>) {
+    tokio::spawn(serve(network.join("b"), greeter(2, "b"), handler));
+}
+
+/// The node 1, `a`, calling `b`.
+pub fn client_of_b(network: &MemoryNetwork) -> PeerClient {
+    let transport: Arc<dyn Transport> = network.join("a");
+    PeerClient::start(2, "b", &transport, &greeter(1, "a"))
+}

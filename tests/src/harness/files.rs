@@ -1,0 +1,124 @@
+//! What a cluster has on disk.
+//!
+//! ```text
+//! FOLDER/authority/      both certificate authorities
+//! FOLDER/root.key        shared by all nodes
+//! FOLDER/a1/ b1/ c1/     a node: config.toml  certs/  data/  node.log
+//! FOLDER/operator/       an operator's certificate, and FOLDER/operator.toml its profile
+//! FOLDER/client/         a service's certificate, and FOLDER/client.toml its profile
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use charthold::seal::{Token, create_root_key_file};
+use charthold::tls::{Authority, Principal, Validity};
+use charthold_client::Profile;
+
+use super::{CLUSTER, free_ports};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Quicker than in production: tests kill leaders by the dozen.
+const RAFT: &str = "[raft]\nheartbeat_ms = 100\nelection_min_ms = 500\nelection_max_ms = 1000\n";
+
+pub struct Files {
+    pub folder: PathBuf,
+    /// Client, peer, ops; for each node.
+    ports: Vec<[u16; 3]>,
+}
+
+impl Files {
+    /// Everything up to the first start of a node.
+    pub fn create(folder: &Path, sites: usize, config: &str) -> Self {
+        let ports = free_ports(sites * 3).chunks(3).map(|ports| [ports[0], ports[1], ports[2]]).collect();
+        let files = Self { folder: folder.to_owned(), ports };
+        let authority = Authority::create(CLUSTER, &folder.join("authority")).unwrap();
+        create_root_key_file(&folder.join("root.key")).unwrap();
+        for node in 0..sites {
+            std::fs::create_dir(files.node(node)).unwrap();
+            let certs = files.node(node).join("certs");
+            let dns = ["localhost".to_owned()];
+            authority.node(&name(node), true, &dns, &[LOOPBACK], &certs, Validity::default()).unwrap();
+            std::fs::write(files.config(node), files.config_text(node, config)).unwrap();
+        }
+        authority.operator("operator", &folder.join("operator"), Validity::default()).unwrap();
+        files.write_profile("operator", None);
+        files
+    }
+
+    /// A service of this tenant, with its profile `<name>.toml`. Gives the principal to grant roles to.
+    pub fn create_service(&self, tenant: &str, name: &str) -> String {
+        let mut uid = Token::default();
+        hex::decode_to_slice(tenant, &mut uid).expect("a tenant's uid");
+        self.authority().service(&uid, name, &self.folder.join(name), Validity::default()).unwrap();
+        self.write_profile(name, Some(tenant));
+        Principal::service(CLUSTER, &uid, name).unwrap().uri()
+    }
+
+    pub fn authority(&self) -> Authority {
+        Authority::load(&self.folder.join("authority")).unwrap()
+    }
+
+    pub fn node(&self, node: usize) -> PathBuf {
+        self.folder.join(name(node))
+    }
+
+    pub fn config(&self, node: usize) -> PathBuf {
+        self.node(node).join("config.toml")
+    }
+
+    pub fn profile(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.toml"))
+    }
+
+    pub fn client_endpoint(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[node][0])
+    }
+
+    pub fn peer_endpoint(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[node][1])
+    }
+
+    pub fn ops_endpoint(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[node][2])
+    }
+
+    fn write_profile(&self, name: &str, tenant: Option<&str>) {
+        let profile = Profile {
+            endpoints: (0..self.ports.len()).map(|node| self.client_endpoint(node)).collect(),
+            authority: format!("{name}/service-ca.crt").into(),
+            certificate: format!("{name}/client.crt").into(),
+            key: format!("{name}/client.key").into(),
+            tenant: tenant.map(str::to_owned),
+        };
+        std::fs::write(self.profile(name), toml::to_string(&profile).unwrap()).unwrap();
+    }
+
+    fn config_text(&self, node: usize, more: &str) -> String {
+        let others = (0..self.ports.len()).filter(|other| *other != node);
+        let join: Vec<String> = others.map(|other| format!("\"{}\"", self.peer_endpoint(other))).collect();
+        let raft = if more.contains("[raft]") { "" } else { RAFT };
+        format!(
+            "name = \"{name}\"\nsite = \"{site}\"\ndata = \"data\"\njoin = [{join}]\n\
+             [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n\
+             [tls]\n\
+             peer = {{ ca = \"certs/peer-ca.crt\", cert = \"certs/peer.crt\", key = \"certs/peer.key\" }}\n\
+             service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\
+             [keys]\nroot = \"file:../root.key\"\n{raft}{more}",
+            name = name(node),
+            site = site(node),
+            join = join.join(", "),
+            client = self.client_endpoint(node),
+            peer = self.peer_endpoint(node),
+            ops = self.ops_endpoint(node),
+        )
+    }
+}
+
+pub fn site(node: usize) -> char {
+    char::from(b'a' + u8::try_from(node).expect("few nodes"))
+}
+
+pub fn name(node: usize) -> String {
+    format!("{}1", site(node))
+}

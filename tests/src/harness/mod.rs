@@ -1,0 +1,36 @@
+//! A cluster of real `charthold start` processes on this machine.
+//!
+//! ```text
+//! cluster.rs  start, kill, restart, clients, commands     files.rs    what is on disk for it
+//! process.rs  the program, its processes, free ports      observe.rs  leaders, roots, how far it is
+//! ```
+//!
+//! Each cluster has a folder and ports of its own, and leaves neither files nor processes behind, also when the test
+//! panics. Set `CHARTHOLD_TEST_KEEP=1` to keep the folders, to look at.
+
+mod cluster;
+mod files;
+mod observe;
+mod process;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
+pub use process::{Background, Finished, Running, command, free_ports, program};
+
+/// Of anything that is waited for: long, so that a loaded machine fails no test.
+pub const WAIT_MAX: Duration = Duration::from_secs(90);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Repeats a check until it gives a value. What kept it from doing so at the end is in the panic's text.
+pub async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        match check().await {
+            Ok(value) => return value,
+            Err(why) if Instant::now() > deadline => panic!("{what}: not after {} s: {why}", WAIT_MAX.as_secs()),
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What can be seen of a cluster from outside: who leads, how far it is, whether its replicas agree.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use charthold_client::{ClusterStatus, Error, ShardStatus};
+
+use super::{Cluster, until};
+
+impl Cluster {
+    /// What one node knows; asked once.
+    pub async fn status_of(&self, node: usize) -> Result<ClusterStatus, Error> {
+        let operator = self.operator().with_deadline(Duration::from_secs(2));
+        operator.admin().status_of(&self.endpoint(node)).await
+    }
+
+    /// Until a node's client port answers anything at all: before the initialization nobody may ask.
+    pub async fn wait_answers(&self, node: usize) {
+        until(&format!("node {node} answers"), || async {
+            match self.status_of(node).await {
+                Err(error @ (Error::Unavailable { .. } | Error::Unauthenticated { .. })) => {
+                    Err(format!("{error}\n{}", self.last_words()))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    /// Until every running node knows a leader of every shard that is running too.
+    pub async fn wait_leaders(&self) {
+        until("all running nodes know all leaders", || async {
+            let mut all = Vec::new();
+            for node in self.running() {
+                all.push(self.status_of(node).await.map_err(|error| format!("node {node}: {error}"))?);
+            }
+            let alive: Vec<&String> = all.iter().map(|status| &status.node_id).collect();
+            for status in &all {
+                let led = |shard: &&ShardStatus| shard.leader_node_id.as_ref().is_some_and(|id| alive.contains(&id));
+                let known = status.shards.iter().filter(led).count();
+                if known == 0 || known < status.shards.len() {
+                    return Err(format!("leaders of {known} of {} shards", status.shards.len()));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// The running node that leads most of the shards.
+    pub async fn leader_of_most(&self) -> usize {
+        self.wait_leaders().await;
+        until("a node leads most shards", || async {
+            let mut led = HashMap::<usize, usize>::new();
+            for node in self.running() {
+                let status = self.status_of(node).await.map_err(|error| error.to_string())?;
+                let own = status.shards.iter().filter(|shard| shard.leader_node_id.as_ref() == Some(&status.node_id));
+                led.insert(node, own.count());
+            }
+            let most = led.into_iter().max_by_key(|(node, led)| (*led, std::cmp::Reverse(*node)));
+            most.filter(|(_, led)| *led > 0).map(|(node, _)| node).ok_or_else(|| "nobody leads".to_owned())
+        })
+        .await
+    }
+
+    /// How many outcomes the cluster has recorded, all shards together, as the node knows that knows most.
+    pub async fn recorded(&self) -> u64 {
+        let mut most = 0;
+        for node in self.running() {
+            if let Ok(status) = self.status_of(node).await {
+                most = most.max(status.shards.iter().map(|shard| shard.seq).sum());
+            }
+        }
+        most
+    }
+
+    /// Until all nodes have recorded the same number of outcomes in every shard; their roots must then be equal. Roots
+    /// that differ at one seq on the way are a failure at once.
+    pub async fn wait_roots_equal(&self) {
+        until("all replicas are at one seq", || async {
+            let mut all = Vec::new();
+            for node in 0..self.size() {
+                all.push(self.status_of(node).await.map_err(|error| format!("node {node}: {error}"))?.shards);
+            }
+            let first = &all[0];
+            for shards in &all {
+                assert_eq!(shards.len(), first.len(), "nodes have replicas of different shards");
+                shards.iter().zip(first).for_each(|(one, other)| assert_roots_agree(one, other));
+            }
+            let seqs = |shards: &[ShardStatus]| shards.iter().map(|shard| shard.seq).collect::<Vec<_>>();
+            match all.iter().all(|shards| seqs(shards) == seqs(first) && shards.iter().all(newest_root_is_known)) {
+                true => Ok(()),
+                false => Err(format!("{:?}", all.iter().map(|shards| seqs(shards)).collect::<Vec<_>>())),
+            }
+        })
+        .await;
+    }
+
+    fn running(&self) -> Vec<usize> {
+        (0..self.size()).filter(|node| self.is_started(*node)).collect()
+    }
+}
+
+/// At every seq that both replicas tell.
+fn assert_roots_agree(one: &ShardStatus, other: &ShardStatus) {
+    assert_eq!(one.shard, other.shard);
+    assert_eq!((&one.stopped, &other.stopped), (&None, &None), "a replica of shard {} has stopped", one.shard);
+    let roots: HashMap<u64, &[u8]> = other.recent_roots.iter().map(|root| (root.seq, root.sha256.as_slice())).collect();
+    for root in &one.recent_roots {
+        if let Some(sha256) = roots.get(&root.seq) {
+            assert_eq!(root.sha256, *sha256, "replicas of shard {} differ at seq {}", one.shard, root.seq);
+        }
+    }
+}
+
+/// Otherwise equal seqs would prove nothing.
+fn newest_root_is_known(shard: &ShardStatus) -> bool {
+    shard.seq == 0 || shard.recent_roots.last().is_some_and(|root| root.seq == shard.seq)
+}

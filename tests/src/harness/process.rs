@@ -1,0 +1,170 @@
+//! Processes of the program under test: started, signalled, waited for, and never left behind.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Below Linux's range for outgoing connections: such a connection could otherwise take the port of a node that is
+/// down for a moment.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// The program, built beside this test's own executable.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own executable");
+    // target/debug/deps/<test>
+    let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
+    let program = folder.join("charthold");
+    assert!(program.exists(), "{} is missing: run `cargo build -p charthold` first", program.display());
+    program
+}
+
+/// The program with these arguments, and nothing from this process's environment that would change what it does.
+pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CHARTHOLD_") || name == "RUST_LOG") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Ports that nothing listens on, all different.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let mut held = Vec::with_capacity(count);
+    let mut ports = Vec::with_capacity(count);
+    // Where to begin is as good as random between test processes.
+    let mut next = PORTS.start + (std::process::id() as u16).wrapping_mul(37) % (PORTS.end - PORTS.start);
+    for _ in PORTS {
+        if ports.len() == count {
+            return ports;
+        }
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", next)) {
+            held.push(listener);
+            ports.push(next);
+        }
+        next = if next + 1 == PORTS.end { PORTS.start } else { next + 1 };
+    }
+    panic!("no {count} free ports from {} to {}", PORTS.start, PORTS.end);
+}
+
+/// A process that ends when this is dropped.
+pub struct Running {
+    child: Child,
+    what: String,
+}
+
+impl Running {
+    /// Both outputs are appended to the log.
+    ///
+    /// A node is told to stop with its parent, and the kernel means the *thread* that started it: call this from a
+    /// thread that lives as long as the test, never from `spawn_blocking`.
+    pub fn with_log(mut command: Command, log: &Path, what: &str) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("the log of a process");
+        command.stdout(file.try_clone().expect("a second handle of the log")).stderr(file);
+        Self::start(command, what)
+    }
+
+    pub fn start(mut command: Command, what: &str) -> Self {
+        // Ctrl-C in a terminal is for the test, which then stops its processes.
+        let child = command.process_group(0).spawn().unwrap_or_else(|error| panic!("starting {what}: {error}"));
+        Self { child, what: what.to_owned() }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("waiting for a child").is_none()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
+        // It may have ended by itself.
+        let _ = kill_process(id, signal);
+    }
+
+    /// SIGKILL: not a line of the program runs any more.
+    pub fn kill(&mut self) -> ExitStatus {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("waiting for a child")
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + super::WAIT_MAX;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waiting for a child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} has not ended after {} s", self.what, super::WAIT_MAX.as_secs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command that runs beside the test. Dropped, it is killed.
+pub struct Background {
+    pub(super) child: tokio::process::Child,
+}
+
+impl Background {
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("waiting for a child").is_none()
+    }
+
+    pub async fn finish(self) -> Finished {
+        Finished::new(self.child.wait_with_output().await.expect("the program's output"))
+    }
+}
+
+/// How a command ended, and what it said.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Finished {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).expect("stdout is UTF-8").trim_end()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("stdout is no JSON: {error}: {self:?}"))
+    }
+
+    /// The output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout: {} stderr: {}", String::from_utf8_lossy(&self.stdout), self.stderr);
+        self
+    }
+
+    pub(super) fn new(output: std::process::Output) -> Self {
+        // A signal as a shell shows it.
+        let code = output.status.code().or(output.status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+        Self { code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+}

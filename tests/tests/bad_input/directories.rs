@@ -1,0 +1,202 @@
+//! Data directories that are somebody else's, copied, rolled back, wiped or damaged.
+
+use std::path::{Path, PathBuf};
+
+use charthold_client::{Chart, Put, RecordId};
+use charthold_tests::harness::{Cluster, Running, command, free_ports, until};
+
+use super::configs::refuses_to_start;
+
+/// The node whose directory is played with; the others are a majority.
+const NODE: usize = 2;
+
+async fn start() -> Cluster {
+    let cluster = Cluster::start(3).await;
+    write(&cluster, "p1").await;
+    cluster.wait_roots_equal().await;
+    cluster
+}
+
+async fn write(cluster: &Cluster, patient: &str) {
+    let id = RecordId::new("Note", "n1");
+    cluster.client().put(&Chart::patient(patient), &id, Put::new("text/plain", "kept")).await.unwrap();
+}
+
+/// The node is back with its own directory, and everything that was acknowledged is there, read through it.
+async fn nothing_was_lost(mut cluster: Cluster, patients: &[&str]) {
+    cluster.restart(NODE);
+    cluster.wait_ready().await;
+    write(&cluster, "last").await;
+    cluster.wait_roots_equal().await;
+    for patient in patients.iter().chain(&["last"]) {
+        let record = cluster.client_at(NODE).get(&Chart::patient(*patient), &RecordId::new("Note", "n1")).await;
+        assert_eq!(record.unwrap().version(), 1);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(|_| ()).unwrap() }
+    }
+}
+
+/// Flags for a second process beside the cluster's own: its own ports, another directory.
+fn beside(data: &Path) -> Vec<String> {
+    let ports = free_ports(3);
+    let listen =
+        ["client", "peer", "ops"].iter().zip(ports).map(|(name, port)| format!("listen.{name}=127.0.0.1:{port}"));
+    listen.chain([format!("data={}", data.display())]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_of_another_node_or_cluster_or_process_is_refused() {
+    let mut cluster = start().await;
+    cluster.stop(NODE);
+    let own = cluster.data_dir(NODE);
+    let last = refuses_to_start(&cluster, 0, &beside(&own), 1).await;
+    let words = "belongs to node c1 of cluster test, this node is node a1 of cluster test";
+    assert!(last.contains(words) && last.contains("give every node its own data directory"), "{last}");
+
+    let other = cluster.folder().join("other-cluster");
+    copy(&own, &other);
+    let identity = std::fs::read_to_string(own.join("IDENTITY")).unwrap();
+    std::fs::write(other.join("IDENTITY"), identity.replace("cluster test", "cluster elsewhere")).unwrap();
+    let last = refuses_to_start(&cluster, NODE, &beside(&other), 1).await;
+    assert!(last.contains("belongs to node c1 of cluster elsewhere, this node is node c1 of cluster test"), "{last}");
+
+    let last = refuses_to_start(&cluster, 0, &beside(&cluster.data_dir(0)), 1).await;
+    assert!(last.contains("another process uses this data directory"), "{last}");
+    assert!(cluster.is_running(0));
+    nothing_was_lost(cluster, &["p1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_data_is_refused_by_name() {
+    let mut cluster = start().await;
+    cluster.stop(NODE);
+    let (own, damaged) = (cluster.data_dir(NODE), cluster.folder().join("damaged"));
+    let refuse = async |damage: &dyn Fn(&Path), words: &[&str]| {
+        copy(&own, &damaged);
+        damage(&damaged);
+        let last = refuses_to_start(&cluster, NODE, &beside(&damaged), 1).await;
+        for words in words {
+            assert!(last.contains(words), "{words}: {last}");
+        }
+        std::fs::remove_dir_all(&damaged).unwrap();
+    };
+    let write =
+        |name: &'static str, text: &'static str| move |folder: &Path| std::fs::write(folder.join(name), text).unwrap();
+    refuse(&write("IDENTITY", "charthold-data 9\n"), &["IDENTITY is damaged", "unknown format"]).await;
+    refuse(&write("IDENTITY", "charthold-data 1\ncluster test\n"), &["IDENTITY is damaged", "node"]).await;
+    refuse(&write("BOOT", "many\n"), &["BOOT is damaged"]).await;
+    refuse(&|folder| std::fs::remove_file(folder.join("IDENTITY")).unwrap(), &["no IDENTITY"]).await;
+    refuse(&|folder| std::fs::write(folder.join("SYNCED"), [0xff; 48]).unwrap(), &["SYNCED", "bad"]).await;
+    refuse(&cut_log, &["damaged, or acknowledged data lost"]).await;
+    nothing_was_lost(cluster, &["p1"]).await;
+}
+
+/// Takes away what the log's engine has written last.
+fn cut_log(folder: &Path) {
+    std::fs::remove_dir_all(folder.join("log")).unwrap();
+}
+
+/// A disk that comes back with an older log has lost what was acknowledged: this node must not vote with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_rolled_back_is_refused() {
+    let mut cluster = start().await;
+    cluster.stop(NODE);
+    let (own, old) = (cluster.data_dir(NODE), cluster.folder().join("old"));
+    copy(&own, &old);
+    cluster.restart(NODE);
+    cluster.wait_ready().await;
+    for patient in ["p2", "p3", "p4"] {
+        write(&cluster, patient).await;
+        // The mark is written once a second.
+        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    }
+    cluster.wait_roots_equal().await;
+    cluster.stop(NODE);
+    let mixed = cluster.folder().join("mixed");
+    copy(&own, &mixed);
+    std::fs::remove_dir_all(mixed.join("log")).unwrap();
+    copy(&old.join("log"), &mixed.join("log"));
+    let last = refuses_to_start(&cluster, NODE, &beside(&mixed), 1).await;
+    assert!(last.contains("the disk lost acknowledged data") && last.contains("must not vote again"), "{last}");
+    nothing_was_lost(cluster, &["p1", "p2", "p3", "p4"]).await;
+}
+
+/// A process on a directory that its peers must not accept. It may run; what it may not is take part.
+struct Impostor {
+    _process: Running,
+    log: PathBuf,
+}
+
+impl Impostor {
+    fn start(cluster: &Cluster, name: &str, data: &Path) -> Self {
+        let log = cluster.folder().join(format!("{name}.log"));
+        let config = cluster.config(NODE).to_str().unwrap().to_owned();
+        let mut start = command(&["start", "--config", &config, "--stop-with-parent"]);
+        start.args(beside(data).iter().flat_map(|flag| ["--set", flag.as_str()]));
+        Self { _process: Running::with_log(start, &log, name), log }
+    }
+
+    /// Until another node's log says why it is not let in. What it serves is nothing.
+    async fn is_refused(self, cluster: &Cluster, words: &str) {
+        until(&format!("a log says {words:?}"), || async {
+            let logs = [cluster.log(0), cluster.log(1)].map(|log| std::fs::read_to_string(log).unwrap());
+            let own = std::fs::read_to_string(&self.log).unwrap();
+            let named = |log: &String| log.lines().any(|line| line.contains("c1") && line.contains(words));
+            if logs.iter().any(named) { Ok(()) } else { Err(own) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_directory_is_refused_by_the_others() {
+    let mut cluster = start().await;
+    cluster.stop(NODE);
+    let clone = cluster.folder().join("clone");
+    copy(&cluster.data_dir(NODE), &clone);
+    let old = cluster.folder().join("old");
+    copy(&clone, &old);
+    cluster.restart(NODE);
+    cluster.wait_ready().await;
+    // Both were started once since the copy: the same start of the same node, twice.
+    Impostor::start(&cluster, "clone", &clone).is_refused(&cluster, "its data directory is a copy").await;
+    write(&cluster, "p2").await;
+    cluster.wait_roots_equal().await;
+    // The original goes on counting; the copy stays behind.
+    cluster.stop(NODE);
+    cluster.restart(NODE);
+    cluster.wait_ready().await;
+    Impostor::start(&cluster, "old", &old).is_refused(&cluster, "its data directory was rolled back").await;
+    write(&cluster, "p3").await;
+    cluster.wait_roots_equal().await;
+    cluster.stop(NODE);
+    nothing_was_lost(cluster, &["p1", "p2", "p3"]).await;
+}
+
+/// A wiped node comes back as a stranger: it would vote without knowing what it acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_directory_is_a_stranger() {
+    let mut cluster = start().await;
+    cluster.stop(NODE);
+    let empty = cluster.folder().join("empty");
+    let mut command = cluster.cli_command("operator", &["start", "--config", cluster.config(NODE).to_str().unwrap()]);
+    let process = Running::with_log(
+        {
+            command.arg("--stop-with-parent").args(["--set", &format!("data={}", empty.display())]);
+            command
+        },
+        &cluster.folder().join("wiped.log"),
+        "wiped",
+    );
+    let wiped = Impostor { _process: process, log: cluster.folder().join("wiped.log") };
+    wiped.is_refused(&cluster, "is no member of this cluster").await;
+    write(&cluster, "p2").await;
+    nothing_was_lost(cluster, &["p1", "p2"]).await;
+}

@@ -1,0 +1,268 @@
+//! Every method, asked by everybody: a method without a row in the table fails here.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use charthold::seal::Token;
+use charthold::tls::{Principal, Validity};
+use charthold_client::{Chart, Client, Put, RecordId, Role};
+use charthold_proto::v1;
+use charthold_tests::harness::{CLUSTER, Cluster};
+use prost::Message;
+use tonic::Code;
+use tonic::Code::{FailedPrecondition, NotFound, Ok as Done, PermissionDenied as No};
+use uuid::Uuid;
+
+use super::wire::{Refusal, Wire};
+
+/// Who asks, in the order of the table's columns.
+const ROLES: [&str; 8] = [
+    "nobody",       // a service of the tenant, without a grant
+    "reader",       //
+    "writer",       //
+    "admin",        // TENANT_ADMIN alone
+    "operator",     //
+    "ungranted",    // an operator's certificate, without a grant
+    "other",        // reader and admin of another tenant
+    "of-no-tenant", // of a tenant that does not exist
+];
+
+/// What everybody is told. The other tenant's reader reads its own tenant's chart of the same name: nothing is there.
+const TABLE: [(&str, [Code; 8]); 14] = [
+    ("charthold.v1.Charts/Commit", [No, No, Done, No, No, No, No, No]),
+    ("charthold.v1.Charts/Get", [No, Done, No, No, No, No, NotFound, No]),
+    ("charthold.v1.Charts/BatchGet", [No, Done, No, No, No, No, Done, No]),
+    ("charthold.v1.Charts/List", [No, Done, No, No, No, No, Done, No]),
+    ("charthold.v1.Charts/History", [No, Done, No, No, No, No, NotFound, No]),
+    ("charthold.v1.Charts/ReadChart", [No, Done, No, No, No, No, Done, No]),
+    // Once it is initialized nobody's grant is looked at: there is nothing left to do for anybody.
+    ("charthold.v1.Cluster/Init", [No, No, No, No, FailedPrecondition, FailedPrecondition, No, No]),
+    ("charthold.v1.Cluster/Status", [No, No, No, No, Done, No, No, No]),
+    ("charthold.v1.Cluster/Topology", [No, Done, Done, Done, Done, No, Done, No]),
+    ("charthold.v1.Tenants/CreateTenant", [No, No, No, No, Done, No, No, No]),
+    ("charthold.v1.Tenants/ListTenants", [No, No, No, No, Done, No, No, No]),
+    ("charthold.v1.Tenants/AddGrant", [No, No, No, Done, Done, No, No, No]),
+    ("charthold.v1.Tenants/ListGrants", [No, No, No, Done, Done, No, No, No]),
+    ("charthold.v1.Tenants/RemoveGrant", [No, No, No, Done, Done, No, No, No]),
+];
+
+#[test]
+fn the_table_has_every_method() {
+    let described = prost_types::FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+    let mut methods = BTreeSet::new();
+    for file in described.file.iter().filter(|file| file.package().starts_with("charthold")) {
+        for service in &file.service {
+            let name = |method: &prost_types::MethodDescriptorProto| {
+                format!("{}.{}/{}", file.package(), service.name(), method.name())
+            };
+            methods.extend(service.method.iter().map(name));
+        }
+    }
+    assert_eq!(methods, TABLE.iter().map(|(method, _)| (*method).to_owned()).collect());
+}
+
+struct Everybody {
+    cluster: Cluster,
+    callers: Vec<Wire>,
+}
+
+impl Everybody {
+    async fn start() -> Self {
+        let cluster = Cluster::start(1).await;
+        let chart = Chart::patient("p1");
+        cluster.client().put(&chart, &RecordId::new("Note", "n1"), Put::new("text/plain", "kept")).await.unwrap();
+        for (name, roles) in [
+            ("nobody", &[][..]),
+            ("reader", &[Role::Reader]),
+            ("writer", &[Role::Writer]),
+            ("admin", &[Role::TenantAdmin]),
+        ] {
+            cluster.service(name, roles).await;
+        }
+        let operator = cluster.operator().admin();
+        let other = operator.create_tenant("other").await.unwrap().uid;
+        let principal = issue(&cluster, "other", &other);
+        operator.add_grant(&principal, &[Role::Reader, Role::TenantAdmin]).await.unwrap();
+        issue(&cluster, "of-no-tenant", &"7".repeat(32));
+        cluster.authority().operator("ungranted", &cluster.folder().join("ungranted"), Validity::default()).unwrap();
+        let callers = ROLES.iter().map(|role| Wire::connect(&cluster, 0, role)).collect();
+        Self { cluster, callers }
+    }
+
+    fn tenants_service(&self, name: &str) -> String {
+        format!("spiffe://{CLUSTER}/tenant/{}/service/{name}", self.cluster.tenant())
+    }
+
+    /// A request that nothing but the caller's grants could be wrong with.
+    fn request(&self, method: &str) -> Bytes {
+        let context = Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() });
+        let chart = Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: "p1".to_owned() });
+        let record = Some(v1::RecordRef { r#type: "Note".to_owned(), id: "n1".to_owned() });
+        let request_id = Uuid::now_v7().to_string();
+        let principal = self.tenants_service("somebody");
+        let put = v1::Put { content_type: "text/plain".to_owned(), body: "new".into(), ..Default::default() };
+        let mutation = v1::Mutation {
+            record: Some(v1::RecordRef { r#type: "Note".to_owned(), id: request_id.clone() }),
+            precondition: None,
+            operation: Some(v1::mutation::Operation::Put(put)),
+        };
+        let bytes = match method.split_once('/').unwrap().1 {
+            "Commit" => v1::CommitRequest { context, request_id, chart, mutations: vec![mutation] }.encode_to_vec(),
+            "Get" => v1::GetRequest { context, chart, record, version: 0 }.encode_to_vec(),
+            "BatchGet" => {
+                let records = record.into_iter().collect();
+                v1::BatchGetRequest { context, chart, records }.encode_to_vec()
+            }
+            "List" => v1::ListRequest { context, chart, ..Default::default() }.encode_to_vec(),
+            "History" => v1::HistoryRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
+            "ReadChart" => v1::ReadChartRequest { context, chart }.encode_to_vec(),
+            "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
+            "Status" => v1::StatusRequest { context }.encode_to_vec(),
+            "Topology" => v1::TopologyRequest { context }.encode_to_vec(),
+            "CreateTenant" => {
+                v1::CreateTenantRequest { context, request_id, name: "one more".to_owned() }.encode_to_vec()
+            }
+            "ListTenants" => v1::ListTenantsRequest { context, ..Default::default() }.encode_to_vec(),
+            "AddGrant" => {
+                let roles = vec![v1::Role::Reader as i32];
+                v1::AddGrantRequest { context, request_id, principal, roles }.encode_to_vec()
+            }
+            "ListGrants" => {
+                let tenant_uid = self.cluster.tenant().to_owned();
+                v1::ListGrantsRequest { context, tenant_uid, ..Default::default() }.encode_to_vec()
+            }
+            "RemoveGrant" => v1::RemoveGrantRequest { context, request_id, principal }.encode_to_vec(),
+            other => panic!("no request of {other} here"),
+        };
+        bytes.into()
+    }
+}
+
+/// A certificate of a tenant's service in a folder of the cluster's; gives the principal.
+fn issue(cluster: &Cluster, name: &str, tenant: &str) -> String {
+    let mut uid = Token::default();
+    hex::decode_to_slice(tenant, &mut uid).unwrap();
+    cluster.authority().service(&uid, name, &cluster.folder().join(name), Validity::default()).unwrap();
+    Principal::service(CLUSTER, &uid, name).unwrap().uri()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_may_what_the_table_says_and_nothing_else() {
+    let everybody = Everybody::start().await;
+    let mut wrong = Vec::new();
+    for (method, expected) in TABLE {
+        for ((role, caller), expected) in ROLES.iter().zip(&everybody.callers).zip(expected) {
+            let answer = caller.call(method, everybody.request(method)).await;
+            let found = answer.as_ref().err().map_or(Done, tonic::Status::code);
+            if found != expected {
+                wrong.push(format!("{method} by {role}: {found:?}, expected {expected:?}"));
+            }
+            if let (No, Err(status)) = (found, &answer) {
+                let refusal = Refusal::of(status);
+                // No word about whether there is such a chart, record or tenant.
+                assert_eq!((refusal.reason.as_str(), refusal.message.as_str()), ("NO_GRANT", "no grant allows this"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let kept = everybody.cluster.client().get(&Chart::patient("p1"), &RecordId::new("Note", "n1")).await.unwrap();
+    assert_eq!(kept.body.as_ref(), b"kept");
+}
+
+/// A denied call says the same whether there is something or not, and whether it makes sense or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_read_learns_nothing() {
+    let everybody = Everybody::start().await;
+    let nobody = &everybody.callers[0];
+    let chart = |id: &str| Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: id.to_owned() });
+    let requests = [
+        v1::GetRequest { chart: chart("p1"), ..Default::default() },
+        v1::GetRequest { chart: chart("p2"), ..Default::default() },
+        v1::GetRequest::default(),
+    ];
+    for request in requests {
+        let status = nobody.ask::<v1::GetResponse>("charthold.v1.Charts/Get", &request).await.err().unwrap();
+        assert_eq!((status.code(), status.message()), (No, "no grant allows this"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_learns_no_version_and_one_tenant_nothing_of_another() {
+    let everybody = Everybody::start().await;
+    let cluster = &everybody.cluster;
+    let (chart, id) = (Chart::patient("p1"), RecordId::new("Note", "n1"));
+    let condition = |version| Some(v1::Precondition { condition: Some(v1::precondition::Condition::Version(version)) });
+    let check = |precondition| v1::CommitRequest {
+        context: Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() }),
+        request_id: Uuid::now_v7().to_string(),
+        chart: Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: "p1".to_owned() }),
+        mutations: vec![v1::Mutation {
+            record: Some(v1::RecordRef { r#type: "Note".to_owned(), id: "n1".to_owned() }),
+            precondition,
+            operation: Some(v1::mutation::Operation::Check(v1::Check {})),
+        }],
+    };
+    let mismatch = async |caller: &Wire| {
+        let answer = caller.ask::<v1::CommitResponse>("charthold.v1.Charts/Commit", &check(condition(9))).await;
+        let status = answer.err().unwrap();
+        let details = tonic_types::StatusExt::get_error_details(&status);
+        assert_eq!(status.code(), Code::Aborted);
+        details.error_info().unwrap().metadata.get("version").cloned()
+    };
+    assert_eq!(mismatch(&everybody.callers[2]).await, None, "a writer does not read");
+    assert_eq!(mismatch(&Wire::connect(cluster, 0, "client")).await.as_deref(), Some("1"));
+
+    // The other tenant may have a chart of the same name: it is another chart.
+    let principal = format!("spiffe://{CLUSTER}/tenant/{}/service/other", others_tenant(cluster).await);
+    let operator = cluster.operator().admin();
+    operator.add_grant(&principal, &[Role::Reader, Role::Writer]).await.unwrap();
+    let other = client_of(cluster, "other");
+    let committed = other.put(&chart, &id, Put::new("text/plain", "theirs")).await.unwrap();
+    assert_eq!(committed.versions, [1]);
+    assert_eq!(cluster.client().get(&chart, &id).await.unwrap().body.as_ref(), b"kept");
+    assert_eq!(other.get(&chart, &id).await.unwrap().body.as_ref(), b"theirs");
+}
+
+async fn others_tenant(cluster: &Cluster) -> String {
+    let tenants = cluster.operator().admin().list_tenants().await.unwrap();
+    tenants.into_iter().find(|tenant| tenant.name == "other").unwrap().uid
+}
+
+fn client_of(cluster: &Cluster, folder: &str) -> Client {
+    let folder = cluster.folder().join(folder);
+    let profile = charthold_client::Profile {
+        endpoints: vec![cluster.endpoint(0)],
+        authority: folder.join("service-ca.crt"),
+        certificate: folder.join("client.crt"),
+        key: folder.join("client.key"),
+        tenant: None,
+    };
+    Client::connect(&profile).unwrap().with_context(charthold_client::RequestContext::new("test"))
+}
+
+/// A grant that is taken away stops working, on every gateway, within seconds; an operator can be nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_end_and_do_not_mix() {
+    let everybody = Everybody::start().await;
+    let cluster = &everybody.cluster;
+    let operator = cluster.operator().admin();
+    let reader = everybody.tenants_service("reader");
+    operator.remove_grant(&reader).await.unwrap();
+    charthold_tests::harness::until("the reader is denied", || async {
+        let answer = everybody.callers[1].call("charthold.v1.Charts/List", everybody.request("x/List")).await;
+        answer.err().filter(|status| status.code() == No).map(|_| ()).ok_or_else(|| "still reads".to_owned())
+    })
+    .await;
+    let operator_itself = format!("spiffe://{CLUSTER}/operator/operator");
+    for (principal, role) in
+        [(&operator_itself, Role::Reader), (&operator_itself, Role::Writer), (&reader, Role::Operator)]
+    {
+        let error = operator.add_grant(principal, &[role]).await.unwrap_err().to_string();
+        assert!(error.contains("an operator can be OPERATOR only, and nobody else can"), "{error}");
+    }
+    let nonsense = ["", "ada", "spiffe://elsewhere/operator/ada", "charthold://test/node/a1/keyed"];
+    for principal in nonsense {
+        let error = operator.add_grant(principal, &[Role::Operator]).await.unwrap_err().to_string();
+        assert!(error.contains("principal: is "), "{error}");
+    }
+}

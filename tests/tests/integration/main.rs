@@ -1,0 +1,8 @@
+//! Whole clusters of real processes. One binary, so that it links once; one module for each area.
+
+#![allow(clippy::unwrap_used)]
+
+mod canary;
+mod main_job;
+mod once;
+mod power_cut;
