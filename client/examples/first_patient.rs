@@ -66,7 +66,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Somebody who read the same version comes too late, is told so, and nothing happened.
     match client.commit(&chart, vec![amend]).await {
-        Err(Error::VersionMismatch { current, .. }) => println!("too late: the newest is version {current:?}"),
+        Err(Error::VersionMismatch { current: Some(newest), .. }) => {
+            println!("too late: the newest is version {newest}");
+        }
         other => println!("unexpected: {other:?}"),
     }
 

@@ -16,7 +16,7 @@
 //! [listen]
 //! client = "0.0.0.0:7400"                # the default; a keyless node opens no client port
 //! peer = "0.0.0.0:7401"                  # the default
-//! ops = "127.0.0.1:7402"                 # the default; health and metrics, no records
+//! ops = "127.0.0.1:7402"                 # the default; reserved for metrics, nothing listens there yet
 //! [advertise]                            # what others are told, host:port; the default is the address listened on,
 //! client = "a1.example:7400"             # with the machine's host name in place of 0.0.0.0
 //! peer = "a1.example:7401"
@@ -134,7 +134,7 @@ pub struct Listen {
     pub client: SocketAddr,
     /// For other nodes.
     pub peer: SocketAddr,
-    /// Health and metrics. No records, so no TLS: keep it on an address that only the operator reaches.
+    /// Reserved for metrics: nothing listens there yet. No records, so no TLS: an address that only the operator reaches.
     pub ops: SocketAddr,
 }
 
