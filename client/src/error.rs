@@ -96,6 +96,12 @@ pub enum Error {
     /// The cluster was initialized before.
     #[error("the cluster is initialized already")]
     AlreadyInitialized,
+    /// The nodes do not fit together: another root key, two of one name, another number than expected.
+    #[error("{why}")]
+    CannotForm {
+        /// Which node, and what is wrong with it.
+        why: String,
+    },
     /// A defect, or a gateway that speaks another version. For a commit: says nothing of whether it happened.
     #[error("internal error: {message}")]
     Internal {
@@ -180,6 +186,7 @@ impl Failure {
             (Code::FailedPrecondition, "CHART_ERASED") => (Error::Erased, false),
             (Code::FailedPrecondition, "NOT_INITIALIZED") => (Error::NotInitialized, false),
             (Code::FailedPrecondition, "ALREADY_INITIALIZED") => (Error::AlreadyInitialized, false),
+            (Code::FailedPrecondition, "CANNOT_FORM") => (Error::CannotForm { why: why() }, false),
             // OutOfRange is how either side's gRPC library refuses a message over its size limit.
             (Code::InvalidArgument | Code::OutOfRange, _) => (invalid(status, &details), false),
             (Code::PermissionDenied, _) => (Error::Denied, false),
@@ -292,6 +299,7 @@ mod tests {
         check(Code::FailedPrecondition, "CHART_ERASED", &[], Error::Erased, STOP);
         check(Code::FailedPrecondition, "NOT_INITIALIZED", &[], Error::NotInitialized, STOP);
         check(Code::FailedPrecondition, "ALREADY_INITIALIZED", &[], Error::AlreadyInitialized, STOP);
+        check(Code::FailedPrecondition, "CANNOT_FORM", &[], Error::CannotForm { why: why() }, STOP);
         check(Code::ResourceExhausted, "OVERLOADED", &[], Error::Overloaded { why: why() }, retry(false, false));
         check(Code::Unavailable, "NO_LEADER", &[], Error::Unavailable { why: why() }, retry(false, true));
         check(Code::Unavailable, "NO_QUORUM", &[], Error::Unavailable { why: why() }, retry(false, true));

@@ -1,7 +1,7 @@
 //! One node: its replica, and if it is keyed its gateway, started in order and ended together.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use charthold_replica::platform::Platform;
 use charthold_replica::replica::{Replica, ReplicaConfig};
@@ -15,6 +15,8 @@ use crate::seal::{RootKey, RootKeyError, provider_from_uri};
 use crate::tls::{PeerTransport, ServiceLimits, ServiceListener, TlsError};
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a clock may be off until the node ends: others lead then, and requests no longer end up here.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(3);
 /// What running calls get to end at a stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -35,6 +37,8 @@ pub enum NodeError {
     Certificate { found: String, found_kind: &'static str, name: String, kind: &'static str },
     #[error("the replica of shard {shard} has stopped: {why}")]
     ReplicaStopped { shard: u16, why: String },
+    #[error("{0}")]
+    Clock(String),
     #[error("the client port failed: {0}")]
     Serve(#[from] tonic::transport::Error),
     #[error("cannot wait for signals: {0}")]
@@ -92,6 +96,9 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     };
     tracing::info!("stopping");
     replica.shutdown().await;
+    // It stays open: an engine that is closed on one thread while the process ends on another may find parts of itself
+    // gone already, and abort.
+    std::mem::forget(Arc::clone(&replica));
     ended
 }
 
@@ -148,11 +155,17 @@ fn check_certificate(
     }
 }
 
-/// Ends when a group has stopped: a node that is half dead would only be in the way.
+/// Ends when a group has stopped, or may not lead: a node that is half dead would only be in the way.
 async fn watch_replica(replica: &Replica) -> NodeError {
+    let mut clock_right_at = Instant::now();
     loop {
         if let Some((shard, why)) = replica.stopped_group() {
             return NodeError::ReplicaStopped { shard, why };
+        }
+        match replica.clock_error() {
+            None => clock_right_at = Instant::now(),
+            Some(why) if clock_right_at.elapsed() > CLOCK_OFF_MAX => return NodeError::Clock(why),
+            Some(_) => {}
         }
         tokio::time::sleep(WATCH_INTERVAL).await;
     }

@@ -75,6 +75,7 @@ pub(crate) fn reason(error: &ClientError) -> Option<&'static str> {
         ClientError::Unauthenticated { .. } => "BAD_CERTIFICATE",
         ClientError::NotInitialized => "NOT_INITIALIZED",
         ClientError::AlreadyInitialized => "ALREADY_INITIALIZED",
+        ClientError::CannotForm { .. } => "CANNOT_FORM",
         ClientError::Internal { .. } => "INTERNAL",
         // Unavailable covers several reasons and says which; the rest is about this machine.
         _ => return None,

@@ -38,6 +38,12 @@ pub struct Access {
     current_at: Mutex<Option<Instant>>,
 }
 
+impl Default for Access {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Access {
     pub fn new() -> Self {
         let roles = Cache::builder().max_capacity(PRINCIPALS_MAX).time_to_live(BELIEVED).build();

@@ -30,6 +30,16 @@ use crate::tls::identity::parse_tenant;
 
 pub struct TenantsService(pub Arc<Gateway>);
 
+/// Who changes whose grant, and how: what its audit event says.
+struct GrantChange<'a> {
+    method: &'a str,
+    granter: &'a Principal,
+    grantee: &'a Principal,
+    context: Option<RequestContext>,
+    roles: &'a [i32],
+    request_id: &'a [u8; 16],
+}
+
 impl Gateway {
     /// Proposes a command of the directory.
     pub(super) async fn propose_to_directory(
@@ -121,24 +131,15 @@ impl Gateway {
     }
 
     /// Where a granted principal's grant is, and its sealed event.
-    async fn grantee(
-        &self,
-        method: &str,
-        granter: &Principal,
-        grantee: &Principal,
-        context: Option<RequestContext>,
-        roles: &[i32],
-        request_id: &[u8; 16],
-        deadline: Instant,
-    ) -> Result<(GrantPlace, Bytes), GatewayError> {
+    async fn grantee(&self, change: GrantChange<'_>, deadline: Instant) -> Result<(GrantPlace, Bytes), GatewayError> {
         let unknown = || GatewayError::field("principal", "is of a tenant that does not exist");
-        let place = self.grant_place(grantee, deadline).await?.ok_or_else(unknown)?;
+        let place = self.grant_place(change.grantee, deadline).await?.ok_or_else(unknown)?;
         let event = pb::AuditEvent {
-            subject: grantee.uri(),
-            roles: roles.iter().map(|role| *role as u32).collect(),
-            ..self.audit_event(method, &granter.uri(), &context.unwrap_or_default())
+            subject: change.grantee.uri(),
+            roles: change.roles.iter().map(|role| *role as u32).collect(),
+            ..self.audit_event(change.method, &change.granter.uri(), &change.context.unwrap_or_default())
         };
-        let event = self.seal_directory_event(&event, &place.key().tenant, request_id)?;
+        let event = self.seal_directory_event(&event, &place.key().tenant, change.request_id)?;
         Ok((place, event))
     }
 
@@ -156,9 +157,15 @@ impl Gateway {
             roles: request.roles.clone(),
             ..Default::default()
         };
-        let context = request.context;
-        let (place, audit_event) =
-            self.grantee("AddGrant", granter, grantee, context, &request.roles, &request_id, deadline).await?;
+        let change = GrantChange {
+            method: "AddGrant",
+            granter,
+            grantee,
+            context: request.context,
+            roles: &request.roles,
+            request_id: &request_id,
+        };
+        let (place, audit_event) = self.grantee(change, deadline).await?;
         let clear =
             pb::ClearGrant { principal: grantee.uri(), roles: request.roles.iter().map(|role| *role as u32).collect() };
         let key = place.key();
@@ -185,13 +192,16 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<RemoveGrantResponse, GatewayError> {
         let request_id = validate::request_id(&request.request_id)?;
+        let mut violations = Violations::default();
+        violations.context(request.context.as_ref());
+        violations.into_result()?;
         let said = RemoveGrantRequest { principal: request.principal.clone(), ..Default::default() };
-        let context = request.context;
-        let (place, audit_event) =
-            self.grantee("RemoveGrant", granter, grantee, context, &[], &request_id, deadline).await?;
+        let (context, request_id) = (request.context, &request_id);
+        let change = GrantChange { method: "RemoveGrant", granter, grantee, context, roles: &[], request_id };
+        let (place, audit_event) = self.grantee(change, deadline).await?;
         let key = place.key();
         let command = Command::RemoveGrant(pb::RemoveGrant {
-            request_id: Bytes::copy_from_slice(&request_id),
+            request_id: Bytes::copy_from_slice(request_id),
             tenant: Bytes::copy_from_slice(&key.tenant),
             principal: Bytes::copy_from_slice(&key.principal),
             audit_event,
@@ -267,11 +277,11 @@ fn check_roles(grantee: &Principal, request: &AddGrantRequest) -> Result<(), Gat
     violations.context(request.context.as_ref());
     violations.check(!request.roles.is_empty(), "roles", "are required");
     for role in &request.roles {
-        let fits = match (Role::try_from(*role), grantee) {
-            (Ok(Role::Operator), Principal::Operator { .. }) => true,
-            (Ok(Role::Reader | Role::Writer | Role::TenantAdmin), Principal::Service { .. }) => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (Role::try_from(*role), grantee),
+            (Ok(Role::Operator), Principal::Operator { .. })
+                | (Ok(Role::Reader | Role::Writer | Role::TenantAdmin), Principal::Service { .. })
+        );
         violations.check(fits, "roles", "an operator can be OPERATOR only, and nobody else can");
     }
     violations.into_result()

@@ -220,16 +220,16 @@ mod tests {
 
     #[test]
     fn operations_and_conditions_must_make_sense() {
-        let with = |operation, condition| {
+        let with = |operation: Option<Operation>, condition: Option<Condition>| {
             let precondition = condition.map(|condition| Precondition { condition: Some(condition) });
             request(vec![Mutation { operation, precondition, ..put("a", 1) }])
         };
         check(with(None, None), &["mutations[0]"]);
         check(with(Some(Operation::Check(Check {})), None), &["mutations[0].precondition"]);
         check(with(Some(Operation::Check(Check {})), Some(Condition::Version(1))), &[]);
-        let delete = Some(Operation::Delete(Delete {}));
-        check(with(delete, Some(Condition::MustNotExist(true))), &["mutations[0].precondition"]);
-        check(with(delete, Some(Condition::Version(0))), &["mutations[0].precondition"]);
+        let delete = || Some(Operation::Delete(Delete {}));
+        check(with(delete(), Some(Condition::MustNotExist(true))), &["mutations[0].precondition"]);
+        check(with(delete(), Some(Condition::Version(0))), &["mutations[0].precondition"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
-pub use process::{Background, Finished, Running, command, free_ports, program};
+pub use process::{Background, Finished, Running, command, free_ports, free_range, program};
 
 /// Of anything that is waited for: long, so that a loaded machine fails no test.
 pub const WAIT_MAX: Duration = Duration::from_secs(90);

@@ -39,20 +39,28 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 /// Ports that nothing listens on, all different.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let mut held = Vec::with_capacity(count);
-    let mut ports = Vec::with_capacity(count);
-    // Where to begin is as good as random between test processes.
-    let mut next = PORTS.start + (std::process::id() as u16).wrapping_mul(37) % (PORTS.end - PORTS.start);
-    for _ in PORTS {
-        if ports.len() == count {
-            return ports;
+    for port in candidates() {
+        if held.len() == count {
+            break;
         }
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", next)) {
-            held.push(listener);
-            ports.push(next);
-        }
-        next = if next + 1 == PORTS.end { PORTS.start } else { next + 1 };
+        held.extend(TcpListener::bind(("127.0.0.1", port)).map(|listener| (port, listener)));
     }
-    panic!("no {count} free ports from {} to {}", PORTS.start, PORTS.end);
+    assert_eq!(held.len(), count, "too few free ports from {} to {}", PORTS.start, PORTS.end);
+    held.into_iter().map(|(port, _)| port).collect()
+}
+
+/// A port from which on so many are free.
+pub fn free_range(count: u16) -> u16 {
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let range = candidates().find(|first| (*first..*first + count).all(free));
+    range.unwrap_or_else(|| panic!("no {count} free ports in a row"))
+}
+
+/// Where to begin is as good as random between test processes.
+fn candidates() -> impl Iterator<Item = u16> {
+    let length = PORTS.end - PORTS.start;
+    let first = (std::process::id() as u16).wrapping_mul(37) % length;
+    (0..length).map(move |offset| PORTS.start + (first + offset) % length)
 }
 
 /// A process that ends when this is dropped.

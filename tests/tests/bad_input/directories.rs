@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use charthold_client::{Chart, Put, RecordId};
+use charthold_proto::v1;
 use charthold_tests::harness::{Cluster, Running, command, free_ports, until};
 
 use super::configs::refuses_to_start;
+use super::wire::Wire;
 
 /// The node whose directory is played with; the others are a majority.
 const NODE: usize = 2;
@@ -34,7 +36,7 @@ async fn nothing_was_lost(mut cluster: Cluster, patients: &[&str]) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -94,13 +96,9 @@ async fn damaged_data_is_refused_by_name() {
     refuse(&write("BOOT", "many\n"), &["BOOT is damaged"]).await;
     refuse(&|folder| std::fs::remove_file(folder.join("IDENTITY")).unwrap(), &["no IDENTITY"]).await;
     refuse(&|folder| std::fs::write(folder.join("SYNCED"), [0xff; 48]).unwrap(), &["SYNCED", "bad"]).await;
-    refuse(&cut_log, &["damaged, or acknowledged data lost"]).await;
+    let without_log = |folder: &Path| std::fs::remove_dir_all(folder.join("log")).unwrap();
+    refuse(&without_log, &["the disk lost acknowledged data", "must not vote again"]).await;
     nothing_was_lost(cluster, &["p1"]).await;
-}
-
-/// Takes away what the log's engine has written last.
-fn cut_log(folder: &Path) {
-    std::fs::remove_dir_all(folder.join("log")).unwrap();
 }
 
 /// A disk that comes back with an older log has lost what was acknowledged: this node must not vote with it.
@@ -129,30 +127,24 @@ async fn a_log_that_was_rolled_back_is_refused() {
 }
 
 /// A process on a directory that its peers must not accept. It may run; what it may not is take part.
-struct Impostor {
-    _process: Running,
-    log: PathBuf,
+fn impostor(cluster: &Cluster, name: &str, flags: &[String]) -> Running {
+    let mut start = command(&["start", "--stop-with-parent", "--config"]);
+    start.arg(cluster.config(NODE)).args(flags.iter().flat_map(|flag| ["--set", flag.as_str()]));
+    Running::with_log(start, &log_of(cluster, name), name)
 }
 
-impl Impostor {
-    fn start(cluster: &Cluster, name: &str, data: &Path) -> Self {
-        let log = cluster.folder().join(format!("{name}.log"));
-        let config = cluster.config(NODE).to_str().unwrap().to_owned();
-        let mut start = command(&["start", "--config", &config, "--stop-with-parent"]);
-        start.args(beside(data).iter().flat_map(|flag| ["--set", flag.as_str()]));
-        Self { _process: Running::with_log(start, &log, name), log }
-    }
+fn log_of(cluster: &Cluster, name: &str) -> PathBuf {
+    cluster.folder().join(format!("{name}.log"))
+}
 
-    /// Until another node's log says why it is not let in. What it serves is nothing.
-    async fn is_refused(self, cluster: &Cluster, words: &str) {
-        until(&format!("a log says {words:?}"), || async {
-            let logs = [cluster.log(0), cluster.log(1)].map(|log| std::fs::read_to_string(log).unwrap());
-            let own = std::fs::read_to_string(&self.log).unwrap();
-            let named = |log: &String| log.lines().any(|line| line.contains("c1") && line.contains(words));
-            if logs.iter().any(named) { Ok(()) } else { Err(own) }
-        })
-        .await;
-    }
+/// Until one of these logs says, in one line, who is refused and why.
+async fn is_said(logs: &[PathBuf], who: &str, why: &str) {
+    until(&format!("a log says {why:?} of {who}"), || async {
+        let texts: Vec<String> = logs.iter().map(|log| std::fs::read_to_string(log).unwrap()).collect();
+        let said = texts.iter().any(|text| text.lines().any(|line| line.contains(who) && line.contains(why)));
+        if said { Ok(()) } else { Err(texts.concat().lines().rev().take(20).collect::<Vec<_>>().join("\n")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,14 +158,18 @@ async fn a_copied_directory_is_refused_by_the_others() {
     cluster.restart(NODE);
     cluster.wait_ready().await;
     // Both were started once since the copy: the same start of the same node, twice.
-    Impostor::start(&cluster, "clone", &clone).is_refused(&cluster, "its data directory is a copy").await;
+    let process = impostor(&cluster, "clone", &beside(&clone));
+    is_said(&[cluster.log(0), cluster.log(1)], "c1", "its data directory is a copy").await;
+    drop(process);
     write(&cluster, "p2").await;
     cluster.wait_roots_equal().await;
     // The original goes on counting; the copy stays behind.
     cluster.stop(NODE);
     cluster.restart(NODE);
     cluster.wait_ready().await;
-    Impostor::start(&cluster, "old", &old).is_refused(&cluster, "its data directory was rolled back").await;
+    let process = impostor(&cluster, "old", &beside(&old));
+    is_said(&[cluster.log(0), cluster.log(1)], "c1", "its data directory was rolled back").await;
+    drop(process);
     write(&cluster, "p3").await;
     cluster.wait_roots_equal().await;
     cluster.stop(NODE);
@@ -186,17 +182,18 @@ async fn a_wiped_directory_is_a_stranger() {
     let mut cluster = start().await;
     cluster.stop(NODE);
     let empty = cluster.folder().join("empty");
-    let mut command = cluster.cli_command("operator", &["start", "--config", cluster.config(NODE).to_str().unwrap()]);
-    let process = Running::with_log(
-        {
-            command.arg("--stop-with-parent").args(["--set", &format!("data={}", empty.display())]);
-            command
-        },
-        &cluster.folder().join("wiped.log"),
-        "wiped",
-    );
-    let wiped = Impostor { _process: process, log: cluster.folder().join("wiped.log") };
-    wiped.is_refused(&cluster, "is no member of this cluster").await;
+    let process = impostor(&cluster, "wiped", &[format!("data={}", empty.display())]);
+    // Whoever calls it asks for the node that was there before; both sides say so.
+    is_said(&[log_of(&cluster, "wiped")], "a1", "you expect node").await;
+    is_said(&[cluster.log(0)], &cluster.peer_endpoint(NODE), "refused by the peer: you expect node").await;
+    // And nobody talks it into a cluster of its own.
+    let context = Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() });
+    let init = v1::InitRequest { context, expected_nodes: 3 };
+    let operator = Wire::connect(&cluster, NODE, "operator");
+    let status = operator.ask::<v1::InitResponse>("charthold.v1.Cluster/Init", &init).await.err().unwrap();
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains("is no member of this cluster"), "{}", status.message());
+    drop(process);
     write(&cluster, "p2").await;
     nothing_was_lost(cluster, &["p1", "p2"]).await;
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod canary;
+mod command_line;
+mod dev;
 mod main_job;
 mod once;
 mod power_cut;

@@ -8,4 +8,5 @@ mod crates;
 mod limits;
 mod phi;
 mod places;
+mod reasons;
 mod source;

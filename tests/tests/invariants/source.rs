@@ -58,8 +58,9 @@ fn whole_tests(paths: &[PathBuf]) -> Vec<PathBuf> {
             let mut following = lines[index + 1..].iter();
             let named = following.clone().find_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]"));
             let item = following.find(|line| !line.starts_with("#[")).copied().unwrap_or_default();
-            let module = item.strip_prefix("pub ").unwrap_or(item).strip_prefix("pub(crate) ").unwrap_or(item);
-            let Some(module) = module.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
+            let is_module = item.starts_with("mod ") || item.starts_with("pub");
+            let module = item.split("mod ").nth(1).and_then(|rest| rest.strip_suffix(';'));
+            let Some(module) = module.filter(|_| is_module) else { continue };
             let folder = path.parent().unwrap();
             let beside = match path.file_stem().unwrap().to_str().unwrap() {
                 "mod" | "lib" | "main" => folder.to_owned(),

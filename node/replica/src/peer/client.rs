@@ -16,13 +16,11 @@ use super::frame::{Kind, Message};
 use super::hello::Greeter;
 use super::outbox::Outbox;
 use super::transport::Transport;
-use super::{Lane, STREAM_WINDOW, connection};
+use super::{CALLS_MAX, Lane, STREAM_WINDOW, connection};
 use crate::{NodeId, ShardId};
 
 const RECONNECT_AFTER_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_AFTER_MAX: Duration = Duration::from_secs(1);
-/// Calls and streams that may be open on one connection.
-const PENDING_MAX: usize = 8_192;
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -184,7 +182,7 @@ impl Connection {
     fn open(&self, pending: Pending) -> Result<u64, CallFailure> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut open = self.pending.lock();
-        if open.len() >= PENDING_MAX || self.outbox.is_closed() {
+        if open.len() >= CALLS_MAX || self.outbox.is_closed() {
             return Err(CallFailure::NotConnected);
         }
         open.insert(id, pending);
@@ -243,16 +241,24 @@ async fn keep_connected(
     loop {
         let dialed = async {
             let (mut stream, identity) = transport.dial(address.clone()).await.map_err(|error| error.to_string())?;
-            greeter.call(&mut *stream, &identity, lane, node).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>(stream)
+            let introduced = greeter.call(&mut *stream, &identity, lane, node).await;
+            Ok::<_, String>((stream, introduced.map_err(|error| error.to_string())?.presence))
         };
         match tokio::time::timeout(super::HANDSHAKE_MAX, dialed).await.unwrap_or(Err("too slow".to_owned())) {
-            Ok(stream) => {
+            Ok((stream, presence)) => {
                 tracing::info!(peer = %format_args!("{node:016x}"), address, ?lane, "connected to peer");
                 (pause, last_failure) = (RECONNECT_AFTER_MIN, String::new());
                 let connection = Arc::new(Connection::new());
                 publish.send_replace(Some(Arc::clone(&connection)));
-                let ended = connection::run(stream, &connection.outbox, |message| connection.on_message(message)).await;
+                let on_message = |message| connection.on_message(message);
+                let run = connection::run(stream, &connection.outbox, presence, on_message);
+                let marks = async {
+                    match lane {
+                        Lane::Control => greeter.send_marks(&connection.outbox).await,
+                        Lane::Bulk => std::future::pending().await,
+                    }
+                };
+                let ended = tokio::select! { ended = run => ended, ended = marks => ended };
                 publish.send_replace(None);
                 // Whoever waits learns it now.
                 connection.pending.lock().clear();

@@ -8,21 +8,25 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{Assembler, Kind, Message};
 use super::outbox::Outbox;
+use super::registry::Presence;
 use super::transport::Stream;
 use super::{IDLE_MAX, PING_AFTER};
 
 const READ_BYTES: usize = 64 << 10;
 
-/// Moves messages until the connection breaks, idles too long, or `on_message` refuses one. Closes the outbox.
+/// Moves messages until the connection breaks, idles too long, `on_message` refuses one, or a newer start of the peer is
+/// seen: two lives of one node are never listened to. Closes the outbox.
 pub async fn run(
     stream: Box<dyn Stream>,
     outbox: &Outbox,
+    mut peer: Presence,
     on_message: impl FnMut(Message) -> io::Result<()>,
 ) -> io::Error {
     let (reader, writer) = tokio::io::split(stream);
     let ended = tokio::select! {
-        ended = read(reader, on_message) => ended,
+        ended = read(reader, peer.clone(), on_message) => ended,
         ended = write(writer, outbox) => ended,
+        () = peer.superseded() => Err(superseded()),
     };
     outbox.close();
     match ended {
@@ -33,6 +37,7 @@ pub async fn run(
 
 async fn read(
     mut reader: impl AsyncRead + Unpin,
+    peer: Presence,
     mut on_message: impl FnMut(Message) -> io::Result<()>,
 ) -> io::Result<std::convert::Infallible> {
     let mut input = BytesMut::with_capacity(READ_BYTES);
@@ -43,11 +48,18 @@ async fn read(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         while let Some(message) = assembler.next(&mut input)? {
+            if !peer.is_current() {
+                return Err(superseded());
+            }
             if message.kind != Kind::Ping {
                 on_message(message)?;
             }
         }
     }
+}
+
+fn superseded() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the peer has started again")
 }
 
 async fn write(mut writer: impl AsyncWrite + Unpin, outbox: &Outbox) -> io::Result<std::convert::Infallible> {

@@ -30,6 +30,8 @@ pub enum Kind {
     ReplyError = 3,
     /// Ends the append stream with this id.
     StreamEnd = 4,
+    /// The caller's clock, and how far its log is synced. Has no answer.
+    Mark = 5,
     // Requests with one answer.
     Vote = 16,
     PreVote = 17,
@@ -48,6 +50,7 @@ impl Kind {
             Self::Reply,
             Self::ReplyError,
             Self::StreamEnd,
+            Self::Mark,
             Self::Vote,
             Self::PreVote,
             Self::TransferLeader,

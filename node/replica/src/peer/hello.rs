@@ -2,43 +2,58 @@
 //!
 //! The transport has proven the other end's name; the hello adds its node id, which was made with its data directory.
 //! Refused are: another cluster; a name or role that is not the certificate's; a node that the directory does not know
-//! (a wiped node comes back with a new id and is unknown); one whose directory was rolled back or copied (its boot
-//! counter is older than, or the same as but not from the same start as, one seen before); another format.
+//! (a wiped node comes back with a new id and is unknown); one whose directory was rolled back or copied (see
+//! [`super::registry`]); another format.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use charthold_proto::internal as pb;
-use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::clock::ClusterClock;
 use super::frame::{Assembler, Kind, Message};
+use super::outbox::Outbox;
+use super::registry::{Presence, Registry, Start};
 use super::transport::{PeerIdentity, Stream};
-use super::{HANDSHAKE_MAX, Lane};
+use super::{HANDSHAKE_MAX, Lane, MARK_INTERVAL};
 use crate::NodeId;
-use crate::store::EngineError;
-use crate::store::log::LogEngine;
+use crate::store::identity::Boot;
 use crate::store::log::writer::LogWriter;
 
 /// The one format of frames and entries so far.
 const FORMAT: u32 = 1;
 const HELLO_BYTES_MAX: usize = 16 << 10;
 
-/// Tells whether a node id and name may connect, and why not.
-pub type Admit = Arc<dyn Fn(NodeId, &str) -> Result<(), String> + Send + Sync>;
+/// What a node is to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Member,
+    /// There is no cluster yet: whoever has a certificate of it may be asked to form one, and is not remembered.
+    Candidate,
+}
+
+/// Tells what a node with this id and name is, or why it may not connect.
+pub type Admit = Arc<dyn Fn(NodeId, &str) -> Result<Standing, String> + Send + Sync>;
 
 /// This node's side of every handshake.
 pub struct Greeter {
     pub cluster: String,
     pub member: pb::Member,
-    pub boot_counter: u64,
-    pub boot_nonce: u64,
+    pub start: Start,
     /// Opaque here: a node with the same root key says the same. Empty: a keyless node.
     pub key_check: Bytes,
     pub admit: Admit,
-    pub boots: BootRegistry,
+    pub registry: Registry,
+    pub clock: Arc<ClusterClock>,
+    pub log: LogWriter,
+}
+
+/// Who is at the other end.
+pub struct Introduced {
+    pub hello: pb::Hello,
+    pub presence: Presence,
 }
 
 /// Why a connection was not made.
@@ -62,32 +77,32 @@ impl Greeter {
         identity: &PeerIdentity,
         lane: Lane,
         expected: NodeId,
-    ) -> Result<pb::Hello, HelloError> {
+    ) -> Result<Introduced, HelloError> {
         let shake = async {
             write_hello(stream, &self.hello(lane, expected, String::new())).await?;
             let answer = read_hello(stream).await?;
             if !answer.refused.is_empty() {
                 return Err(HelloError::RefusedByPeer(answer.refused));
             }
-            self.check(&answer, identity, expected).map_err(HelloError::Refused)?;
-            Ok(answer)
+            let presence = self.check(&answer, identity, expected).await.map_err(HelloError::Refused)?;
+            Ok(Introduced { hello: answer, presence })
         };
         tokio::time::timeout(HANDSHAKE_MAX, shake).await.unwrap_or(Err(HelloError::TooSlow))
     }
 
     /// The called end: reads the hello, answers it or says why not.
-    pub async fn answer(&self, stream: &mut dyn Stream, identity: &PeerIdentity) -> Result<pb::Hello, HelloError> {
+    pub async fn answer(&self, stream: &mut dyn Stream, identity: &PeerIdentity) -> Result<Introduced, HelloError> {
         let shake = async {
             let hello = read_hello(stream).await?;
             let expected_here = hello.expected_node == 0 || hello.expected_node == self.member.id;
             let checked = match expected_here {
-                true => self.check(&hello, identity, 0),
+                true => self.check(&hello, identity, 0).await,
                 false => Err(format!("you expect node {:016x} here", hello.expected_node)),
             };
-            let refused = checked.clone().err().unwrap_or_default();
+            let refused = checked.as_ref().err().cloned().unwrap_or_default();
             write_hello(stream, &self.hello(Lane::Control, hello.member.as_ref().map_or(0, |m| m.id), refused)).await?;
-            checked.map_err(HelloError::Refused)?;
-            Ok(hello)
+            let presence = checked.map_err(HelloError::Refused)?;
+            Ok(Introduced { hello, presence })
         };
         tokio::time::timeout(HANDSHAKE_MAX, shake).await.unwrap_or(Err(HelloError::TooSlow))
     }
@@ -102,8 +117,9 @@ impl Greeter {
             format_max: FORMAT,
             cluster: self.cluster.clone(),
             member: Some(self.member.clone()),
-            boot_counter: self.boot_counter,
-            boot_nonce: self.boot_nonce,
+            boot: Some(boot_to_pb(self.start.boot)),
+            previous_boot: Some(boot_to_pb(self.start.previous)),
+            recovered: self.start.recovered,
             lane: lane as i32,
             expected_node,
             refused,
@@ -111,7 +127,7 @@ impl Greeter {
         }
     }
 
-    fn check(&self, hello: &pb::Hello, identity: &PeerIdentity, expected: NodeId) -> Result<(), String> {
+    async fn check(&self, hello: &pb::Hello, identity: &PeerIdentity, expected: NodeId) -> Result<Presence, String> {
         let member = hello.member.as_ref().ok_or("the hello names no node")?;
         let (id, name) = (member.id, member.name.as_str());
         if !(hello.format_min..=hello.format_max).contains(&FORMAT) {
@@ -129,9 +145,41 @@ impl Greeter {
         if expected != 0 && id != expected {
             return Err(format!("expected node {expected:016x}, found {id:016x}: was its data directory replaced?"));
         }
-        (self.admit)(id, name)?;
-        self.boots.check(id, hello.boot_counter, hello.boot_nonce)
+        let standing = (self.admit)(id, name)?;
+        self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
     }
+
+    /// Tells a peer how far this node's log is synced and what its clock shows, until the connection ends.
+    pub(super) async fn send_marks(&self, outbox: &Outbox) -> std::io::Error {
+        loop {
+            let mark = pb::Mark { synced: self.log.synced(), clock_ms: self.clock.own_ms() };
+            let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
+            if outbox.send(message).await.is_err() {
+                return std::io::ErrorKind::ConnectionAborted.into();
+            }
+            tokio::time::sleep(MARK_INTERVAL).await;
+        }
+    }
+
+    /// Takes what a peer tells. Refuses one that is no longer admitted.
+    pub(super) fn on_mark(&self, from: &Introduced, payload: Bytes) -> std::io::Result<()> {
+        let mark = pb::Mark::decode(payload).map_err(std::io::Error::other)?;
+        let member = from.hello.member.as_ref().ok_or_else(|| std::io::Error::other("a node without a name"))?;
+        let standing = (self.admit)(member.id, &member.name).map_err(std::io::Error::other)?;
+        self.clock.hear(member.id, mark.clock_ms);
+        self.registry.note(member.id, &from.presence, mark.synced, standing == Standing::Member);
+        Ok(())
+    }
+}
+
+fn boot_to_pb(boot: Boot) -> pb::Boot {
+    pb::Boot { counter: boot.counter, nonce: boot.nonce }
+}
+
+fn start_of(hello: &pb::Hello) -> Start {
+    let boot =
+        |boot: Option<pb::Boot>| boot.map_or(Boot::default(), |boot| Boot { counter: boot.counter, nonce: boot.nonce });
+    Start { boot: boot(hello.boot), previous: boot(hello.previous_boot), recovered: hello.recovered }
 }
 
 async fn write_hello(stream: &mut dyn Stream, hello: &pb::Hello) -> std::io::Result<()> {
@@ -160,75 +208,14 @@ async fn read_hello(stream: &mut dyn Stream) -> Result<pb::Hello, HelloError> {
     }
 }
 
-/// The newest start seen of every peer, on disk: what tells a rolled-back or copied data directory.
-pub struct BootRegistry {
-    engine: Arc<dyn LogEngine>,
-    writer: LogWriter,
-    seen: Mutex<HashMap<NodeId, (u64, u64)>>,
-}
-
-impl BootRegistry {
-    pub fn new(engine: Arc<dyn LogEngine>, writer: LogWriter) -> Self {
-        Self { engine, writer, seen: Mutex::new(HashMap::new()) }
-    }
-
-    fn check(&self, node: NodeId, counter: u64, nonce: u64) -> Result<(), String> {
-        let mut seen = self.seen.lock();
-        let known = match seen.get(&node) {
-            Some(known) => Some(*known),
-            None => self.read(node).map_err(|error| error.to_string())?,
-        };
-        match known {
-            Some((newest, _)) if counter < newest => {
-                return Err(format!("its start {counter} is older than {newest}: its data directory was rolled back"));
-            }
-            Some((newest, of)) if counter == newest && nonce != of => {
-                return Err(format!("its start {counter} was seen before: its data directory is a copy"));
-            }
-            Some((newest, _)) if counter == newest => {}
-            _ => self.write(node, counter, nonce),
-        }
-        seen.insert(node, (counter, nonce));
-        Ok(())
-    }
-
-    fn read(&self, node: NodeId) -> Result<Option<(u64, u64)>, EngineError> {
-        let row = self.engine.get(&crate::store::log::peer_key(node))?;
-        Ok(row.filter(|row| row.len() == 16).map(|mut row| (row.get_u64(), row.get_u64())))
-    }
-
-    fn write(&self, node: NodeId, counter: u64, nonce: u64) {
-        let mut value = BytesMut::with_capacity(16);
-        value.put_u64(counter);
-        value.put_u64(nonce);
-        let op = crate::store::log::LogOp::Put { key: crate::store::log::peer_key(node), value: Bytes::from(value) };
-        let writer = self.writer.clone();
-        tokio::spawn(async move {
-            if let Err(error) = writer.write(vec![op], false, Box::new(|| ())).await {
-                tracing::warn!(%error, "cannot keep a peer's boot counter");
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::store::log::memory::MemoryLog;
 
     fn greeter(id: NodeId, name: &str, cluster: &str, counter: u64, nonce: u64) -> Greeter {
-        let engine: Arc<dyn LogEngine> = Arc::new(MemoryLog::default());
-        let writer = LogWriter::start(Arc::clone(&engine), None).unwrap();
-        Greeter {
-            cluster: cluster.to_owned(),
-            member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
-            boot_counter: counter,
-            boot_nonce: nonce,
-            key_check: Bytes::new(),
-            admit: Arc::new(|id, _| if id == 66 { Err("not a member".to_owned()) } else { Ok(()) }),
-            boots: BootRegistry::new(engine, writer),
-        }
+        let start = Start { boot: Boot { counter, nonce }, previous: Boot::default(), recovered: 0 };
+        Greeter { cluster: cluster.to_owned(), start, ..crate::testing::peers::new_greeter(id, name) }
     }
 
     fn identity(name: &str, cluster: &str) -> PeerIdentity {
@@ -244,8 +231,8 @@ mod tests {
             called.answer(&mut far, &shown)
         );
         match (call, answer) {
-            (Ok(_), Ok(hello)) => {
-                assert!(hello.lane() == pb::hello::Lane::Bulk);
+            (Ok(_), Ok(caller)) => {
+                assert!(caller.hello.lane() == pb::hello::Lane::Bulk);
                 Ok(())
             }
             (_, Err(error)) | (Err(error), _) => Err(error.to_string()),
@@ -270,7 +257,7 @@ mod tests {
         check(greeter(1, "a", "c", 1, 1), identity("a", "d"), 2, Err("another cluster")).await;
         check(greeter(1, "a", "c", 1, 1), identity("x", "c"), 2, Err("shows the certificate of x")).await;
         check(greeter(2, "a", "c", 1, 1), identity("a", "c"), 2, Err("copy")).await;
-        check(greeter(66, "a", "c", 1, 1), identity("a", "c"), 2, Err("not a member")).await;
+        check(greeter(66, "a", "c", 1, 1), identity("a", "c"), 2, Err("no member")).await;
     }
 
     #[tokio::test]

@@ -7,10 +7,12 @@
 //! *Control* carries what must not wait (votes, heartbeats, read index), *bulk* the rest (appends, forwards).
 
 pub mod client;
+pub mod clock;
 mod connection;
 pub mod frame;
 pub mod hello;
 mod outbox;
+pub mod registry;
 pub mod server;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,12 @@ const IDLE_MAX: Duration = Duration::from_secs(6);
 const PING_AFTER: Duration = Duration::from_secs(2);
 /// From connecting to the end of the handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How often a node tells its peers its clock and how far its log is synced.
+const MARK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it keeps what they told it.
+const KEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// Calls and streams that a caller may have open on one connection.
+const CALLS_MAX: usize = 4_096;
 /// Requests of one append stream that may wait for their answers.
 pub const STREAM_WINDOW: usize = 16;
 

@@ -9,20 +9,22 @@ use charthold_proto::internal as pb;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::frame::{Kind, Message};
-use super::hello::Greeter;
+use super::hello::{Greeter, Introduced};
 use super::outbox::Outbox;
 use super::transport::{PeerIdentity, Stream, Transport};
-use super::{STREAM_WINDOW, connection};
+use super::{CALLS_MAX, KEEP_INTERVAL, STREAM_WINDOW, connection};
 use crate::{NodeId, ShardId};
 
 const CONNECTIONS_MAX: usize = 256;
-/// Calls that one connection may have running; a further one is answered as unavailable.
-const CALLS_MAX: usize = 4_096;
+/// Calls that one connection may have running. Twice what a caller may have open: it forgets a call whose time is up a
+/// little before the call ends here. One beyond breaks the connection.
+const RUNNING_MAX: usize = 2 * CALLS_MAX;
 const STREAMS_MAX: usize = 256;
 
 /// What serves the requests.
@@ -48,14 +50,17 @@ pub trait Handler: Send + Sync + 'static {
 /// Accepts connections until dropped; they end with it.
 pub async fn serve(transport: Arc<dyn Transport>, greeter: Arc<Greeter>, handler: Arc<dyn Handler>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refusals = Arc::new(Refusals::default());
     let mut connections = JoinSet::new();
+    connections.spawn(keep_marks(Arc::clone(&greeter)));
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = transport.accept().await;
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match accepted {
             Ok((stream, identity)) => {
-                let served = serve_one(stream, identity, Arc::clone(&greeter), Arc::clone(&handler));
+                let (greeter, handler, refusals) = (Arc::clone(&greeter), Arc::clone(&handler), Arc::clone(&refusals));
+                let served = serve_one(stream, identity, greeter, handler, refusals);
                 connections.spawn(served.map(move |()| drop(permit)));
             }
             Err(error) => {
@@ -66,33 +71,70 @@ pub async fn serve(transport: Arc<dyn Transport>, greeter: Arc<Greeter>, handler
     }
 }
 
+async fn keep_marks(greeter: Arc<Greeter>) {
+    loop {
+        tokio::time::sleep(KEEP_INTERVAL).await;
+        greeter.registry.keep().await;
+    }
+}
+
 async fn serve_one(
     mut stream: Box<dyn Stream>,
     identity: PeerIdentity,
     greeter: Arc<Greeter>,
     handler: Arc<dyn Handler>,
+    refusals: Arc<Refusals>,
 ) {
-    let from = match greeter.answer(&mut *stream, &identity).await {
-        Ok(hello) => hello.member.map_or(0, |member| member.id),
+    let introduced = match greeter.answer(&mut *stream, &identity).await {
+        Ok(introduced) => introduced,
         Err(error) => {
-            tracing::warn!(peer = identity.name, %error, "peer refused");
+            let reason = error.to_string();
+            match refusals.is_new(&identity.name, &reason) {
+                true => tracing::warn!(peer = identity.name, error = reason, "peer refused"),
+                false => tracing::debug!(peer = identity.name, error = reason, "peer refused again"),
+            }
             return;
         }
     };
+    refusals.forget(&identity.name);
     let outbox = Arc::new(Outbox::new());
+    let presence = introduced.presence.clone();
     let mut session = Session {
-        from,
+        from: introduced.hello.member.as_ref().map_or(0, |member| member.id),
+        introduced,
+        greeter: Arc::clone(&greeter),
         handler,
         outbox: Arc::clone(&outbox),
-        calls: Arc::new(Semaphore::new(CALLS_MAX)),
+        calls: Arc::new(Semaphore::new(RUNNING_MAX)),
         streams: HashMap::new(),
     };
-    let ended = connection::run(stream, &outbox, |message| session.on_message(message)).await;
+    let ended = connection::run(stream, &outbox, presence, |message| session.on_message(message)).await;
+    greeter.registry.keep().await;
     tracing::debug!(peer = identity.name, error = %ended, "peer's connection ended");
+}
+
+/// Why each peer was refused last. A peer that is refused tries again every second: a reason is worth one line.
+#[derive(Default)]
+struct Refusals(Mutex<HashMap<String, String>>);
+
+impl Refusals {
+    fn is_new(&self, peer: &str, reason: &str) -> bool {
+        let mut last = self.0.lock();
+        if last.len() >= CONNECTIONS_MAX {
+            last.clear();
+        }
+        last.insert(peer.to_owned(), reason.to_owned()).is_none_or(|before| before != reason)
+    }
+
+    fn forget(&self, peer: &str) {
+        self.0.lock().remove(peer);
+    }
 }
 
 struct Session {
     from: NodeId,
+    introduced: Introduced,
+    greeter: Arc<Greeter>,
     handler: Arc<dyn Handler>,
     outbox: Arc<Outbox>,
     calls: Arc<Semaphore>,
@@ -102,10 +144,8 @@ struct Session {
 impl Session {
     fn on_message(&mut self, message: Message) -> io::Result<()> {
         match message.kind {
-            Kind::Vote | Kind::PreVote | Kind::TransferLeader | Kind::ReadIndex | Kind::Forward => {
-                self.call(message);
-                Ok(())
-            }
+            Kind::Vote | Kind::PreVote | Kind::TransferLeader | Kind::ReadIndex | Kind::Forward => self.call(message),
+            Kind::Mark => self.greeter.on_mark(&self.introduced, message.payload),
             Kind::Append => self.append(message),
             Kind::StreamEnd => {
                 self.streams.remove(&message.id);
@@ -117,18 +157,17 @@ impl Session {
         }
     }
 
-    fn call(&self, message: Message) {
+    fn call(&self, message: Message) -> io::Result<()> {
         let Message { kind, shard, id, payload } = message;
-        let permit = Arc::clone(&self.calls).try_acquire_owned();
+        let permit = Arc::clone(&self.calls).try_acquire_owned().map_err(|_| io::Error::other("too many calls"))?;
         let (handler, outbox, from) = (Arc::clone(&self.handler), Arc::clone(&self.outbox), self.from);
         tokio::spawn(async move {
-            let answer = match permit {
-                Ok(_permit) => handler.call(from, kind, shard, payload).await,
-                Err(_) => Err(unavailable()),
-            };
+            let answer = handler.call(from, kind, shard, payload).await;
             // A closed connection has nobody to tell.
             let _closed = outbox.send(reply(shard, id, answer)).await;
+            drop(permit);
         });
+        Ok(())
     }
 
     fn append(&mut self, message: Message) -> io::Result<()> {
@@ -170,8 +209,4 @@ fn reply(shard: ShardId, id: u64, answer: Result<Bytes, pb::CallError>) -> Messa
         Ok(payload) => Message { kind: Kind::Reply, shard, id, payload },
         Err(error) => Message { kind: Kind::ReplyError, shard, id, payload: error.encode_to_vec().into() },
     }
-}
-
-fn unavailable() -> pb::CallError {
-    pb::CallError { kind: pb::call_error::Kind::Unavailable as i32, leader: 0 }
 }

@@ -8,16 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 
 use super::client::{CallFailure, PeerClient};
 use super::frame::Kind;
-use super::server::Handler;
+use super::hello::Greeter;
+use super::registry::Start;
+use super::server::{Handler, serve};
 use super::transport::{PeerIdentity, Transport};
-use super::{Lane, STREAM_WINDOW};
-use crate::testing::peers::{client_of_b, greeter, serve_b};
+use super::{CALLS_MAX, Lane, STREAM_WINDOW};
+use crate::store::identity::Boot;
+use crate::testing::peers::{client_of_b, greeter, new_greeter, serve_b};
 use crate::testing::transport::{MemoryNetwork, identity};
 use crate::testing::{WAIT_MAX, eventually};
 use crate::{NodeId, ShardId};
@@ -56,9 +59,12 @@ impl Handler for Echo {
     ) -> BoxStream<'static, Answer> {
         assert_eq!(from, 1);
         if shard == 8 {
-            // One that takes nothing.
-            let held = requests;
-            return futures::stream::pending().inspect(move |_| drop(&held)).boxed();
+            // One that takes nothing, and keeps the stream open.
+            return futures::stream::once(async move {
+                let _held = requests;
+                std::future::pending().await
+            })
+            .boxed();
         }
         let ended = Arc::clone(&self.ended);
         let told = futures::stream::once(async move { ended.lock().push(shard) }).filter_map(|()| async { None });
@@ -196,4 +202,59 @@ async fn a_flood_beyond_the_window_breaks_the_connection() {
         let _sent = stream.send(Bytes::new()).await;
     }
     assert_eq!(answers.next(WAIT_MAX).await, Err(CallFailure::Broken));
+}
+
+#[tokio::test]
+async fn a_node_hears_how_far_its_peer_is_synced() {
+    let network = MemoryNetwork::default();
+    let called = greeter(2, "b");
+    tokio::spawn(serve(network.join("b"), Arc::clone(&called), Arc::new(Echo::default())));
+    let caller = greeter(1, "a");
+    let transport: Arc<dyn Transport> = network.join("a");
+    let _client = PeerClient::start(2, "b", &transport, &caller);
+    caller.log.write_and_wait(Vec::new(), true).await.unwrap();
+    eventually("the mark", async || (called.registry.synced(1) == Some(caller.log.synced())).then_some(())).await;
+    assert!(caller.log.synced() > 0);
+}
+
+#[tokio::test]
+async fn a_newer_start_ends_the_connections_of_the_older() {
+    let network = MemoryNetwork::default();
+    serve_b(&network, Arc::new(Echo::default()));
+    let transport: Arc<dyn Transport> = network.join("a");
+    let old = PeerClient::start(2, "b", &transport, &greeter(1, "a"));
+    eventually("connecting", async || old.is_connected().then_some(())).await;
+    let next = Start { boot: Boot { counter: 2, nonce: 2 }, previous: Boot { counter: 1, nonce: 1 }, recovered: 9 };
+    let never = call(&old, Lane::Bulk, Bytes::from_static(b"never"));
+    let restart = async {
+        tokio::task::yield_now().await;
+        let new = PeerClient::start(2, "b", &transport, &Arc::new(Greeter { start: next, ..new_greeter(1, "a") }));
+        eventually("connecting", async || new.is_connected().then_some(())).await;
+        new
+    };
+    let (ended, new) = tokio::join!(never, restart);
+    assert_eq!(ended, Err(CallFailure::Broken));
+    eventually("the end of the older", async || (!old.is_connected()).then_some(())).await;
+    assert_eq!(call(&new, Lane::Control, Bytes::new()).await, Ok(Bytes::new()));
+}
+
+#[tokio::test]
+async fn a_flood_of_calls_breaks_the_connection() {
+    let network = MemoryNetwork::default();
+    serve_b(&network, Arc::new(Echo::default()));
+    let client = connected(&network).await;
+    let never = || client.call(Lane::Bulk, Kind::Forward, 3, Bytes::from_static(b"never"), WAIT_MAX);
+    // A caller that forgets its calls while they run; the called end counts them.
+    let mut running = FuturesUnordered::new();
+    let broken = loop {
+        running.push(never());
+        if running.len() > CALLS_MAX / 2 {
+            tokio::select! {
+                biased;
+                ended = running.next() => break ended,
+                () = tokio::task::yield_now() => running.clear(),
+            }
+        }
+    };
+    assert_eq!(broken, Some(Err(CallFailure::Broken)));
 }

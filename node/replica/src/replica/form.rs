@@ -67,7 +67,7 @@ impl Replica {
             let dialed = self.transport.dial(address.to_owned()).await;
             let (mut stream, identity) = dialed.map_err(|error| error.to_string())?;
             let hello = self.greeter.call(&mut *stream, &identity, Lane::Control, 0).await;
-            hello.map_err(|error| error.to_string())
+            hello.map(|introduced| introduced.hello).map_err(|error| error.to_string())
         };
         let limit = Instant::now() + Duration::from_secs(5);
         let hello = tokio::time::timeout_at(limit.into(), dialed).await;

@@ -12,7 +12,7 @@ pub mod rows;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -21,7 +21,9 @@ use self::barrier::Barriers;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
-use crate::peer::hello::{Admit, BootRegistry, Greeter};
+use crate::peer::clock::ClusterClock;
+use crate::peer::hello::{Admit, Greeter, Standing};
+use crate::peer::registry::{Registry, Start};
 use crate::peer::transport::Transport;
 use crate::platform::Platform;
 use crate::shard::codec;
@@ -41,6 +43,9 @@ use crate::store::state::rocks::RocksState;
 use crate::{DIRECTORY, NodeId, ShardId, all_shards};
 
 pub use self::propose::ReplicaError;
+
+/// How soon a new member is connected to.
+const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a replica is started with.
 pub struct ReplicaConfig {
@@ -76,6 +81,7 @@ pub struct Replica {
 /// The stores of a node, open.
 struct Stores {
     data: DataDirectory,
+    start: Start,
     log_engine: Arc<dyn LogEngine>,
     log: LogWriter,
     state: StateStore,
@@ -95,19 +101,22 @@ impl Replica {
         let greeter = Arc::new(Greeter {
             cluster: config.cluster.clone(),
             member: codec::member_to_pb(node_id, &config.member),
-            boot_counter: stores.data.boot_counter,
-            boot_nonce: platform.random(),
+            start: stores.start,
             key_check: config.key_check.clone(),
             admit: admit_members(Arc::clone(&directory)),
-            boots: BootRegistry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
+            registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
+            clock: Arc::new(ClusterClock::new(platform)),
+            log: stores.log.clone(),
         });
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
-        let groups = start_groups(&config, &stores, &peers, &platform).await?;
+        let groups = start_groups(&config, &stores, &peers, &greeter.clock).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
         let inbound = Arc::new(Inbound::new(groups.clone(), started, silence));
-        let server = tokio::spawn(crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound));
+        let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound);
+        let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
+        let server = tokio::spawn(async { tokio::join!(server, reach_out).0 });
         allow_elections_later(groups.clone(), started + silence);
         Ok(Arc::new(Self {
             node_id,
@@ -164,6 +173,12 @@ impl Replica {
         self.groups.iter().find_map(|group| Some((group.shard, group.stopped()?)))
     }
 
+    /// Why this node's clock is not to be used, if it is not. It stamps nothing then; if that lasts it should end.
+    pub fn clock_error(&self) -> Option<String> {
+        let members = self.group(DIRECTORY).member_count();
+        self.greeter.clock.now_ms(members).err().map(|error| error.to_string())
+    }
+
     /// Gives away what this node leads, all at once, so that its stop costs no election timeout.
     pub async fn hand_over(&self) {
         futures::future::join_all(self.groups.iter().map(|group| group.hand_over())).await;
@@ -172,6 +187,7 @@ impl Replica {
     /// Stops all groups, flushes the state.
     pub async fn shutdown(&self) {
         self.server.abort();
+        self.greeter.registry.keep().await;
         for group in &self.groups {
             group.shutdown().await;
         }
@@ -185,23 +201,28 @@ impl Replica {
 fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, StoreError> {
     let data = DataDirectory::open(&config.data, &config.cluster, &config.member.name, platform)?;
     let log_engine: Arc<dyn LogEngine> = Arc::new(RocksLog::open(&data.log_path())?);
-    let mark = SyncedMark::open(&data.synced_mark_path(), log_engine.write_number())?;
+    // Before anything is written.
+    let recovered = log_engine.write_number();
+    let mark = SyncedMark::open(&data.synced_mark_path(), recovered)?;
     let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
     let state = StateStore::start(Arc::new(RocksState::open(&data.state_path())?), log.clone())?;
-    Ok(Stores { data, log_engine, log, state })
+    data.sync()?;
+    let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
+    Ok(Stores { data, start, log_engine, log, state })
 }
 
 async fn start_groups(
     config: &ReplicaConfig,
     stores: &Stores,
     peers: &Arc<Peers>,
-    platform: &Platform,
+    clock: &Arc<ClusterClock>,
 ) -> Result<Vec<Arc<Group>>, StoreError> {
     let mut groups = Vec::new();
     for shard in all_shards() {
         let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
         let (state, peers) = (stores.state.clone(), Arc::clone(peers));
-        let group = Group::start(shard, stores.data.node_id, &config.timing, log, state, peers, platform.clone()).await;
+        let group =
+            Group::start(shard, stores.data.node_id, &config.timing, log, state, peers, Arc::clone(clock)).await;
         let group = group.map_err(|source| StoreError::Io { path: config.data.clone(), source })?;
         groups.push(Arc::new(group));
     }
@@ -213,11 +234,22 @@ fn admit_members(directory: Arc<OnceLock<Arc<Group>>>) -> Admit {
     Arc::new(move |id, name| {
         let members = directory.get().map(|group| group.members()).unwrap_or_default();
         let known = members.iter().any(|(member, of)| *member == id && of.name == name);
-        match members.is_empty() || known {
-            true => Ok(()),
-            false => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
+        match (members.is_empty(), known) {
+            (true, _) => Ok(Standing::Candidate),
+            (false, true) => Ok(Standing::Member),
+            (false, false) => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
         }
     })
+}
+
+/// Keeps connections to all members, also while no group has anything to tell them: they hear this node's marks there.
+async fn reach_members(peers: Arc<Peers>, directory: Arc<Group>) {
+    loop {
+        for (id, member) in directory.members().into_iter().filter(|(id, _)| *id != directory.node) {
+            peers.client(id, &member.peer_address);
+        }
+        tokio::time::sleep(REACH_INTERVAL).await;
+    }
 }
 
 fn allow_elections_later(groups: Vec<Arc<Group>>, at: Instant) {

@@ -20,7 +20,7 @@ use super::machine::GroupMachine;
 use super::network::GroupNetwork;
 use super::repair::repair;
 use super::types::{LogId, Member, Proposal, Raft};
-use crate::platform::Platform;
+use crate::peer::clock::ClusterClock;
 use crate::replica::peers::Peers;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
@@ -69,7 +69,7 @@ pub struct Group {
     pub shard: ShardId,
     pub node: NodeId,
     raft: Raft,
-    platform: Platform,
+    clock: Arc<ClusterClock>,
     /// The newest log time given out: log time does not go back while this node leads.
     log_time_ms: Mutex<u64>,
     progress: Arc<RwLock<Progress>>,
@@ -84,7 +84,7 @@ impl Group {
         log: GroupLog,
         state: StateStore,
         peers: Arc<Peers>,
-        platform: Platform,
+        clock: Arc<ClusterClock>,
     ) -> std::io::Result<Self> {
         let machine = GroupMachine::open(shard, state).map_err(std::io::Error::other)?;
         let progress = machine.progress();
@@ -94,8 +94,10 @@ impl Group {
         let network = GroupNetwork::new(shard, peers);
         let raft = Raft::new(node, config, network, LogStorage::new(log), machine).await;
         let raft = raft.map_err(std::io::Error::other)?;
+        // Once it answers, the metrics tell the stored members: nobody takes the group for one that is not formed yet.
+        raft.is_initialized().await.map_err(std::io::Error::other)?;
         log_leaders(shard, node, &raft);
-        Ok(Self { shard, node, raft, platform, log_time_ms: Mutex::new(0), progress })
+        Ok(Self { shard, node, raft, clock, log_time_ms: Mutex::new(0), progress })
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -127,6 +129,11 @@ impl Group {
         metrics.membership_config.membership().nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
 
+    pub fn member_count(&self) -> usize {
+        let metrics = self.raft.server_metrics();
+        metrics.borrow_watched().membership_config.membership().nodes().count()
+    }
+
     /// Forms the group. Fine if it was formed with the same members before.
     pub async fn initialize(&self, members: &[(NodeId, Member)]) -> Result<(), String> {
         let members = members.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
@@ -145,9 +152,12 @@ impl Group {
 
     /// Proposes on the leader; answers what apply said.
     pub async fn propose_here(&self, command: &Bytes, limit: Duration) -> Result<pb::Outcome, GroupError> {
+        let Ok(now_ms) = self.clock.now_ms(self.member_count()) else {
+            return Err(GroupError::NotLeader { leader: None });
+        };
         let log_time_ms = {
             let mut newest = self.log_time_ms.lock();
-            *newest = (*newest).max(self.platform.now_ms());
+            *newest = (*newest).max(now_ms);
             *newest
         };
         let stamped = command::stamp(command, log_time_ms).map_err(|_| GroupError::Malformed)?;

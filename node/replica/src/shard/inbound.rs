@@ -15,6 +15,7 @@ use prost::Message;
 use super::codec::{self, Malformed};
 use super::group::{Group, GroupError};
 use super::network;
+use super::types::Vote;
 use crate::peer::frame::Kind;
 use crate::peer::server::Handler;
 use crate::{NodeId, ShardId};
@@ -46,8 +47,8 @@ impl Inbound {
     async fn serve(&self, from: NodeId, kind: Kind, shard: ShardId, payload: Bytes) -> Answer {
         let group = self.group(shard, from)?;
         match kind {
-            Kind::Vote | Kind::PreVote => self.vote(group, kind, payload).await,
-            Kind::TransferLeader => self.transfer_leader(group, payload).await,
+            Kind::Vote | Kind::PreVote => self.vote(group, from, kind, payload).await,
+            Kind::TransferLeader => self.transfer_leader(group, from, payload).await,
             Kind::ReadIndex => read_index(group).await,
             Kind::Forward => forward(keyed(group, from)?, payload).await,
             _ => Err(error(ErrorKind::Malformed)),
@@ -62,9 +63,10 @@ impl Inbound {
         }
     }
 
-    async fn vote(&self, group: &Group, kind: Kind, payload: Bytes) -> Answer {
+    async fn vote(&self, group: &Group, from: NodeId, kind: Kind, payload: Bytes) -> Answer {
         self.may_elect()?;
         let request = network::vote_request_from_pb(payload).map_err(malformed)?;
+        own(&request.vote, from)?;
         let raft = group.raft();
         let answered = match kind {
             Kind::PreVote => raft.pre_vote(request).await,
@@ -79,13 +81,14 @@ impl Inbound {
         Ok(answer.encode_to_vec().into())
     }
 
-    async fn transfer_leader(&self, group: &Group, payload: Bytes) -> Answer {
+    async fn transfer_leader(&self, group: &Group, from: NodeId, payload: Bytes) -> Answer {
         use pb::transfer_leader_response as response;
         self.may_elect()?;
         let request = pb::TransferLeaderRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
-        let from = codec::vote_from_pb(request.from_leader).map_err(malformed)?;
+        let from_leader = codec::vote_from_pb(request.from_leader).map_err(malformed)?;
+        own(&from_leader, from)?;
         let last_log_id = request.last_log_id.as_ref().map(codec::log_id_from_pb);
-        let request = TransferLeaderRequest::new(from, request.to_node, last_log_id);
+        let request = TransferLeaderRequest::new(from_leader, request.to_node, last_log_id);
         let answered = group.raft().handle_transfer_leader(request).await;
         let result = match answered.map_err(|_| error(ErrorKind::Unavailable))? {
             Ok(()) => response::Result::Accepted(response::Accepted {}),
@@ -100,6 +103,14 @@ impl Inbound {
             }
         };
         Ok(pb::TransferLeaderResponse { result: Some(result) }.encode_to_vec().into())
+    }
+}
+
+/// A node speaks for itself: nobody campaigns, leads or hands over in another's name.
+fn own(vote: &Vote, from: NodeId) -> Result<(), pb::CallError> {
+    match vote.leader_id.node_id == from {
+        true => Ok(()),
+        false => Err(error(ErrorKind::Malformed)),
     }
 }
 
@@ -156,10 +167,13 @@ impl Handler for Inbound {
             Ok(group) => group,
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
-        // Bytes that do not decode end the stream: the sender's deadline notices.
-        let requests =
-            requests.map(network::append_request_from_pb).take_while(|request| std::future::ready(request.is_ok()));
-        let requests = requests.filter_map(|request| std::future::ready(request.ok()));
+        // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices.
+        let requests = requests.map(move |bytes| {
+            let request = network::append_request_from_pb(bytes).ok()?;
+            own(&request.vote, from).ok().map(|()| request)
+        });
+        let requests = requests.take_while(|request| std::future::ready(request.is_some()));
+        let requests = requests.filter_map(std::future::ready);
         let answers = group.raft().stream_append(requests);
         answers
             .map(|answer| match answer {
@@ -167,5 +181,22 @@ impl Handler for Inbound {
                 Err(_) => Err(error(ErrorKind::Unavailable)),
             })
             .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::shard::types::LeaderId;
+
+    #[test]
+    fn nobody_speaks_in_anothers_name() {
+        for committed in [false, true] {
+            let vote = Vote { leader_id: LeaderId::new(3, 1), committed };
+            assert!(own(&vote, 1).is_ok());
+            assert!(own(&vote, 2).is_err_and(|refusal| refusal.kind() == ErrorKind::Malformed));
+        }
     }
 }

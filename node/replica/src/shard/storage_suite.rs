@@ -24,14 +24,18 @@ const SHARD: crate::ShardId = 1;
 
 type Built = (Guard, LogStorage, GroupMachine);
 
-/// Ends the flusher, so that the engines close; then the folder goes.
+/// Lets the threads come to rest, so that the engines close; then the folder goes.
 struct Guard {
+    log: LogWriter,
     state: StateStore,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        let log = self.log.clone();
+        // It blocks, which a task must not.
+        std::thread::spawn(move || log.sync_blocking()).join().unwrap().unwrap();
         self.state.stop();
     }
 }
@@ -40,8 +44,8 @@ fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: Option<te
     let writer = LogWriter::start(Arc::clone(&log), None).unwrap();
     let state = StateStore::start(state, writer.clone()).unwrap();
     let machine = GroupMachine::open(SHARD, state.clone()).unwrap();
-    let log = LogStorage::new(GroupLog::open(SHARD, log, writer).unwrap());
-    (Guard { state, _folder: folder }, log, machine)
+    let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap());
+    (Guard { log: writer, state, _folder: folder }, log, machine)
 }
 
 struct Memory;

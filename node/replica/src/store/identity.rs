@@ -7,26 +7,36 @@
 //! node <name>
 //! id <16 hex digits>
 //! ```
-//! `BOOT` is one decimal number, rewritten and synced at every start. With it peers tell a directory that was rolled
-//! back or copied: its counter is one that they have seen before.
+//! `BOOT` is `<counter> <nonce, 16 hex digits>`, rewritten and synced at every start. With both peers tell a directory
+//! that was rolled back or copied: its counter is one that they have seen before, or it follows a start that they have
+//! not.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::log::synced_mark::SyncedMark;
 use crate::NodeId;
 use crate::platform::Platform;
 
 const MAGIC: &str = "charthold-data 1";
+
+/// One start of a data directory. No two have the same nonce, copies of the directory included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// Counts from 1; 0 is no start.
+    pub counter: u64,
+    pub nonce: u64,
+}
 
 /// An open, locked data directory.
 #[derive(Debug)]
 pub struct DataDirectory {
     path: PathBuf,
     pub node_id: NodeId,
-    /// How often this directory was opened, this time included.
-    pub boot_counter: u64,
+    pub boot: Boot,
+    pub previous_boot: Boot,
     /// Held open: the lock ends with the process, however it ends.
     _lock: File,
 }
@@ -35,12 +45,13 @@ impl DataDirectory {
     /// Opens the directory, or makes it for this node if it is empty.
     pub fn open(path: &Path, cluster: &str, node: &str, platform: &Platform) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path).map_err(|source| io(path, source))?;
+        sync_folder(path.parent().unwrap_or(path))?;
         let lock = lock(path)?;
         let identity = path.join("IDENTITY");
         let node_id = match std::fs::read_to_string(&identity) {
             Ok(text) => read_identity(&identity, &text, cluster, node)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                refuse_leftovers(path)?;
+                refuse_leftovers(path, "IDENTITY", &["log", "state", "SYNCED", "BOOT"])?;
                 let id = platform.random().max(1);
                 let text = format!("{MAGIC}\ncluster {cluster}\nnode {node}\nid {id:016x}\n");
                 write_atomically(&identity, text.as_bytes())?;
@@ -48,8 +59,16 @@ impl DataDirectory {
             }
             Err(source) => return Err(io(&identity, source)),
         };
-        let boot_counter = count_boot(&path.join("BOOT"))?;
-        Ok(Self { path: path.to_owned(), node_id, boot_counter, _lock: lock })
+        let previous_boot = read_boot(path)?;
+        let boot = Boot { counter: previous_boot.counter + 1, nonce: platform.random() };
+        let text = format!("{} {:016x}\n", boot.counter, boot.nonce);
+        write_atomically(&path.join("BOOT"), text.as_bytes())?;
+        Ok(Self { path: path.to_owned(), node_id, boot, previous_boot, _lock: lock })
+    }
+
+    /// Makes what was created in the directory since stay there: the folders of the engines.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        sync_folder(&self.path)
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -85,10 +104,10 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// A log without an identity is half of somebody's data: making a new identity over it would start a second life.
-fn refuse_leftovers(path: &Path) -> Result<(), StoreError> {
-    for name in ["log", "state", "SYNCED", "BOOT"] {
+fn refuse_leftovers(path: &Path, missing: &str, later: &[&str]) -> Result<(), StoreError> {
+    for name in later {
         if path.join(name).exists() {
-            let detail = format!("it has {name} but no IDENTITY; restore that file or use an empty directory");
+            let detail = format!("it has {name} but no {missing}; restore that file or use an empty directory");
             return Err(StoreError::Damaged { path: path.to_owned(), detail });
         }
     }
@@ -117,17 +136,24 @@ fn read_identity(path: &Path, text: &str, cluster: &str, node: &str) -> Result<N
     Ok(id)
 }
 
-fn count_boot(path: &Path) -> Result<u64, StoreError> {
-    let before = match std::fs::read_to_string(path) {
-        Ok(text) => text
-            .trim()
-            .parse::<u64>()
-            .map_err(|_| StoreError::Damaged { path: path.to_owned(), detail: "no number".to_owned() })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(source) => return Err(io(path, source)),
-    };
-    write_atomically(path, format!("{}\n", before + 1).as_bytes())?;
-    Ok(before + 1)
+/// The start before this one. Before the first the synced mark is made: from then on it must be there.
+fn read_boot(folder: &Path) -> Result<Boot, StoreError> {
+    let path = folder.join("BOOT");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse_boot(&text)
+            .ok_or_else(|| StoreError::Damaged { path, detail: "no counter and nonce of a start".to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refuse_leftovers(folder, "BOOT", &["log", "state"])?;
+            SyncedMark::create(&folder.join("SYNCED"))?;
+            Ok(Boot::default())
+        }
+        Err(source) => Err(io(&path, source)),
+    }
+}
+
+fn parse_boot(text: &str) -> Option<Boot> {
+    let (counter, nonce) = text.trim().split_once(' ')?;
+    Some(Boot { counter: counter.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? })
 }
 
 /// Writes a file so that after a crash it has its old or its new content.
@@ -139,7 +165,13 @@ fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     });
     written.map_err(|source| io(&new, source))?;
     std::fs::rename(&new, path).map_err(|source| io(path, source))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
+    sync_folder(path.parent().unwrap_or(path))
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    // The parent of a relative name is empty.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| io(folder, source))
 }
 
@@ -157,10 +189,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = open(dir.path(), "c", "a1").unwrap();
         let id = first.node_id;
-        assert_eq!(first.boot_counter, 1);
+        assert_eq!((first.boot.counter, first.previous_boot), (1, Boot::default()));
+        let boot = first.boot;
         drop(first);
         let second = open(dir.path(), "c", "a1").unwrap();
-        assert_eq!((second.node_id, second.boot_counter), (id, 2));
+        assert_eq!((second.node_id, second.boot.counter, second.previous_boot), (id, 2, boot));
+        assert_ne!(second.boot.nonce, boot.nonce);
+    }
+
+    #[test]
+    fn a_first_start_that_broke_off_is_taken_up() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), "c", "a1").unwrap());
+        std::fs::remove_file(dir.path().join("BOOT")).unwrap();
+        std::fs::write(dir.path().join("SYNCED"), "").unwrap();
+        assert_eq!(open(dir.path(), "c", "a1").unwrap().boot.counter, 1);
+        assert!(SyncedMark::open(&dir.path().join("SYNCED"), 0).is_ok());
     }
 
     #[test]
@@ -185,5 +229,18 @@ mod tests {
             std::fs::write(dir.path().join("IDENTITY"), text).unwrap();
             assert!(matches!(open(dir.path(), "c", "a1"), Err(StoreError::Damaged { .. })));
         }
+    }
+
+    #[test]
+    fn refuses_a_lost_or_damaged_boot_file() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), "c", "a1").unwrap());
+        for text in ["", "2\n", "x 00\n", "2 zz\n"] {
+            std::fs::write(dir.path().join("BOOT"), text).unwrap();
+            assert!(matches!(open(dir.path(), "c", "a1"), Err(StoreError::Damaged { .. })));
+        }
+        std::fs::remove_file(dir.path().join("BOOT")).unwrap();
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        assert!(matches!(open(dir.path(), "c", "a1"), Err(StoreError::Damaged { .. })));
     }
 }

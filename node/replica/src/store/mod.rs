@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! DATA/IDENTITY   cluster, node name and id; made once           identity.rs
-//! DATA/BOOT       how often this directory was opened            identity.rs
+//! DATA/BOOT       which start of this directory is the last      identity.rs
 //! DATA/LOCK       held while a process uses the directory        identity.rs
 //! DATA/log/       RocksDB, synced for every write                log/
 //! DATA/SYNCED     how much of log/ is known to be synced         log/synced_mark.rs

@@ -7,26 +7,35 @@ use charthold_proto::internal as pb;
 use super::transport::MemoryNetwork;
 use crate::NodeId;
 use crate::peer::client::PeerClient;
-use crate::peer::hello::{BootRegistry, Greeter};
+use crate::peer::clock::ClusterClock;
+use crate::peer::hello::{Greeter, Standing};
+use crate::peer::registry::{Registry, Start};
 use crate::peer::server::{Handler, serve};
 use crate::peer::transport::Transport;
+use crate::platform::Platform;
+use crate::store::identity::Boot;
 use crate::store::log::LogEngine;
 use crate::store::log::memory::MemoryLog;
 use crate::store::log::writer::LogWriter;
 
 /// A node of the cluster `c` that admits all but the id 66.
 pub fn greeter(id: NodeId, name: &str) -> Arc<Greeter> {
+    Arc::new(new_greeter(id, name))
+}
+
+pub fn new_greeter(id: NodeId, name: &str) -> Greeter {
     let engine: Arc<dyn LogEngine> = Arc::new(MemoryLog::default());
     let writer = LogWriter::start(Arc::clone(&engine), None).unwrap();
-    Arc::new(Greeter {
+    Greeter {
         cluster: "c".to_owned(),
         member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
-        boot_counter: 1,
-        boot_nonce: 1,
+        start: Start { boot: Boot { counter: 1, nonce: 1 }, previous: Boot::default(), recovered: 0 },
         key_check: bytes::Bytes::new(),
-        admit: Arc::new(|id, _| if id == 66 { Err("no member".to_owned()) } else { Ok(()) }),
-        boots: BootRegistry::new(engine, writer),
-    })
+        admit: Arc::new(|id, _| if id == 66 { Err("no member".to_owned()) } else { Ok(Standing::Member) }),
+        registry: Registry::new(engine, writer.clone()),
+        clock: Arc::new(ClusterClock::new(Platform::system())),
+        log: writer,
+    }
 }
 
 /// Serves as the node 2, `b`. Ends with the runtime.

@@ -141,7 +141,7 @@ impl<D: Disk> Node<D> {
         self.disk.syncs().release();
         let group = &mut self.groups[group];
         group.term += 1;
-        let vote = Vote { leader_id: LeaderId::new(group.term, 1), committed: group.term % 2 == 0 };
+        let vote = Vote { leader_id: LeaderId::new(group.term, 1), committed: group.term.is_multiple_of(2) };
         self.runtime.block_on(group.log.save_vote(codec::encode_vote(&vote))).unwrap();
         group.model.vote = Some(vote);
         self.acknowledged.lock().push(self.operations);
@@ -206,7 +206,9 @@ impl<D: Disk> Node<D> {
     fn crash(&mut self, kept: u8) {
         let newest_acknowledged = self.acknowledged.lock().last().copied().unwrap_or(0);
         let disk = self.disk.after_crash(kept);
+        // The old disk's log thread comes to rest before its folder goes.
         self.disk.syncs().release();
+        self.writer.sync_blocking().unwrap();
         self.writer = LogWriter::start(disk.log(), None).unwrap();
         self.disk = disk;
         for (at, group) in self.groups.iter_mut().enumerate() {

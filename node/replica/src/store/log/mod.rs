@@ -8,7 +8,7 @@
 //! 0 | shard 2 | 1                  committed log id
 //! 0 | shard 2 | 2                  purged log id
 //! 1 | shard 2 | index 8            entry
-//! 2 | node id 8                    boot 8, nonce 8: the newest start seen of a peer
+//! 2 | node id 8                    boot counter 8, nonce 8, synced 8: a peer's newest start, and how far its log was
 //! ```
 //! Big endian, so that a scan is in order.
 

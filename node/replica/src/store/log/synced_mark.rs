@@ -27,16 +27,22 @@ pub struct SyncedMark {
 }
 
 impl SyncedMark {
+    /// Makes the file, for a log that does not exist yet.
+    pub fn create(path: &Path) -> Result<(), StoreError> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
+        let file = file.map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+        Self { file, path: path.to_owned(), counter: 0, written_at: None }.note(0, true)
+    }
+
     /// Opens the file, refuses a log that recovered less than it says.
     pub fn open(path: &Path, recovered: u64) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Io { path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let damaged = |detail: &str| StoreError::Damaged { path: path.to_owned(), detail: detail.to_owned() };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => damaged("it is missing, though the node has started before"),
+            _ => StoreError::Io { path: path.to_owned(), source },
+        })?;
         let slots = [0, 1].map(|slot| read_slot(&file, slot));
-        let newest = slots.into_iter().flatten().max();
-        let (counter, synced) = newest.unwrap_or((0, 0));
-        if newest.is_none() && file.metadata().map_err(failed)?.len() >= 2 * SLOT_BYTES as u64 {
-            return Err(StoreError::Damaged { path: path.to_owned(), detail: "both slots are bad".to_owned() });
-        }
+        let (counter, synced) = slots.into_iter().flatten().max().ok_or_else(|| damaged("both slots are bad"))?;
         if recovered < synced {
             return Err(StoreError::RolledBack { path: path.to_owned(), recovered, synced });
         }
@@ -85,6 +91,8 @@ mod tests {
     fn refuses_a_log_that_lost_synced_writes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("SYNCED");
+        assert!(matches!(SyncedMark::open(&path, 0), Err(StoreError::Damaged { .. })), "missing");
+        SyncedMark::create(&path).unwrap();
         let mut mark = SyncedMark::open(&path, 0).unwrap();
         note(&mut mark, 10);
         note(&mut mark, 20);
@@ -97,24 +105,27 @@ mod tests {
     fn a_torn_slot_leaves_the_mark_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("SYNCED");
+        SyncedMark::create(&path).unwrap();
         let mut mark = SyncedMark::open(&path, 0).unwrap();
         note(&mut mark, 10);
         note(&mut mark, 20);
-        mark.file.write_all_at(&[0xff; 3], 9).unwrap();
+        mark.file.write_all_at(&[0xff; 3], 24 + 9).unwrap();
         assert!(matches!(SyncedMark::open(&path, 9), Err(StoreError::RolledBack { synced: 10, .. })));
         assert!(SyncedMark::open(&path, 10).is_ok());
-        mark.file.write_all_at(&[0xff; 3], 24 + 9).unwrap();
+        mark.file.write_all_at(&[0xff; 3], 9).unwrap();
         assert!(matches!(SyncedMark::open(&path, 99), Err(StoreError::Damaged { .. })));
     }
 
     #[test]
     fn at_most_one_write_a_second_unless_it_must_be() {
         let dir = tempfile::tempdir().unwrap();
-        let mut mark = SyncedMark::open(&dir.path().join("SYNCED"), 0).unwrap();
+        let path = dir.path().join("SYNCED");
+        SyncedMark::create(&path).unwrap();
+        let mut mark = SyncedMark::open(&path, 0).unwrap();
         mark.note(1, false).unwrap();
         mark.note(2, false).unwrap();
-        assert_eq!(mark.counter, 1);
-        mark.note(3, true).unwrap();
         assert_eq!(mark.counter, 2);
+        mark.note(3, true).unwrap();
+        assert_eq!(mark.counter, 3);
     }
 }

@@ -4,6 +4,7 @@
 //! multiply with its groups. A failed write or sync ends the process: see [`abort_on_lost_durability`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -36,17 +37,25 @@ struct Job {
 pub struct LogWriter {
     queue: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
+    synced: Arc<AtomicU64>,
 }
 
 impl LogWriter {
     /// Starts the thread.
     pub fn start(engine: Arc<dyn LogEngine>, mark: Option<SyncedMark>) -> Result<Self, EngineError> {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
+        let synced = Arc::new(AtomicU64::new(0));
+        let note_synced = Arc::clone(&synced);
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || run(engine.as_ref(), mark, jobs))
+            .spawn(move || run(engine.as_ref(), mark, &note_synced, jobs))
             .map_err(|error| EngineError::new("log", error))?;
-        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)) })
+        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced })
+    }
+
+    /// The engine's number of the last write that was synced here; whatever was called back as durable is not after it.
+    pub fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
     }
 
     /// Queues a write; `done` is called from the thread, in order, once it is durable (with `sync`) or written.
@@ -89,7 +98,7 @@ impl LogWriter {
     }
 }
 
-fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, mut jobs: mpsc::Receiver<Job>) {
+fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, synced: &AtomicU64, mut jobs: mpsc::Receiver<Job>) {
     while let Some(first) = jobs.blocking_recv() {
         let mut size_bytes = first.size_bytes;
         let mut batch = vec![first];
@@ -104,6 +113,9 @@ fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, mut jobs: mpsc::Rec
             Ok(number) => number,
             Err(error) => abort_on_lost_durability("cannot write the log", &error),
         };
+        if sync {
+            synced.store(write_number, Ordering::Release);
+        }
         let marked = batch.iter().any(|job| job.marked);
         if marked {
             note(&mut mark, write_number, true);

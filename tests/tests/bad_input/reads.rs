@@ -1,0 +1,141 @@
+//! What a read may not ask for, and page tokens that are not the caller's.
+
+use bytes::Bytes;
+use charthold_client::{Chart, Put, RecordId, Role};
+use charthold_proto::v1;
+use charthold_tests::harness::Cluster;
+use prost::Message;
+use tonic::Code;
+
+use super::wire::{Refusal, Wire};
+
+fn context() -> Option<v1::RequestContext> {
+    Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() })
+}
+
+fn chart(id: &str) -> Option<v1::ChartRef> {
+    Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: id.to_owned() })
+}
+
+fn record(id: &str) -> Option<v1::RecordRef> {
+    Some(v1::RecordRef { r#type: "Note".to_owned(), id: id.to_owned() })
+}
+
+async fn start() -> (Cluster, Wire) {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    for id in ["n1", "n2", "n3"] {
+        client.put(&Chart::patient("p1"), &RecordId::new("Note", id), Put::new("text/plain", id)).await.unwrap();
+    }
+    let wire = Wire::connect(&cluster, 0, "client");
+    (cluster, wire)
+}
+
+async fn refused(wire: &Wire, method: &str, request: &impl Message) -> Refusal {
+    let answer = wire.call(&format!("charthold.v1.{method}"), request.encode_to_vec().into()).await;
+    Refusal::of(&answer.expect_err(method))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_within_limits_or_not_at_all() {
+    let (_cluster, wire) = start().await;
+    let long = "x".repeat(129);
+    let get = v1::GetRequest { context: context(), chart: chart("p1"), record: record("n1"), version: 0 };
+    let list = v1::ListRequest { context: context(), chart: chart("p1"), ..Default::default() };
+    let history =
+        v1::HistoryRequest { context: context(), chart: chart("p1"), record: record("n1"), ..Default::default() };
+    let batch = |count: usize| v1::BatchGetRequest {
+        context: context(),
+        chart: chart("p1"),
+        records: (0..count).filter_map(|_| record("n1")).collect(),
+    };
+    let too_long = v1::BatchGetRequest { records: record(&long).into_iter().collect(), ..batch(1) };
+    let cases: [(&str, Bytes, &str); 13] = [
+        ("Charts/Get", v1::GetRequest { chart: chart(&long), ..get.clone() }.encode_to_vec().into(), "chart.id"),
+        ("Charts/Get", v1::GetRequest { chart: None, ..get.clone() }.encode_to_vec().into(), "chart"),
+        ("Charts/Get", v1::GetRequest { record: record(""), ..get.clone() }.encode_to_vec().into(), "record.id"),
+        ("Charts/Get", v1::GetRequest { context: None, ..get.clone() }.encode_to_vec().into(), "context"),
+        ("Charts/BatchGet", batch(0).encode_to_vec().into(), "records"),
+        ("Charts/BatchGet", batch(1_001).encode_to_vec().into(), "records"),
+        ("Charts/BatchGet", too_long.encode_to_vec().into(), "records[0].id"),
+        ("Charts/List", v1::ListRequest { page_size: 1_001, ..list.clone() }.encode_to_vec().into(), "page_size"),
+        ("Charts/List", v1::ListRequest { r#type: long.clone(), ..list.clone() }.encode_to_vec().into(), "type"),
+        (
+            "Charts/List",
+            v1::ListRequest { page_token: long.clone(), ..list.clone() }.encode_to_vec().into(),
+            "page_token",
+        ),
+        (
+            "Charts/History",
+            v1::HistoryRequest { page_size: 1_001, ..history.clone() }.encode_to_vec().into(),
+            "page_size",
+        ),
+        ("Charts/History", v1::HistoryRequest { record: None, ..history }.encode_to_vec().into(), "record"),
+        ("Charts/ReadChart", v1::ReadChartRequest { context: context(), chart: None }.encode_to_vec().into(), "chart"),
+    ];
+    for (method, request, field) in cases {
+        let refusal = Refusal::of(&wire.call(&format!("charthold.v1.{method}"), request).await.expect_err(field));
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{refusal:?}");
+        assert!(refusal.fields.iter().any(|(name, _)| name == field), "{method} {field}: {refusal:?}");
+        assert!(!refusal.message.contains(&long), "values are not repeated: {refusal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_absent_is_absent() {
+    let (cluster, wire) = start().await;
+    let get = |id, version| v1::GetRequest { context: context(), chart: chart("p1"), record: record(id), version };
+    for (id, version) in [("n9", 0), ("n1", 2), ("n1", u64::MAX)] {
+        let refusal = refused(&wire, "Charts/Get", &get(id, version)).await;
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::NotFound, "RECORD_NOT_FOUND"), "{id} {version}");
+    }
+    let history =
+        v1::HistoryRequest { context: context(), chart: chart("p1"), record: record("n9"), ..Default::default() };
+    assert_eq!(refused(&wire, "Charts/History", &history).await.code, Code::NotFound);
+    let read = v1::ReadChartRequest { context: context(), chart: chart("p9") };
+    let pages = wire.call("charthold.v1.Charts/ReadChart", read.encode_to_vec().into()).await.unwrap();
+    let last = v1::ReadChartResponse::decode(pages.last().unwrap().clone()).unwrap();
+    assert!(pages.len() == 1 && last.complete && last.records.is_empty());
+    assert!(cluster.client().list(&Chart::patient("p9"), None).await.unwrap().is_empty());
+}
+
+/// A page token is good for whom it was given to, for the query that it was given for, and unchanged.
+#[tokio::test(flavor = "multi_thread")]
+async fn page_tokens_are_bound_to_caller_and_query() {
+    let (cluster, wire) = start().await;
+    cluster.service("second", &[Role::Reader]).await;
+    let list = v1::ListRequest { context: context(), chart: chart("p1"), page_size: 2, ..Default::default() };
+    let first: v1::ListResponse = wire.ask("charthold.v1.Charts/List", &list).await.unwrap();
+    assert_eq!(first.headers.len(), 2);
+    let token = first.next_page_token;
+    let mut changed = token.clone().into_bytes();
+    let middle = changed.len() / 2;
+    changed[middle] = if changed[middle] == b'A' { b'B' } else { b'A' };
+    let changed = String::from_utf8(changed).unwrap();
+    let next = v1::ListRequest { page_token: token.clone(), ..list };
+    let others = [
+        v1::ListRequest { chart: chart("p2"), ..next.clone() },
+        v1::ListRequest { r#type: "Note".to_owned(), ..next.clone() },
+        v1::ListRequest { page_token: changed, ..next.clone() },
+        v1::ListRequest { page_token: token[..token.len() - 4].to_owned(), ..next.clone() },
+    ];
+    let mut refusals = Vec::new();
+    for other in &others {
+        refusals.push(refused(&wire, "Charts/List", other).await);
+    }
+    refusals.push(refused(&Wire::connect(&cluster, 0, "second"), "Charts/List", &next).await);
+    let history = v1::HistoryRequest {
+        context: context(),
+        chart: chart("p1"),
+        record: record("n1"),
+        page_size: 2,
+        page_token: token,
+    };
+    refusals.push(refused(&wire, "Charts/History", &history).await);
+    for refusal in refusals {
+        assert_eq!((refusal.code, refusal.fields[0].0.as_str()), (Code::InvalidArgument, "page_token"), "{refusal:?}");
+        assert!(refusal.message.contains("not of this listing, or has expired"), "{refusal:?}");
+    }
+    let second: v1::ListResponse = wire.ask("charthold.v1.Charts/List", &next).await.unwrap();
+    assert_eq!((second.headers.len(), second.next_page_token.as_str()), (1, ""));
+}
