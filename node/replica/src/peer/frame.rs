@@ -112,7 +112,9 @@ pub struct Assembler {
 }
 
 /// Messages that may be begun and not ended on one connection; one a shard is normal.
-const BEGUN_MAX: usize = 64;
+const BEGUN_MAX: usize = 16;
+/// What they may hold together: what a sender's outbox may, twice.
+const BEGUN_BYTES_MAX: usize = 64 << 20;
 
 impl Assembler {
     /// Takes a message off the front of `input`, if one is complete.
@@ -149,8 +151,9 @@ impl Assembler {
                 return Ok(None);
             }
             Some(at) => {
+                let held_bytes = self.begun.iter().map(|(_, _, gathered)| gathered.len()).sum::<usize>();
                 let gathered = &mut self.begun[at].2;
-                if gathered.len() + frame.len() > MESSAGE_BYTES_MAX {
+                if gathered.len() + frame.len() > MESSAGE_BYTES_MAX || held_bytes > BEGUN_BYTES_MAX {
                     return Err(FrameError::TooLong);
                 }
                 gathered.extend_from_slice(&frame);
