@@ -43,7 +43,8 @@ async fn nothing_of_a_patient_is_in_any_file_or_log_line() {
     cluster.restart(leader);
     cluster.wait_ready().await;
     for node in 0..cluster.size() {
-        assert!(cluster.stop(node).success(), "node {node} did not stop cleanly");
+        let status = cluster.stop(node);
+        assert!(status.success(), "node {node} did not stop cleanly: {status}\n{}", cluster.last_words());
     }
 
     for node in 0..cluster.size() {

@@ -8,3 +8,4 @@ mod dev;
 mod main_job;
 mod once;
 mod power_cut;
+mod stops;
