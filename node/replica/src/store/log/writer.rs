@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -32,12 +33,26 @@ struct Job {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// The queue to the thread. The thread ends when the last clone is dropped and the queue is done.
+/// The queue to the thread. The thread has ended, and let go of the engine, when the last clone has been dropped.
 #[derive(Clone)]
 pub struct LogWriter {
+    // In this order: the queue must be closed before its thread is waited for.
     queue: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     synced: Arc<AtomicU64>,
+    _thread: Arc<Joined>,
+}
+
+/// A thread that is waited for when this is dropped: an engine that is closed while the process ends may find parts of
+/// itself gone already.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let thread = self.0.take().filter(|thread| thread.thread().id() != std::thread::current().id());
+        // A panic has ended the process before.
+        let _ended = thread.map(JoinHandle::join);
+    }
 }
 
 impl LogWriter {
@@ -46,11 +61,12 @@ impl LogWriter {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
         let synced = Arc::new(AtomicU64::new(0));
         let note_synced = Arc::clone(&synced);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || run(engine.as_ref(), mark, &note_synced, jobs))
             .map_err(|error| EngineError::new("log", error))?;
-        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced })
+        let thread = Arc::new(Joined(Some(thread)));
+        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced, _thread: thread })
     }
 
     /// The engine's number of the last write that was synced here; whatever was called back as durable is not after it.
@@ -84,8 +100,8 @@ impl LogWriter {
         waiting.await.map_err(|_| EngineError::new("log", "the log thread has ended"))
     }
 
-    /// Blocks until everything queued before is durable and the synced mark says so. Not for async code. Takes no room: writers that wait for room
-    /// would starve it, while it holds up every group.
+    /// Blocks until everything queued before is durable and the synced mark says so. Not for async code. Takes no room:
+    /// writers that wait for room would starve it, while it holds up every group.
     pub fn sync_blocking(&self) -> Result<(), EngineError> {
         let stopped = || EngineError::new("log", "the log thread has ended");
         let (done, waiting) = oneshot::channel();

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -22,6 +23,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct StateStore {
     inner: Arc<Inner>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 struct Inner {
@@ -37,7 +39,6 @@ struct Inner {
 struct Signal {
     full: bool,
     stop: bool,
-    stopped: bool,
 }
 
 impl StateStore {
@@ -51,11 +52,11 @@ impl StateStore {
             wake: Condvar::new(),
         });
         let flusher = Arc::clone(&inner);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("flush".to_owned())
             .spawn(move || run(&flusher, &log))
             .map_err(|error| EngineError::new("state", error))?;
-        Ok(Self { inner })
+        Ok(Self { inner, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// For reads.
@@ -78,14 +79,13 @@ impl StateStore {
         Ok(())
     }
 
-    /// Flushes what is there and ends the thread. Blocks.
+    /// Flushes what is there and ends the thread, which lets go of the engine. Blocks.
     pub fn stop(&self) {
-        let mut signal = self.inner.signal.lock();
-        signal.stop = true;
+        self.inner.signal.lock().stop = true;
         self.inner.wake.notify_all();
-        while !signal.stopped {
-            self.inner.wake.wait(&mut signal);
-        }
+        // Who comes second finds nothing to wait for; a panic has ended the process before.
+        let thread = self.thread.lock().take();
+        let _ended = thread.map(JoinHandle::join);
     }
 }
 
@@ -96,8 +96,6 @@ fn run(inner: &Inner, log: &LogWriter) {
             flush(inner, log);
         }
         if stop {
-            inner.signal.lock().stopped = true;
-            inner.wake.notify_all();
             return;
         }
     }
