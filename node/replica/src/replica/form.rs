@@ -25,11 +25,6 @@ pub enum FormError {
 }
 
 impl Replica {
-    /// Whether the groups have members.
-    pub fn is_formed(&self) -> bool {
-        !self.members().is_empty()
-    }
-
     /// Gives all groups the same members: this node and those it was told to join. Fine to repeat.
     pub async fn form(&self, expected: Option<usize>) -> Result<Vec<(NodeId, Member)>, FormError> {
         let mut members = BTreeMap::from([(self.node_id, self.member.clone())]);

@@ -232,12 +232,11 @@ async fn start_groups(
 /// Once the cluster is formed, only its members may connect; before, whoever has a certificate of it.
 fn admit_members(directory: Arc<OnceLock<Arc<Group>>>) -> Admit {
     Arc::new(move |id, name| {
-        let members = directory.get().map(|group| group.members()).unwrap_or_default();
-        let known = members.iter().any(|(member, of)| *member == id && of.name == name);
-        match (members.is_empty(), known) {
-            (true, _) => Ok(Standing::Candidate),
-            (false, true) => Ok(Standing::Member),
-            (false, false) => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
+        let formed = directory.get().filter(|group| group.member_count() > 0);
+        match formed.map(|group| group.member(id)) {
+            None => Ok(Standing::Candidate),
+            Some(Some(member)) if member.name == name => Ok(Standing::Member),
+            Some(_) => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
         }
     })
 }

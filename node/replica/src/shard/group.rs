@@ -118,15 +118,17 @@ impl Group {
         Some((leader, member))
     }
 
-    pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
-    }
-
     /// The group's members; empty before the cluster is formed.
     pub fn members(&self) -> Vec<(NodeId, Member)> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         metrics.membership_config.membership().nodes().map(|(id, member)| (*id, member.clone())).collect()
+    }
+
+    /// One of them.
+    pub fn member(&self, id: NodeId) -> Option<Member> {
+        let metrics = self.raft.server_metrics();
+        metrics.borrow_watched().membership_config.membership().get_node(&id).cloned()
     }
 
     pub fn member_count(&self) -> usize {
@@ -201,7 +203,7 @@ impl Group {
     /// Gives leadership to the follower that lacks least, before this node stops. Not for a node that goes on: openraft
     /// does not take a transfer back (#1747).
     pub async fn hand_over(&self) {
-        if !self.is_leader() {
+        if !self.raft.is_leader() {
             return;
         }
         let followers = self.status().followers;

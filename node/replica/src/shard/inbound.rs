@@ -37,8 +37,7 @@ impl Inbound {
     /// The group, if the sender is one of its members (or it has none yet).
     fn group(&self, shard: ShardId, from: NodeId) -> Result<&Arc<Group>, pb::CallError> {
         let group = self.groups.get(usize::from(shard)).ok_or(error(ErrorKind::Malformed))?;
-        let members = group.members();
-        match members.is_empty() || members.iter().any(|(id, _)| *id == from) {
+        match group.member_count() == 0 || group.member(from).is_some() {
             true => Ok(group),
             false => Err(error(ErrorKind::Unavailable)),
         }
@@ -116,7 +115,7 @@ fn own(vote: &Vote, from: NodeId) -> Result<(), pb::CallError> {
 
 /// Who holds no key authors nothing: a keyless node has no clients to forward for.
 fn keyed(group: &Arc<Group>, from: NodeId) -> Result<&Arc<Group>, pb::CallError> {
-    let keyed = group.members().iter().any(|(id, member)| *id == from && member.keyed);
+    let keyed = group.member(from).is_some_and(|member| member.keyed);
     if keyed { Ok(group) } else { Err(error(ErrorKind::Malformed)) }
 }
 

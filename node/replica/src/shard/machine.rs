@@ -42,9 +42,12 @@ impl GroupMachine {
     }
 
     fn apply_batch(&mut self, entries: Vec<apply::Entry>) -> io::Result<Vec<pb::Outcome>> {
-        let (ops, outcomes) = self.applier.apply(self.state.engine(), entries).map_err(io::Error::other)?;
-        // It may wait for a flush to fix its point, or for RocksDB: not on a thread that heartbeats need.
-        blocking(|| self.state.write(&ops))?;
+        // It reads from the disk, and may wait for a flush to fix its point: not on a thread that heartbeats need.
+        let outcomes = blocking(|| {
+            let (ops, outcomes) = self.applier.apply(self.state.engine(), entries).map_err(io::Error::other)?;
+            self.state.write(&ops)?;
+            io::Result::Ok(outcomes)
+        })?;
         *self.shared.write() = self.applier.progress.clone();
         Ok(outcomes)
     }

@@ -45,7 +45,7 @@ impl Group {
     }
 }
 
-pub struct Node<D> {
+pub struct Node<D: Disk> {
     disk: D,
     writer: LogWriter,
     groups: Vec<Group>,
@@ -58,6 +58,13 @@ pub struct Node<D> {
     /// Those that were queued since the last start.
     queued: Vec<u64>,
     pub repairs: usize,
+}
+
+/// Dropping the writer waits for its thread, which must not wait for the gate: also when a check has failed.
+impl<D: Disk> Drop for Node<D> {
+    fn drop(&mut self) {
+        self.disk.syncs().release();
+    }
 }
 
 impl<D: Disk> Node<D> {
