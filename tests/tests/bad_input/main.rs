@@ -6,7 +6,8 @@
 //! directories.rs   foreign, copied, wiped data             keys.rs         the root key; keys_on_disk.rs
 //! configs.rs       configurations and files of a node      imports.rs      bundles that cannot be imported
 //! fsync.rs         a disk that fails                       reads.rs        what a read may not ask for
-//! admin.rs         what operators may not ask for          python.rs       a stock gRPC client: not refused
+//! admin.rs         what operators may not ask for          health.rs       a node that cannot serve
+//! python.rs        a stock gRPC client: not refused
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -15,6 +16,7 @@ mod certificates;
 mod configs;
 mod directories;
 mod fsync;
+mod health;
 mod imports;
 mod keys;
 mod keys_on_disk;

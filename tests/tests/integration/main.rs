@@ -5,7 +5,9 @@
 mod canary;
 mod command_line;
 mod dev;
+mod hand_over;
 mod main_job;
 mod once;
+mod pages;
 mod power_cut;
 mod stops;

@@ -10,8 +10,8 @@ use openraft::RaftSnapshotBuilder;
 use super::types::TypeConfig;
 use crate::ShardId;
 use crate::store::state::flusher::StateStore;
-use crate::store::state::{StateOp, Table};
-use crate::store::table::{after_prefix, applied};
+use crate::store::state::{Scope, StateOp, Table};
+use crate::store::table::after_prefix;
 
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, GroupSnapshot>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
@@ -47,22 +47,18 @@ impl GroupSnapshot {
     }
 }
 
-/// Where a group's rows are.
-fn ranges(shard: ShardId) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
-    let prefix = |table, prefix: &[u8]| (table, prefix.to_vec(), after_prefix(prefix));
-    let mut ranges = vec![prefix(Table::Ledger, &shard.to_be_bytes()), prefix(Table::Applied, &applied::encode(shard))];
-    match crate::slots_of(shard) {
-        Some((first, last)) => {
-            let tables = [Table::Version, Table::Chart, Table::Key, Table::Request, Table::LedgerByChart];
-            let (from, to) = (first.to_be_bytes().to_vec(), after_prefix(&last.to_be_bytes()));
-            ranges.extend(tables.map(|table| (table, from.clone(), to.clone())));
+/// Where a group's rows are: table, from, to. Nothing of another group is in there.
+pub fn ranges(shard: ShardId) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+    let slots = crate::slots_of(shard);
+    let range = |table: Table| match (table.scope(), slots) {
+        (Scope::Slot, Some((first, last))) => {
+            Some((table, first.to_be_bytes().to_vec(), after_prefix(&last.to_be_bytes())))
         }
-        None => {
-            let tables = [Table::Cluster, Table::Tenant, Table::Grant, Table::DirectoryRequest];
-            ranges.extend(tables.map(|table| prefix(table, &[])));
-        }
-    }
-    ranges
+        (Scope::Shard, _) => Some((table, shard.to_be_bytes().to_vec(), after_prefix(&shard.to_be_bytes()))),
+        (Scope::Directory, None) => Some((table, Vec::new(), after_prefix(&[]))),
+        (Scope::Slot, None) | (Scope::Directory, Some(_)) => None,
+    };
+    Table::ALL.into_iter().filter_map(range).collect()
 }
 
 /// Hands out what was read when it was asked for.

@@ -45,6 +45,15 @@ impl Table {
         Self::DirectoryRequest,
     ];
 
+    /// Whose rows are in it, and how a group's rows are found.
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::Version | Self::Chart | Self::Key | Self::Request | Self::LedgerByChart => Scope::Slot,
+            Self::Ledger | Self::Applied => Scope::Shard,
+            Self::Cluster | Self::Tenant | Self::Grant | Self::DirectoryRequest => Scope::Directory,
+        }
+    }
+
     /// The name on disk.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,6 +70,17 @@ impl Table {
             Self::DirectoryRequest => "directory_request",
         }
     }
+}
+
+/// How a table's keys start, and so which rows are one group's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// With the slot: a shard has the rows of its slot range, the directory none.
+    Slot,
+    /// With the shard: every group has rows.
+    Shard,
+    /// With anything: all rows are the directory's.
+    Directory,
 }
 
 /// One change of a row.
