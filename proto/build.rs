@@ -14,11 +14,12 @@ const PUBLIC: [&str; 4] = [
     "charthold/v1/cluster.proto",
 ];
 
-const INTERNAL: [&str; 5] = [
+const INTERNAL: [&str; 6] = [
     "charthold/internal/v1/log.proto",
     "charthold/internal/v1/command.proto",
     "charthold/internal/v1/rows.proto",
     "charthold/internal/v1/peer.proto",
+    "charthold/internal/v1/snapshot.proto",
     "charthold/internal/v1/clear.proto",
 ];
 

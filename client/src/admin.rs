@@ -352,6 +352,10 @@ pub struct ShardStatus {
     pub committed_index: u64,
     /// The last it has applied.
     pub applied_index: u64,
+    /// Up to where it has purged its log.
+    pub purged_index: u64,
+    /// Up to where its state is known to be durable, so that the log could be purged.
+    pub flushed_index: u64,
     /// How many outcomes it has recorded.
     pub seq: u64,
     /// Merkle roots over the recorded outcomes, the newest last: replicas that agree have equal roots at one seq.
@@ -390,6 +394,8 @@ impl ShardStatus {
             log_index: shard.log_index,
             committed_index: shard.committed_index,
             applied_index: shard.applied_index,
+            purged_index: shard.purged_index,
+            flushed_index: shard.flushed_index,
             seq: shard.seq,
             recent_roots: shard
                 .recent_roots

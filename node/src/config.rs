@@ -29,6 +29,9 @@
 //! heartbeat_ms = 250
 //! election_min_ms = 1000
 //! election_max_ms = 1500
+//! snapshot_after_entries = 16384         # of a shard: then its state is flushed, and older log may go
+//! keep_entries = 16384                   # log that stays: a node that lacks no more needs no snapshot
+//! snapshot_bytes_per_s = 67108864        # of all snapshots that a node sends together
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! [log]
@@ -74,7 +77,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 21] = [
+const KEYS: [(&str, Form); 24] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -94,6 +97,9 @@ const KEYS: [(&str, Form); 21] = [
     ("raft.heartbeat_ms", Form::Number),
     ("raft.election_min_ms", Form::Number),
     ("raft.election_max_ms", Form::Number),
+    ("raft.snapshot_after_entries", Form::Number),
+    ("raft.keep_entries", Form::Number),
+    ("raft.snapshot_bytes_per_s", Form::Number),
     ("limits.body_bytes_max", Form::Number),
     ("log.format", Form::Text),
 ];
@@ -180,11 +186,21 @@ pub struct Raft {
     pub heartbeat_ms: u64,
     pub election_min_ms: u64,
     pub election_max_ms: u64,
+    pub snapshot_after_entries: u64,
+    pub keep_entries: u64,
+    pub snapshot_bytes_per_s: u64,
 }
 
 impl Default for Raft {
     fn default() -> Self {
-        Self { heartbeat_ms: 250, election_min_ms: 1000, election_max_ms: 1500 }
+        Self {
+            heartbeat_ms: 250,
+            election_min_ms: 1000,
+            election_max_ms: 1500,
+            snapshot_after_entries: 16_384,
+            keep_entries: 16_384,
+            snapshot_bytes_per_s: 64 << 20,
+        }
     }
 }
 
@@ -332,6 +348,9 @@ impl Config {
             "must exceed `raft.election_min_ms`",
         )?;
         check(raft.election_max_ms <= 600_000, "raft.election_max_ms", "must be at most 600000")?;
+        // Fewer would flush all the time; a slower transfer would never catch up.
+        check(raft.snapshot_after_entries >= 16, "raft.snapshot_after_entries", "must be at least 16")?;
+        check(raft.snapshot_bytes_per_s >= 1 << 20, "raft.snapshot_bytes_per_s", "must be at least 1048576")?;
         let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
         check(body, "limits.body_bytes_max", "must be 1 to 4194304")
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use charthold_replica::platform::Platform;
 use charthold_replica::replica::{Replica, ReplicaConfig};
-use charthold_replica::shard::config::Timing;
+use charthold_replica::shard::config::{Retention, Timing};
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::StoreError;
 
@@ -67,6 +67,11 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
             heartbeat_ms: config.raft.heartbeat_ms,
             election_min_ms: config.raft.election_min_ms,
             election_max_ms: config.raft.election_max_ms,
+        },
+        retention: Retention {
+            snapshot_after_entries: config.raft.snapshot_after_entries,
+            keep_entries: config.raft.keep_entries,
+            snapshot_bytes_per_s: config.raft.snapshot_bytes_per_s,
         },
         join: config.join.clone(),
         key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! What the integration tests share: clusters of real processes, and the patients in `fixtures/`.
+//! What the integration tests share: clusters of real processes, and the patients in `fixtures/`, scenarios that several use.
 //!
 //! Owns: starting, killing and asking clusters; finding the program under test. It must not know any test. Nodes are
 //! set up as an operator would set them up, with the program's own files, certificates and commands: there is no back
@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+pub mod away;
 pub mod canary;
 pub mod harness;
 pub mod patients;

@@ -130,6 +130,8 @@ fn shard_status(status: GroupStatus) -> ShardStatus {
         recent_roots: status.recent_roots.iter().map(root).collect(),
         followers: status.followers.iter().map(lag).collect(),
         stopped: status.stopped.unwrap_or_default(),
+        purged_index: status.purged_index,
+        flushed_index: status.flushed_index,
     }
 }
 

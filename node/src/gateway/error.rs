@@ -143,6 +143,10 @@ impl From<ReplicaError> for GatewayError {
 
 impl From<EngineError> for GatewayError {
     fn from(error: EngineError) -> Self {
+        if matches!(error, EngineError::Replaced) {
+            // This node is catching up by a snapshot; another one answers meanwhile.
+            return Self::NoQuorum;
+        }
         tracing::error!(%error, "cannot read the state; check this node's disk");
         Self::Damaged
     }

@@ -10,4 +10,5 @@ mod main_job;
 mod once;
 mod pages;
 mod power_cut;
+mod snapshots;
 mod stops;

@@ -3,11 +3,12 @@
 use charthold_proto::internal as pb;
 use prost::Message;
 
-use crate::Token;
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
+use crate::store::state::reader::Reader;
 use crate::store::table::{after_prefix, cluster, grant, tenant};
+use crate::{DIRECTORY, Token};
 
 /// Rows read at once; a directory is small.
 const ROWS_MAX: usize = 1_000;
@@ -22,6 +23,10 @@ pub struct DirectoryView {
 impl DirectoryView {
     pub(crate) fn new(state: StateStore) -> Self {
         Self { state }
+    }
+
+    fn reader(&self) -> Result<Reader<'_>, EngineError> {
+        self.state.reader(DIRECTORY)
     }
 
     pub fn cluster(&self) -> Result<Option<pb::ClusterRow>, EngineError> {
@@ -39,8 +44,7 @@ impl DirectoryView {
     /// Tenants whose uid is above `after`, in order, and whether there may be more.
     pub fn tenants(&self, after: Option<&Token>, rows_max: usize) -> Result<Vec<(Token, pb::TenantRow)>, EngineError> {
         let from = after.map_or(Vec::new(), |uid| [tenant::encode(uid), vec![0]].concat());
-        let rows =
-            self.state.engine().scan(Table::Tenant, &from, &after_prefix(&[]), rows_max.min(ROWS_MAX), BYTES_MAX)?;
+        let rows = self.reader()?.scan(Table::Tenant, &from, &after_prefix(&[]), rows_max.min(ROWS_MAX), BYTES_MAX)?;
         rows.into_iter().map(|(key, row)| Ok((tenant::decode(&key).ok_or_else(damaged)?, decode(row)?))).collect()
     }
 
@@ -54,13 +58,12 @@ impl DirectoryView {
         let from = after.map_or(of.to_vec(), |principal| {
             [grant::Key { tenant: *of, principal: *principal }.encode(), vec![0]].concat()
         });
-        let rows =
-            self.state.engine().scan(Table::Grant, &from, &after_prefix(of), rows_max.min(ROWS_MAX), BYTES_MAX)?;
+        let rows = self.reader()?.scan(Table::Grant, &from, &after_prefix(of), rows_max.min(ROWS_MAX), BYTES_MAX)?;
         rows.into_iter().map(|(key, row)| Ok((grant::Key::decode(&key).ok_or_else(damaged)?, decode(row)?))).collect()
     }
 
     fn row<Row: Message + Default>(&self, table: Table, key: &[u8]) -> Result<Option<Row>, EngineError> {
-        self.state.engine().get(table, key)?.map(decode).transpose()
+        self.reader()?.get(table, key)?.map(decode).transpose()
     }
 }
 

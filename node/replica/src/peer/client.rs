@@ -106,34 +106,36 @@ impl PeerClient {
     }
 
     /// A stream of requests that are answered in order.
-    pub fn open_append_stream(
+    pub fn open_stream(
         &self,
         lane: Lane,
+        kind: Kind,
         shard: ShardId,
     ) -> Result<(StreamSender, StreamReceiver), CallFailure> {
         let connection = self.connection(lane)?;
         let (answer, answers) = mpsc::channel(STREAM_WINDOW);
         let id = connection.open(Pending::Stream(answer))?;
-        let sender = StreamSender { connection: Arc::clone(&connection), shard, id };
+        let sender = StreamSender { connection: Arc::clone(&connection), kind, shard, id };
         Ok((sender, StreamReceiver { answers, connection, shard, id }))
     }
 }
 
-/// Sends an append stream's requests.
+/// Sends a stream's requests.
 pub struct StreamSender {
     connection: Arc<Connection>,
+    kind: Kind,
     shard: ShardId,
     id: u64,
 }
 
 impl StreamSender {
     pub async fn send(&self, payload: Bytes) -> Result<(), CallFailure> {
-        let request = Message { kind: Kind::Append, shard: self.shard, id: self.id, payload };
+        let request = Message { kind: self.kind, shard: self.shard, id: self.id, payload };
         self.connection.outbox.send(request).await.map_err(|_| CallFailure::Broken)
     }
 }
 
-/// Takes an append stream's answers. Dropping it ends the stream.
+/// Takes a stream's answers. Dropping it ends the stream.
 pub struct StreamReceiver {
     answers: mpsc::Receiver<Answer>,
     connection: Arc<Connection>,

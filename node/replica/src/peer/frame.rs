@@ -28,7 +28,7 @@ pub enum Kind {
     Reply = 2,
     /// The same, with a `CallError`.
     ReplyError = 3,
-    /// Ends the append stream with this id.
+    /// Ends the stream with this id.
     StreamEnd = 4,
     /// The caller's clock, and how far its log is synced. Has no answer.
     Mark = 5,
@@ -40,6 +40,8 @@ pub enum Kind {
     Forward = 20,
     /// One request of the append stream with this id: answered in order, under the same id.
     Append = 32,
+    /// One message of the snapshot stream with this id.
+    Snapshot = 33,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
             Self::ReadIndex,
             Self::Forward,
             Self::Append,
+            Self::Snapshot,
         ];
         kinds.into_iter().find(|known| *known as u8 == kind)
     }

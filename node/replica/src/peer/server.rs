@@ -38,10 +38,11 @@ pub trait Handler: Send + Sync + 'static {
         payload: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, pb::CallError>>;
 
-    /// A stream of append requests, answered in order.
-    fn append(
+    /// A stream of requests of one kind, answered in order.
+    fn stream(
         self: Arc<Self>,
         from: NodeId,
+        kind: Kind,
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Result<Bytes, pb::CallError>>;
@@ -146,7 +147,7 @@ impl Session {
         match message.kind {
             Kind::Vote | Kind::PreVote | Kind::TransferLeader | Kind::ReadIndex | Kind::Forward => self.call(message),
             Kind::Mark => self.greeter.on_mark(&self.introduced, message.payload),
-            Kind::Append => self.append(message),
+            Kind::Append | Kind::Snapshot => self.stream(message),
             Kind::StreamEnd => {
                 self.streams.remove(&message.id);
                 Ok(())
@@ -170,14 +171,14 @@ impl Session {
         Ok(())
     }
 
-    fn append(&mut self, message: Message) -> io::Result<()> {
-        let Message { shard, id, payload, .. } = message;
+    fn stream(&mut self, message: Message) -> io::Result<()> {
+        let Message { kind, shard, id, payload } = message;
         if !self.streams.contains_key(&id) {
             self.streams.retain(|_, requests| !requests.is_closed());
             if self.streams.len() >= STREAMS_MAX {
-                return Err(io::Error::other("too many append streams"));
+                return Err(io::Error::other("too many streams"));
             }
-            self.open(shard, id);
+            self.open(kind, shard, id);
         }
         let Some(requests) = self.streams.get(&id) else { return Ok(()) };
         match requests.try_send(payload) {
@@ -187,12 +188,12 @@ impl Session {
         }
     }
 
-    fn open(&mut self, shard: ShardId, id: u64) {
+    fn open(&mut self, kind: Kind, shard: ShardId, id: u64) {
         // Twice the window: an answer may be on its way while the sender already has room for the next request.
         let (requests, received) = mpsc::channel(2 * STREAM_WINDOW);
         self.streams.insert(id, requests);
         let received = tokio_stream::wrappers::ReceiverStream::new(received);
-        let mut answers = Arc::clone(&self.handler).append(self.from, shard, received.boxed());
+        let mut answers = Arc::clone(&self.handler).stream(self.from, kind, shard, received.boxed());
         let outbox = Arc::clone(&self.outbox);
         tokio::spawn(async move {
             while let Some(answer) = answers.next().await {

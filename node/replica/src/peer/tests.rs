@@ -51,9 +51,10 @@ impl Handler for Echo {
         .boxed()
     }
 
-    fn append(
+    fn stream(
         self: Arc<Self>,
         from: NodeId,
+        _kind: Kind,
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Answer> {
@@ -126,7 +127,7 @@ async fn a_broken_connection_is_told_and_made_again() {
     let network = MemoryNetwork::default();
     serve_b(&network, Arc::new(Echo::default()));
     let client = connected(&network).await;
-    let (stream, mut answers) = client.open_append_stream(Lane::Bulk, 1).unwrap();
+    let (stream, mut answers) = client.open_stream(Lane::Bulk, Kind::Append, 1).unwrap();
     let cut = async {
         tokio::task::yield_now().await;
         network.cut_off("b");
@@ -175,7 +176,7 @@ async fn append_streams_keep_their_order_beside_each_other() {
     serve_b(&network, Arc::clone(&echo) as _);
     let client = connected(&network).await;
     let run = async |lane, shard: ShardId| {
-        let (stream, mut answers) = client.open_append_stream(lane, shard).unwrap();
+        let (stream, mut answers) = client.open_stream(lane, Kind::Append, shard).unwrap();
         let request = |number: u32| Bytes::from([number.to_be_bytes(), u32::from(shard).to_be_bytes()].concat());
         let mut sent = 0;
         for number in 0..REQUESTS {
@@ -196,7 +197,7 @@ async fn a_flood_beyond_the_window_breaks_the_connection() {
     let network = MemoryNetwork::default();
     serve_b(&network, Arc::new(Echo::default()));
     let client = connected(&network).await;
-    let (stream, mut answers) = client.open_append_stream(Lane::Bulk, 8).unwrap();
+    let (stream, mut answers) = client.open_stream(Lane::Bulk, Kind::Append, 8).unwrap();
     for _ in 0..=2 * STREAM_WINDOW + 1 {
         // The last ones may find it broken already.
         let _sent = stream.send(Bytes::new()).await;

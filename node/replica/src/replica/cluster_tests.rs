@@ -16,7 +16,7 @@ use pb::outcome::Result as Answer;
 use super::{Replica, ReplicaConfig, ReplicaError};
 use crate::platform::Platform;
 use crate::shard::command::Command;
-use crate::shard::config::Timing;
+use crate::shard::config::{Retention, Timing};
 use crate::shard::types::Member;
 use crate::store::table::ChartAddress;
 use crate::testing::transport::MemoryNetwork;
@@ -74,6 +74,7 @@ impl Cluster {
                 cluster: "c".to_owned(),
                 member: member(name),
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
+                retention: Retention { snapshot_after_entries: 64, keep_entries: 32, ..Retention::default() },
                 key_check: Bytes::new(),
                 join: Vec::clone(&others),
             };
@@ -253,5 +254,39 @@ async fn a_command_that_would_stop_every_replica_is_refused() {
     }
     assert_eq!(cluster.node(leader).stopped_group(), None);
     assert_eq!(cluster.node(follower).stopped_group(), None);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_lacks_what_is_purged_comes_back_by_a_snapshot() {
+    let mut cluster = Cluster::formed().await;
+    propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
+    for number in 1..20 {
+        commit_at(cluster.node(0), number).await;
+    }
+    cluster.check_equal(19).await;
+    let (_, follower) = cluster.leader_and_follower(SHARD).await;
+    let shard_of = |node: &Replica| node.status().into_iter().find(|status| status.shard == SHARD).unwrap();
+    let last_index = shard_of(cluster.node(follower)).log_index;
+    cluster.stop(follower).await;
+    let writer = (follower + 1) % NAMES.len();
+    for number in 20..900 {
+        commit_at(cluster.node(writer), number).await;
+    }
+    eventually("both have purged what it lacks", async || {
+        cluster.running().all(|node| shard_of(node).purged_index > last_index).then_some(())
+    })
+    .await;
+    cluster.open(follower).await;
+    for number in 900..1_000 {
+        commit_at(cluster.node(writer), number).await;
+    }
+    cluster.check_equal(999).await;
+    // Its log begins where the snapshot ended: it did not come from the log.
+    assert!(shard_of(cluster.node(follower)).purged_index > last_index);
+    // It answers as the others would, for requests from before.
+    let again = propose(cluster.node(follower), commit_of("fresh", "obs/fresh")).await;
+    assert!(matches!(again, Answer::Committed(_)));
+    cluster.check_equal(1_000).await;
     cluster.end().await;
 }

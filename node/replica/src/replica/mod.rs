@@ -27,12 +27,15 @@ use crate::peer::registry::{Registry, Start};
 use crate::peer::transport::Transport;
 use crate::platform::Platform;
 use crate::shard::codec;
-use crate::shard::config::Timing;
-use crate::shard::group::{Group, GroupStatus};
+use crate::shard::config::{Retention, Timing};
+use crate::shard::group::{Group, GroupStatus, GroupStores};
 use crate::shard::inbound::Inbound;
+use crate::shard::network::GroupNetwork;
+use crate::shard::transfer::Outgoing;
 use crate::shard::types::Member;
 use crate::store::StoreError;
 use crate::store::identity::DataDirectory;
+use crate::store::incoming::Incoming;
 use crate::store::log::LogEngine;
 use crate::store::log::group::GroupLog;
 use crate::store::log::rocks::RocksLog;
@@ -53,6 +56,7 @@ pub struct ReplicaConfig {
     pub cluster: String,
     pub member: Member,
     pub timing: Timing,
+    pub retention: Retention,
     /// Peer addresses of the nodes to form a cluster with.
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
@@ -85,6 +89,7 @@ struct Stores {
     log_engine: Arc<dyn LogEngine>,
     log: LogWriter,
     state: StateStore,
+    incoming: Incoming,
 }
 
 impl Replica {
@@ -113,7 +118,7 @@ impl Replica {
         let groups = start_groups(&config, &stores, &peers, &greeter.clock).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
-        let inbound = Arc::new(Inbound::new(groups.clone(), started, silence));
+        let inbound = Arc::new(Inbound::new(groups.clone(), stores.incoming.clone(), started, silence));
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound);
         let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
         let server = tokio::spawn(async { tokio::join!(server, reach_out).0 });
@@ -206,9 +211,11 @@ fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, St
     let mark = SyncedMark::open(&data.synced_mark_path(), recovered)?;
     let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
     let state = StateStore::start(Arc::new(RocksState::open(&data.state_path())?), log.clone())?;
+    let incoming = Incoming::open(&data.incoming_path());
+    let incoming = incoming.map_err(|source| StoreError::Io { path: data.incoming_path(), source })?;
     data.sync()?;
     let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
-    Ok(Stores { data, start, log_engine, log, state })
+    Ok(Stores { data, start, log_engine, log, state, incoming })
 }
 
 async fn start_groups(
@@ -218,11 +225,14 @@ async fn start_groups(
     clock: &Arc<ClusterClock>,
 ) -> Result<Vec<Arc<Group>>, StoreError> {
     let mut groups = Vec::new();
+    let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
     for shard in all_shards() {
         let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
-        let (state, peers) = (stores.state.clone(), Arc::clone(peers));
-        let group =
-            Group::start(shard, stores.data.node_id, &config.timing, log, state, peers, Arc::clone(clock)).await;
+        let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
+        let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(&outgoing));
+        let (stored, clock) = (GroupStores { log, state, incoming }, Arc::clone(clock));
+        let (node, timing, retention) = (stores.data.node_id, &config.timing, &config.retention);
+        let group = Group::start(shard, node, timing, retention, stored, network, clock).await;
         let group = group.map_err(|source| StoreError::Io { path: config.data.clone(), source })?;
         groups.push(Arc::new(group));
     }

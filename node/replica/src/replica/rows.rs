@@ -3,12 +3,13 @@
 use charthold_proto::internal as pb;
 use prost::Message;
 
-use crate::Token;
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
+use crate::store::state::reader::Reader;
 use crate::store::table::version::{self, Row};
 use crate::store::table::{ChartAddress, RecordAddress, chart, key};
+use crate::{Slot, Token, shard_of};
 
 /// What one step of a scan takes from the engine.
 const SCAN_ROWS: usize = 512;
@@ -40,9 +41,13 @@ impl ChartRows {
         Self { state }
     }
 
+    fn reader(&self, slot: Slot) -> Result<Reader<'_>, EngineError> {
+        self.state.reader(shard_of(slot))
+    }
+
     /// A chart's state, current key id and wrapped key.
     pub fn chart_key(&self, address: &ChartAddress) -> Result<Option<pb::ChartKey>, EngineError> {
-        let Some(row) = self.state.engine().get(Table::Chart, &chart::encode(address))? else { return Ok(None) };
+        let Some(row) = self.reader(address.slot)?.get(Table::Chart, &chart::encode(address))? else { return Ok(None) };
         let row = chart::Row::decode(row).map_err(|_| damaged())?;
         let key_id = key::KeyId::try_from(row.key_id.as_ref()).map_err(|_| damaged())?;
         let wrapped_key = self.wrapped_key(address, key_id)?.ok_or_else(damaged)?;
@@ -51,14 +56,14 @@ impl ChartRows {
 
     /// A chart key that sealed something, wrapped.
     pub fn wrapped_key(&self, address: &ChartAddress, key_id: key::KeyId) -> Result<Option<bytes::Bytes>, EngineError> {
-        self.state.engine().get(Table::Key, &key::Key { chart: *address, key_id }.encode())
+        self.reader(address.slot)?.get(Table::Key, &key::Key { chart: *address, key_id }.encode())
     }
 
     /// A record's newest version at a seq.
     pub fn newest(&self, record: &RecordAddress, as_of_seq: u64) -> Result<Option<StoredVersion>, EngineError> {
         let (from, to) = version::record_range(record);
         let mut found = None;
-        self.walk(from, &to, |_, stored| {
+        self.walk(record.chart.slot, from, &to, |_, stored| {
             let visible = stored.row.seq <= as_of_seq;
             found = visible.then_some(stored);
             !visible
@@ -69,7 +74,7 @@ impl ChartRows {
     /// One version of a record.
     pub fn version(&self, record: &RecordAddress, version: u64) -> Result<Option<StoredVersion>, EngineError> {
         let key = version::Key { record: *record, version };
-        let row = self.state.engine().get(Table::Version, &key.encode())?;
+        let row = self.reader(record.chart.slot)?.get(Table::Version, &key.encode())?;
         row.map(|row| decode(key, row)).transpose()
     }
 
@@ -83,7 +88,7 @@ impl ChartRows {
     ) -> Result<Page, EngineError> {
         let (from, to) = version::record_range(record);
         let mut page = Page { versions: Vec::new(), next: None };
-        self.walk(next.unwrap_or(from), &to, |key, stored| {
+        self.walk(record.chart.slot, next.unwrap_or(from), &to, |key, stored| {
             if page.versions.len() == rows_max {
                 page.next = Some(key.to_vec());
                 return false;
@@ -110,7 +115,7 @@ impl ChartRows {
         let (from, to) = version::chart_range(chart, record_type);
         let mut page = Page { versions: Vec::new(), next: None };
         let (mut size_bytes, mut seen) = (0, None);
-        self.walk(next.unwrap_or(from), &to, |key, stored| {
+        self.walk(chart.slot, next.unwrap_or(from), &to, |key, stored| {
             if stored.row.seq > as_of_seq || seen == Some(stored.record) {
                 return true;
             }
@@ -131,13 +136,14 @@ impl ChartRows {
     /// Goes over rows in order while `on_row` wants more.
     fn walk(
         &self,
+        slot: Slot,
         from: Vec<u8>,
         to: &[u8],
         mut on_row: impl FnMut(&[u8], StoredVersion) -> bool,
     ) -> Result<(), EngineError> {
-        let mut from = from;
+        let (reader, mut from) = (self.reader(slot)?, from);
         loop {
-            let rows = self.state.engine().scan(Table::Version, &from, to, SCAN_ROWS, SCAN_BYTES)?;
+            let rows = reader.scan(Table::Version, &from, to, SCAN_ROWS, SCAN_BYTES)?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
             from = [last.as_slice(), &[0]].concat();
             for (key, row) in rows {

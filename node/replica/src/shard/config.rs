@@ -33,8 +33,33 @@ impl Timing {
     }
 }
 
+/// How long the log is, and how fast a replica that needs more than the log is brought up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Entries after which a group's state is flushed and its older log may go.
+    pub snapshot_after_entries: u64,
+    /// Entries that stay though they may go: a replica that lacks no more than these catches up from the log, which
+    /// costs far less than a snapshot.
+    pub keep_entries: u64,
+    /// Of all snapshots that a node sends together.
+    pub snapshot_bytes_per_s: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { snapshot_after_entries: 16_384, keep_entries: 16_384, snapshot_bytes_per_s: 64 << 20 }
+    }
+}
+
+/// Purging is a write of its own: not for every few entries.
+const PURGE_BATCH: u64 = 256;
+
 /// The settings of one group.
-pub fn raft_config(shard: ShardId, timing: &Timing) -> Result<Arc<Config>, openraft::ConfigError> {
+pub fn raft_config(
+    shard: ShardId,
+    timing: &Timing,
+    retention: &Retention,
+) -> Result<Arc<Config>, openraft::ConfigError> {
     let config = Config {
         cluster_name: format!("shard-{shard}"),
         heartbeat_interval: timing.heartbeat_ms,
@@ -54,14 +79,13 @@ pub fn raft_config(shard: ShardId, timing: &Timing) -> Result<Arc<Config>, openr
         max_append_entries: Some(1_024),
         // A redundant heartbeat right after an append is dropped.
         heartbeat_min_interval: Some(timing.heartbeat_ms / 4),
-        // The log is kept whole: a follower that was away for however long catches up from it. Purging comes together
-        // with snapshots that can be streamed.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(retention.snapshot_after_entries),
+        max_in_snapshot_log_to_keep: retention.keep_entries,
+        purge_batch_size: PURGE_BATCH,
         // A follower's lag alone must not make openraft fall back to a snapshot.
         replication_lag_threshold: u64::MAX,
-        // Only the total of a transfer, which has its own deadline by chunk once it exists.
-        install_snapshot_timeout: 600_000,
+        // Of a whole transfer: ours go on while they make progress, see super::transfer.
+        install_snapshot_timeout: u64::MAX / 2,
         // Bounded queues: proposals wait in the gateway, not here.
         api_channel_size: Some(4_096),
         notification_channel_size: Some(65_536),
@@ -79,12 +103,11 @@ mod tests {
     #[test]
     fn the_settings_that_safety_rests_on() {
         let timing = Timing::default();
-        let config = raft_config(1, &timing).unwrap();
+        let config = raft_config(1, &timing, &Retention::default()).unwrap();
         assert_eq!(config.enable_leader_restore, Some(false));
         assert_eq!(config.enable_pre_vote, Some(true));
         assert!(config.quorum_loss_probe_interval.unwrap() >= 2 * config.election_timeout_max);
         assert!(!config.enable_elect);
         assert!(timing.restart_silence() > Duration::from_millis(config.election_timeout_max));
-        assert_eq!(config.snapshot_policy, SnapshotPolicy::Never);
     }
 }

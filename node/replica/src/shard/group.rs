@@ -14,14 +14,14 @@ use parking_lot::{Mutex, RwLock};
 use super::apply::Progress;
 use super::apply::merkle::Hash;
 use super::command;
-use super::config::{Timing, raft_config};
+use super::config::{Retention, Timing, raft_config};
 use super::log::LogStorage;
-use super::machine::GroupMachine;
+use super::machine::{GroupMachine, blocking};
 use super::network::GroupNetwork;
 use super::repair::repair;
 use super::types::{LogId, Member, Proposal, Raft};
 use crate::peer::clock::ClusterClock;
-use crate::replica::peers::Peers;
+use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
 use crate::{NodeId, ShardId};
@@ -57,11 +57,21 @@ pub struct GroupStatus {
     pub log_index: u64,
     pub committed_index: u64,
     pub applied_index: u64,
+    /// What is purged of the log, and what a flush has made durable of the state.
+    pub purged_index: u64,
+    pub flushed_index: u64,
     pub seq: u64,
     pub recent_roots: Vec<(u64, Hash)>,
     /// On the leader: how many entries each follower lacks.
     pub followers: Vec<(NodeId, u64)>,
     pub stopped: Option<String>,
+}
+
+/// What a group keeps on disk.
+pub struct GroupStores {
+    pub log: GroupLog,
+    pub state: StateStore,
+    pub incoming: Incoming,
 }
 
 /// A running group.
@@ -81,17 +91,17 @@ impl Group {
         shard: ShardId,
         node: NodeId,
         timing: &Timing,
-        log: GroupLog,
-        state: StateStore,
-        peers: Arc<Peers>,
+        retention: &Retention,
+        stores: GroupStores,
+        network: GroupNetwork,
         clock: Arc<ClusterClock>,
     ) -> std::io::Result<Self> {
-        let machine = GroupMachine::open(shard, state).map_err(std::io::Error::other)?;
+        let GroupStores { log, state, incoming } = stores;
+        let machine = blocking(|| GroupMachine::open(shard, state, incoming))?;
         let progress = machine.progress();
         let at_start = progress.read().clone();
         repair(shard, &log, &at_start).await?;
-        let config = raft_config(shard, timing).map_err(std::io::Error::other)?;
-        let network = GroupNetwork::new(shard, peers);
+        let config = raft_config(shard, timing, retention).map_err(std::io::Error::other)?;
         let raft = Raft::new(node, config, network, LogStorage::new(log), machine).await;
         let raft = raft.map_err(std::io::Error::other)?;
         // Once it answers, the metrics tell the stored members: nobody takes the group for one that is not formed yet.
@@ -219,6 +229,11 @@ impl Group {
         }
     }
 
+    /// What this replica knows to be committed.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.raft.metrics().borrow_watched().local_committed
+    }
+
     /// Recorded outcomes so far.
     pub fn seq(&self) -> u64 {
         self.progress.read().seq
@@ -245,6 +260,8 @@ impl Group {
             log_index,
             committed_index: metrics.local_committed.map_or(0, |log_id| log_id.index),
             applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            purged_index: metrics.purged.map_or(0, |log_id| log_id.index),
+            flushed_index: metrics.snapshot.map_or(0, |log_id| log_id.index),
             seq: progress.seq,
             recent_roots: progress.recent_roots(),
             followers: followers.map(|(id, matched)| (*id, lag(matched))).collect(),

@@ -11,18 +11,24 @@ use futures::{FutureExt, StreamExt};
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest};
 use pb::call_error::Kind as ErrorKind;
 use prost::Message;
+use tokio::sync::Semaphore;
 
 use super::codec::{self, Malformed};
 use super::group::{Group, GroupError};
 use super::network;
+use super::transfer;
 use super::types::Vote;
 use crate::peer::frame::Kind;
 use crate::peer::server::Handler;
+use crate::store::incoming::Incoming;
 use crate::{NodeId, ShardId};
 
 /// Serves the groups of a node to its peers.
 pub struct Inbound {
     groups: Vec<Arc<Group>>,
+    incoming: Incoming,
+    /// By group: one snapshot at a time.
+    snapshots: Vec<Arc<Semaphore>>,
     started: Instant,
     restart_silence: Duration,
 }
@@ -30,8 +36,9 @@ pub struct Inbound {
 type Answer = Result<Bytes, pb::CallError>;
 
 impl Inbound {
-    pub fn new(groups: Vec<Arc<Group>>, started: Instant, restart_silence: Duration) -> Self {
-        Self { groups, started, restart_silence }
+    pub fn new(groups: Vec<Arc<Group>>, incoming: Incoming, started: Instant, restart_silence: Duration) -> Self {
+        let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
+        Self { groups, incoming, snapshots, started, restart_silence }
     }
 
     /// The group, if the sender is one of its members (or it has none yet).
@@ -156,9 +163,10 @@ impl Handler for Inbound {
         async move { self.serve(from, kind, shard, payload).await }.boxed()
     }
 
-    fn append(
+    fn stream(
         self: Arc<Self>,
         from: NodeId,
+        kind: Kind,
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Answer> {
@@ -166,6 +174,10 @@ impl Handler for Inbound {
             Ok(group) => group,
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
+        if kind == Kind::Snapshot {
+            let places = Arc::clone(&self.snapshots[usize::from(shard)]);
+            return transfer::receive(Arc::clone(group), self.incoming.clone(), places, from, requests);
+        }
         // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices.
         let requests = requests.map(move |bytes| {
             let request = network::append_request_from_pb(bytes).ok()?;

@@ -8,12 +8,15 @@ use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use parking_lot::RwLock;
+use prost::Message;
 
 use super::apply::{self, Applier, Progress};
 use super::codec;
-use super::snapshot::{GroupSnapshot, Snapshot, SnapshotBuilder, SnapshotMeta};
+use super::install;
+use super::snapshot::{GroupSnapshot, PinnedRows, Snapshot, SnapshotBuilder, SnapshotMeta, meta_of};
 use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
 use crate::ShardId;
+use crate::store::incoming::{Incoming, Received};
 use crate::store::state::flusher::StateStore;
 
 /// Entries and bytes of one batch: bounds what a batch holds in memory, and how long its first answer waits.
@@ -26,14 +29,16 @@ pub struct GroupMachine {
     state: StateStore,
     applier: Applier,
     shared: Arc<RwLock<Progress>>,
-    snapshot: Option<Snapshot>,
+    incoming: Incoming,
 }
 
 impl GroupMachine {
-    pub fn open(shard: ShardId, state: StateStore) -> Result<Self, apply::ApplyError> {
-        let applier = Applier::restore(shard, state.engine())?;
+    /// Takes up where the state is; does again the install of a snapshot that was broken off.
+    pub fn open(shard: ShardId, state: StateStore, incoming: Incoming) -> io::Result<Self> {
+        install::redo(shard, &state, &incoming)?;
+        let applier = Applier::restore(shard, state.engine()).map_err(io::Error::other)?;
         let shared = Arc::new(RwLock::new(applier.progress.clone()));
-        Ok(Self { shard, state, applier, shared, snapshot: None })
+        Ok(Self { shard, state, applier, shared, incoming })
     }
 
     /// How far the group is, for who looks from outside.
@@ -52,17 +57,32 @@ impl GroupMachine {
         Ok(outcomes)
     }
 
-    pub(super) fn meta(&self) -> io::Result<SnapshotMeta> {
+    fn meta(&self) -> io::Result<SnapshotMeta> {
         let progress = &self.applier.progress;
-        Ok(SnapshotMeta {
-            last_log_id: progress.log_id.as_ref().map(codec::log_id_from_pb),
-            last_membership: codec::stored_membership_from_pb(progress.membership.clone())?,
-        })
+        meta_of(progress.log_id.as_ref(), progress.membership.clone())
+    }
+
+    /// The rows as they are now: no entry is applied while this runs.
+    async fn pin(&self) -> io::Result<Snapshot> {
+        let rows = PinnedRows::pin(self.shard, &self.state, &self.applier.progress).await?;
+        Ok(Snapshot { meta: self.meta()?, snapshot: GroupSnapshot::pinned(rows) })
+    }
+
+    /// What is to be installed, as a file.
+    async fn received(&self, snapshot: GroupSnapshot) -> io::Result<Received> {
+        if let GroupSnapshot::Received(received) = &snapshot {
+            return received.lock().take().ok_or_else(|| io::Error::other("a snapshot is installed once"));
+        }
+        let (mut rows, mut part) = (snapshot.take_pinned()?, self.incoming.receive(self.shard)?);
+        while let Some(chunk) = rows.next().await {
+            part.push(&chunk?.encode_to_vec())?;
+        }
+        part.finish()
     }
 }
 
 /// Runs what may block, away from the other tasks where the runtime can move them.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
@@ -122,22 +142,34 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        Some(match force {
+            true => self.get_snapshot_builder().await,
+            false => SnapshotBuilder::Announce { shard: self.shard, state: self.state.clone() },
+        })
+    }
+
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let snapshot = GroupSnapshot::new(self.shard, self.state.clone());
-        let snapshot = self.meta().map(|meta| Snapshot { meta, snapshot });
-        self.snapshot = snapshot.as_ref().ok().cloned();
-        SnapshotBuilder::new(snapshot)
+        SnapshotBuilder::Rows(Some(self.pin().await))
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: GroupSnapshot) -> io::Result<()> {
-        snapshot.install(&self.state)?;
+        let received = self.received(snapshot).await?;
+        blocking(|| install::install(self.shard, &self.state, received))?;
         self.applier = Applier::restore(self.shard, self.state.engine()).map_err(io::Error::other)?;
+        if self.meta()?.last_log_id != meta.last_log_id {
+            return Err(io::Error::other("a snapshot is of another position than it said"));
+        }
         *self.shared.write() = self.applier.progress.clone();
-        self.snapshot = Some(Snapshot { meta: meta.clone(), snapshot });
+        tracing::info!(shard = self.shard, seq = self.applier.progress.seq, "a snapshot was installed");
         Ok(())
     }
 
+    /// Pinned anew each time: what is sent is as new as it can be.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.snapshot.clone())
+        match self.applier.progress.log_id {
+            None => Ok(None),
+            Some(_) => self.pin().await.map(Some),
+        }
     }
 }

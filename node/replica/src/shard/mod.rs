@@ -11,6 +11,9 @@ pub mod config;
 mod crash_tests;
 pub mod group;
 pub mod inbound;
+pub mod install;
+#[cfg(test)]
+mod install_tests;
 pub mod log;
 pub mod machine;
 pub mod network;
@@ -20,4 +23,5 @@ pub mod repair;
 pub mod snapshot;
 #[cfg(test)]
 mod storage_suite;
+pub mod transfer;
 pub mod types;

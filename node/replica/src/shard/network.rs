@@ -19,6 +19,7 @@ use prost::Message;
 
 use super::codec::{self, Malformed};
 use super::snapshot::{GroupSnapshot, Snapshot};
+use super::transfer::{self, Outgoing, SendError};
 use super::types::{Member, TypeConfig, Vote};
 use crate::peer::client::{CallFailure, PeerClient, StreamReceiver, StreamSender};
 use crate::peer::frame::Kind;
@@ -33,15 +34,17 @@ const APPEND_PROGRESS: Duration = Duration::from_secs(5);
 pub struct GroupNetwork {
     shard: ShardId,
     peers: Arc<Peers>,
+    outgoing: Arc<Outgoing>,
 }
 
 impl GroupNetwork {
-    pub fn new(shard: ShardId, peers: Arc<Peers>) -> Self {
-        Self { shard, peers }
+    pub fn new(shard: ShardId, peers: Arc<Peers>, outgoing: Arc<Outgoing>) -> Self {
+        Self { shard, peers, outgoing }
     }
 
     fn connect(&self, target: NodeId, node: &Member, lane: Lane) -> GroupPeer {
-        GroupPeer { shard: self.shard, lane, client: self.peers.client(target, &node.peer_address) }
+        let client = self.peers.client(target, &node.peer_address);
+        GroupPeer { shard: self.shard, lane, client, outgoing: Arc::clone(&self.outgoing) }
     }
 }
 
@@ -63,6 +66,7 @@ pub struct GroupPeer {
     /// Of appends; all else is control.
     lane: Lane,
     client: Arc<PeerClient>,
+    outgoing: Arc<Outgoing>,
 }
 
 impl GroupPeer {
@@ -178,15 +182,23 @@ impl NetTransferLeader<TypeConfig> for GroupPeer {
 impl NetSnapshot<TypeConfig> for GroupPeer {
     type SnapshotData = GroupSnapshot;
 
-    /// Not reached: the log is never purged, so no follower needs one (see [`super::config`]).
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(NetworkError::from_string("snapshots are not sent yet").into())
+        tokio::select! {
+            sent = transfer::send(&self.client, self.shard, &self.outgoing, &vote, snapshot) => sent.map_err(|error| {
+                if !matches!(error, SendError::Call(CallFailure::NotConnected)) {
+                    tracing::warn!(shard = self.shard, %error, "a snapshot was not sent: trying again");
+                }
+                // Openraft waits before it tries again.
+                Unreachable::new(&error).into()
+            }),
+            closed = cancel => Err(closed.into()),
+        }
     }
 }
 
@@ -224,7 +236,7 @@ where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
 {
     let Some(first) = input.next().await else { return stream::empty().boxed() };
-    match client.open_append_stream(lane, shard) {
+    match client.open_stream(lane, Kind::Append, shard) {
         Ok((sender, receiver)) => {
             let input = Some(stream::iter([first]).chain(input));
             let pipeline = Pipeline { input, sender, receiver, in_flight: 0, limit, failed: false };

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::network::{GroupNetwork, GroupPeer, append_request_from_pb, append_response_to_pb};
+use super::transfer::Outgoing;
 use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Proposal, TypeConfig, Vote};
 use crate::peer::STREAM_WINDOW;
 use crate::peer::frame::Kind;
@@ -70,9 +71,10 @@ impl Handler for Follower {
         async { Err(pb::CallError::default()) }.boxed()
     }
 
-    fn append(
+    fn stream(
         self: Arc<Self>,
         _from: NodeId,
+        _kind: Kind,
         _shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
@@ -106,7 +108,7 @@ async fn network_to(follower: &Arc<Follower>) -> (MemoryNetwork, GroupPeer) {
     let b = Member { peer_address: "b".to_owned(), ..Member::default() };
     let client = peers.client(2, "b");
     eventually("connecting", async || client.is_connected().then_some(())).await;
-    (network, GroupNetwork::new(1, peers).new_client(2, &b).await)
+    (network, GroupNetwork::new(1, peers, Arc::new(Outgoing::new(1 << 30))).new_client(2, &b).await)
 }
 
 fn option() -> RPCOption {

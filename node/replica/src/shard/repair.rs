@@ -14,8 +14,21 @@ use crate::store::log::group::GroupLog;
 
 /// Brings a log in line with its state. Durable on return.
 pub async fn repair(shard: ShardId, log: &GroupLog, progress: &Progress) -> std::io::Result<()> {
-    let Some(applied) = progress.log_id.as_ref().map(codec::log_id_from_pb) else { return Ok(()) };
-    if holds(log, &applied)? {
+    let applied = progress.log_id.as_ref().map(codec::log_id_from_pb);
+    let purged = log.mark(Mark::Purged).map(codec::decode_log_id).transpose()?;
+    if purged > applied {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            format!(
+                "shard {shard}: the log is purged up to {}, the state is only at {}: the disk lost what was flushed. \
+                 Remove this node and join a new one with an empty data directory",
+                purged.map_or(0, |log_id| log_id.index),
+                applied.map_or(0, |log_id| log_id.index),
+            ),
+        ));
+    }
+    let Some(applied) = applied else { return Ok(()) };
+    if purged == Some(applied) || holds(log, &applied)? {
         return Ok(());
     }
     tracing::warn!(shard, %applied, "the state is ahead of the log: dropping the log, the leader sends what follows");
@@ -24,10 +37,6 @@ pub async fn repair(shard: ShardId, log: &GroupLog, progress: &Progress) -> std:
 }
 
 fn holds(log: &GroupLog, applied: &LogId) -> std::io::Result<bool> {
-    let purged = log.mark(Mark::Purged).map(codec::decode_log_id).transpose()?;
-    if purged.is_some_and(|purged| purged >= *applied) {
-        return Ok(true);
-    }
     let entry = log.read(applied.index..applied.index + 1, usize::MAX)?.pop();
     let entry = entry.map(codec::decode_entry).transpose()?;
     Ok(entry.is_some_and(|entry| entry.log_id == *applied))

@@ -1,49 +1,75 @@
-//! A group's state as a whole.
+//! A group's state as a whole: where its rows are, a view of them that does not move, and one that was received.
 //!
-//! What openraft's storage suite needs of a snapshot, and no more: nothing takes one in operation, because the log is
-//! never purged (see [`super::config`]). Streaming and crash-atomic install come with purging.
+//! Openraft asks for snapshots for two reasons. To *announce* one allows the log to be purged up to it: what is
+//! announced is a position only, the last one that a flush has made durable, so that no entry is purged that a crash
+//! would need. To *send* one: that is a view pinned when the transfer begins, further on than what was announced, so
+//! that the receiver has less to catch up with.
 
 use std::io;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use charthold_proto::internal as pb;
 use openraft::RaftSnapshotBuilder;
+use parking_lot::Mutex;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
 
+use super::apply::Progress;
+use super::codec;
 use super::types::TypeConfig;
 use crate::ShardId;
+use crate::store::EngineError;
+use crate::store::incoming::Received;
+use crate::store::state::expiry::Pin;
 use crate::store::state::flusher::StateStore;
-use crate::store::state::{Scope, StateOp, Table};
+use crate::store::state::{Scope, StateView, Table};
 use crate::store::table::after_prefix;
 
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, GroupSnapshot>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
-/// Where the rows of a group can be read: a handle, not a copy. Openraft asks for one at the start of a group whose log
-/// was dropped by [`super::repair`], and does nothing with it.
+/// What one chunk takes from the engine. One row may exceed it.
+const CHUNK_ROWS: usize = 1_024;
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that were read and not taken yet.
+const CHUNKS_READ_MAX: usize = 2;
+
+/// What openraft hands on between its state machine and its network.
 #[derive(Clone)]
-pub struct GroupSnapshot {
-    shard: ShardId,
-    state: StateStore,
+pub enum GroupSnapshot {
+    /// A position without rows.
+    Announced,
+    /// Rows to be sent.
+    Pinned(Arc<Mutex<Option<PinnedRows>>>),
+    /// Rows to be installed.
+    Received(Arc<Mutex<Option<Received>>>),
+}
+
+impl GroupSnapshot {
+    pub fn pinned(rows: PinnedRows) -> Self {
+        Self::Pinned(Arc::new(Mutex::new(Some(rows))))
+    }
+
+    pub fn received(received: Received) -> Self {
+        Self::Received(Arc::new(Mutex::new(Some(received))))
+    }
+
+    /// The rows, once.
+    pub fn take_pinned(&self) -> io::Result<PinnedRows> {
+        let taken = if let Self::Pinned(rows) = self { rows.lock().take() } else { None };
+        taken.ok_or_else(|| io::Error::other("a snapshot without rows, or one that was sent before"))
+    }
 }
 
 impl std::fmt::Debug for GroupSnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "GroupSnapshot(shard {})", self.shard)
-    }
-}
-
-impl GroupSnapshot {
-    pub fn new(shard: ShardId, state: StateStore) -> Self {
-        Self { shard, state }
-    }
-
-    /// Replaces a group's rows by these.
-    pub fn install(&self, state: &StateStore) -> io::Result<()> {
-        let mut ops = Vec::new();
-        for (table, from, to) in ranges(self.shard) {
-            let rows = |of: &StateStore| of.engine().scan(table, &from, &to, usize::MAX, usize::MAX);
-            ops.extend(rows(state)?.into_iter().map(|(key, _)| StateOp::Delete { table, key }));
-            ops.extend(rows(&self.state)?.into_iter().map(|(key, value)| StateOp::Put { table, key, value }));
-        }
-        Ok(state.write(&ops)?)
+        f.write_str(match self {
+            Self::Announced => "GroupSnapshot(announced)",
+            Self::Pinned(_) => "GroupSnapshot(pinned)",
+            Self::Received(_) => "GroupSnapshot(received)",
+        })
     }
 }
 
@@ -61,21 +87,159 @@ pub fn ranges(shard: ShardId) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
     Table::ALL.into_iter().filter_map(range).collect()
 }
 
-/// Hands out what was read when it was asked for.
-pub struct SnapshotBuilder {
-    snapshot: Option<io::Result<Snapshot>>,
+/// What a snapshot of this progress is called.
+pub fn meta_of(log_id: Option<&pb::LogId>, membership: Option<pb::StoredMembership>) -> io::Result<SnapshotMeta> {
+    Ok(SnapshotMeta {
+        last_log_id: log_id.map(codec::log_id_from_pb),
+        last_membership: codec::stored_membership_from_pb(membership)?,
+    })
 }
 
-impl SnapshotBuilder {
-    pub fn new(snapshot: io::Result<Snapshot>) -> Self {
-        Self { snapshot: Some(snapshot) }
+pub fn meta_to_pb(meta: &SnapshotMeta) -> pb::SnapshotMeta {
+    pb::SnapshotMeta {
+        last_log_id: meta.last_log_id.as_ref().map(codec::log_id_to_pb),
+        last_membership: Some(codec::stored_membership_to_pb(&meta.last_membership)),
     }
+}
+
+/// A group's rows of one moment, read by a thread of their own as they are taken. Dropping it lets go of the view.
+pub struct PinnedRows {
+    chunks: mpsc::Receiver<Result<pb::SnapshotChunk, EngineError>>,
+}
+
+impl PinnedRows {
+    /// Pins the group's rows. To be called while none of its entries is applied; they are pinned on return.
+    pub async fn pin(shard: ShardId, state: &StateStore, progress: &Progress) -> io::Result<Self> {
+        let (sender, chunks) = mpsc::channel(CHUNKS_READ_MAX);
+        let (pinned, is_pinned) = oneshot::channel();
+        let held = state.pin(shard, progress.log_time_ms);
+        let engine = state.shared_engine();
+        let read = move || {
+            let mut pinned = Some(pinned);
+            engine.with_view(&mut |view| {
+                let _waiter_gone = pinned.take().map(|pinned| pinned.send(()));
+                read_all(shard, view, &sender);
+            });
+            // The view has gone by now: only then may rows that it holds.
+            drop::<Pin>(held);
+        };
+        std::thread::Builder::new().name("snapshot".to_owned()).spawn(read)?;
+        is_pinned.await.map_err(|_| io::Error::other("the snapshot's thread has ended"))?;
+        Ok(Self { chunks })
+    }
+
+    /// The next chunk; nothing after the last.
+    pub async fn next(&mut self) -> Option<Result<pb::SnapshotChunk, EngineError>> {
+        self.chunks.recv().await
+    }
+}
+
+/// Reads a group's rows until they are all taken, or nobody wants more.
+fn read_all(shard: ShardId, view: &dyn StateView, chunks: &mpsc::Sender<Result<pb::SnapshotChunk, EngineError>>) {
+    for (table, mut from, to) in ranges(shard) {
+        loop {
+            let rows = match view.scan(table, &from, &to, CHUNK_ROWS, CHUNK_BYTES) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    let _receiver_gone = chunks.blocking_send(Err(error));
+                    return;
+                }
+            };
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            let rows = rows.into_iter().map(|(key, value)| pb::SnapshotRow { key: key.into(), value });
+            let chunk = pb::SnapshotChunk { table: table.name().to_owned(), rows: rows.collect() };
+            if chunks.blocking_send(Ok(chunk)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// SHA-256 over all that came before and this: `h(n) = SHA-256(h(n-1) | chunk)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunningHash([u8; 32]);
+
+impl RunningHash {
+    pub fn add(&mut self, chunk: &[u8]) {
+        self.0 = Sha256::new().chain_update(self.0).chain_update(chunk).finalize().into();
+    }
+
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(&self.0)
+    }
+}
+
+/// Takes a snapshot's chunks as they come, and refuses what cannot be one: another group's rows, rows out of order, a
+/// part that is missing, doubled or changed.
+pub struct Checker {
+    ranges: std::iter::Peekable<std::vec::IntoIter<(Table, Vec<u8>, Vec<u8>)>>,
+    hash: RunningHash,
+    last_log_id: Option<pb::LogId>,
+    applied: Option<pb::LogId>,
+}
+
+impl Checker {
+    pub fn new(shard: ShardId, meta: &pb::SnapshotMeta) -> Self {
+        let ranges = ranges(shard).into_iter().peekable();
+        Self { ranges, hash: RunningHash::default(), last_log_id: meta.last_log_id, applied: None }
+    }
+
+    pub fn part(&mut self, part: &pb::SnapshotPart) -> Result<(), &'static str> {
+        self.hash.add(&part.chunk);
+        if self.hash.to_bytes() != part.running_sha256 {
+            return Err("a chunk is missing, doubled or changed");
+        }
+        let chunk = pb::SnapshotChunk::decode(part.chunk.clone()).map_err(|_| "a chunk cannot be decoded")?;
+        let table = Table::named(&chunk.table).ok_or("a table that this node does not know")?;
+        // Tables come in order; one without rows is left out.
+        while self.ranges.next_if(|(of, _, _)| *of != table).is_some() {}
+        let (_, from, to) = self.ranges.peek_mut().ok_or("tables out of order, or another group's")?;
+        for row in &chunk.rows {
+            if row.key.as_ref() < from.as_slice() || row.key.as_ref() >= to.as_slice() {
+                return Err("rows out of order, or another group's");
+            }
+            *from = [row.key.as_ref(), &[0]].concat();
+            if table == Table::Applied {
+                let row = pb::AppliedRow::decode(row.value.clone()).map_err(|_| "the applied row cannot be decoded")?;
+                self.applied = row.log_id;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn end(&self, end: &pb::SnapshotEnd) -> Result<(), &'static str> {
+        match end.running_sha256 == self.hash.to_bytes() && self.applied.is_some() && self.applied == self.last_log_id {
+            true => Ok(()),
+            false => Err("it is not whole, or not of the position that it says"),
+        }
+    }
+}
+
+/// Answers what is asked for by name of a position.
+pub enum SnapshotBuilder {
+    /// Flushes, then tells where the group was: the log up to there is not needed any more.
+    Announce { shard: ShardId, state: StateStore },
+    /// Rows that are pinned already.
+    Rows(Option<io::Result<Snapshot>>),
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = GroupSnapshot;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        self.snapshot.take().unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
+        match self {
+            Self::Rows(snapshot) => {
+                snapshot.take().unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
+            }
+            Self::Announce { shard, state } => {
+                let (shard, state) = (*shard, state.clone());
+                let flush = move || state.flush().map(|()| state.flushed(shard));
+                let flushed = tokio::task::spawn_blocking(flush).await.map_err(io::Error::other)??;
+                let row = flushed.unwrap_or_default();
+                let meta = meta_of(row.log_id.as_ref(), row.membership)?;
+                Ok(Snapshot { meta, snapshot: GroupSnapshot::Announced })
+            }
+        }
     }
 }

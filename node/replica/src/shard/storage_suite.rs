@@ -10,6 +10,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use super::log::LogStorage;
 use super::machine::GroupMachine;
 use super::types::TypeConfig;
+use crate::store::incoming::Incoming;
 use crate::store::log::LogEngine;
 use crate::store::log::group::GroupLog;
 use crate::store::log::memory::MemoryLog;
@@ -28,7 +29,7 @@ type Built = (Guard, LogStorage, GroupMachine);
 struct Guard {
     log: LogWriter,
     state: StateStore,
-    _folder: Option<tempfile::TempDir>,
+    _folder: tempfile::TempDir,
 }
 
 impl Drop for Guard {
@@ -40,10 +41,11 @@ impl Drop for Guard {
     }
 }
 
-fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: Option<tempfile::TempDir>) -> Built {
+fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: tempfile::TempDir) -> Built {
     let writer = LogWriter::start(Arc::clone(&log), None).unwrap();
     let state = StateStore::start(state, writer.clone()).unwrap();
-    let machine = GroupMachine::open(SHARD, state.clone()).unwrap();
+    let incoming = Incoming::open(&folder.path().join("incoming")).unwrap();
+    let machine = GroupMachine::open(SHARD, state.clone(), incoming).unwrap();
     let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap());
     (Guard { log: writer, state, _folder: folder }, log, machine)
 }
@@ -52,7 +54,8 @@ struct Memory;
 
 impl StoreBuilder<TypeConfig, LogStorage, GroupMachine, Guard> for Memory {
     async fn build(&self) -> Result<Built, StorageError<TypeConfig>> {
-        Ok(build(Arc::new(MemoryLog::default()), Arc::new(MemoryState::default()), None))
+        let folder = tempfile::tempdir().unwrap();
+        Ok(build(Arc::new(MemoryLog::default()), Arc::new(MemoryState::default()), folder))
     }
 }
 
@@ -63,7 +66,7 @@ impl StoreBuilder<TypeConfig, LogStorage, GroupMachine, Guard> for Rocks {
         let folder = tempfile::tempdir().unwrap();
         let log = RocksLog::open(&folder.path().join("log")).unwrap();
         let state = RocksState::open(&folder.path().join("state")).unwrap();
-        Ok(build(Arc::new(log), Arc::new(state), Some(folder)))
+        Ok(build(Arc::new(log), Arc::new(state), folder))
     }
 }
 

@@ -79,6 +79,10 @@ impl DataDirectory {
         self.path.join("state")
     }
 
+    pub fn incoming_path(&self) -> PathBuf {
+        self.path.join("incoming")
+    }
+
     pub fn synced_mark_path(&self) -> PathBuf {
         self.path.join("SYNCED")
     }

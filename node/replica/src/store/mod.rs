@@ -10,9 +10,11 @@
 //! DATA/log/       RocksDB, synced for every write                log/
 //! DATA/SYNCED     how much of log/ is known to be synced         log/synced_mark.rs
 //! DATA/state/     RocksDB, flushed every 64 MiB or 30 s          state/
+//! DATA/incoming/  snapshots on their way into the state          incoming.rs
 //! ```
 
 pub mod identity;
+pub mod incoming;
 pub mod log;
 pub mod state;
 pub mod table;
@@ -39,17 +41,19 @@ pub enum StoreError {
     Engine(#[from] EngineError),
 }
 
-/// A storage engine failed. Nothing of a row is in the text.
+/// Why rows cannot be read or written. Nothing of a row is in the text.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{engine}: {detail}")]
-pub struct EngineError {
-    pub engine: &'static str,
-    pub detail: String,
+pub enum EngineError {
+    #[error("{engine}: {detail}")]
+    Failed { engine: &'static str, detail: String },
+    /// A snapshot takes the place of a group's rows: until it has, what can be read of them means nothing.
+    #[error("the shard's rows are being replaced by a snapshot")]
+    Replaced,
 }
 
 impl EngineError {
     pub(crate) fn new(engine: &'static str, detail: impl ToString) -> Self {
-        Self { engine, detail: detail.to_string() }
+        Self::Failed { engine, detail: detail.to_string() }
     }
 }
 

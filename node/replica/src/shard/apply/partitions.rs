@@ -14,6 +14,7 @@ use crate::store::state::memory::MemoryState;
 use crate::store::state::rocks::RocksState;
 use crate::store::state::{StateEngine, Table};
 use crate::store::table::after_prefix;
+use crate::store::table::request::AGE_MS_MAX;
 
 const SHARD: crate::ShardId = 1;
 const HOUR_MS: u64 = 3_600_000;
@@ -37,8 +38,8 @@ impl Step {
         payload(&self.line, &Defaults { at: self.at, slot: first + self.slot })
     }
 
-    fn entry(&self, index: u64) -> Entry {
-        Entry { log_id: pb::LogId { term: 1, leader: 1, index }, payload: self.payload_for(SHARD) }
+    fn entry(&self, shard: crate::ShardId, index: u64) -> Entry {
+        Entry { log_id: pb::LogId { term: 1, leader: 1, index }, payload: self.payload_for(shard) }
     }
 }
 
@@ -73,19 +74,36 @@ pub fn with_keys(steps: Vec<Step>) -> Vec<Step> {
 }
 
 /// Applies in batches of the given sizes, over and over; where told, the applier restarts before a batch.
-fn run(engine: &dyn StateEngine, steps: &[Step], batches: &[(usize, bool)]) -> Vec<pb::Outcome> {
-    let mut applier = Applier::restore(SHARD, engine).unwrap();
+pub fn run(
+    shard: crate::ShardId,
+    engine: &dyn StateEngine,
+    steps: &[Step],
+    batches: &[(usize, bool)],
+) -> Vec<pb::Outcome> {
+    run_and(shard, engine, steps, batches, |_| ())
+}
+
+/// The same; after each batch something may happen to the engine.
+fn run_and(
+    shard: crate::ShardId,
+    engine: &dyn StateEngine,
+    steps: &[Step],
+    batches: &[(usize, bool)],
+    after_batch: impl Fn(&Applier),
+) -> Vec<pb::Outcome> {
+    let mut applier = Applier::restore(shard, engine).unwrap();
     let (mut index, mut answers, mut batches) = (0, Vec::new(), batches.iter().cycle());
     while index < steps.len() {
         let (size, restart) = batches.next().unwrap();
         if *restart {
-            applier = Applier::restore(SHARD, engine).unwrap();
+            applier = Applier::restore(shard, engine).unwrap();
         }
         let end = (index + size).min(steps.len());
-        let entries = (index..end).map(|at| steps[at].entry(at as u64 + 1)).collect();
+        let entries = (index..end).map(|at| steps[at].entry(shard, at as u64 + 1)).collect();
         let (ops, outcomes) = applier.apply(engine, entries).unwrap();
         engine.write(&ops).unwrap();
         answers.extend(outcomes);
+        after_batch(&applier);
         index = end;
     }
     answers
@@ -109,10 +127,38 @@ proptest! {
     fn any_partition_gives_the_same(steps in prop::collection::vec(step(), 1..80), batches in batches()) {
         let steps = with_keys(steps);
         let (one_by_one, partitioned) = (MemoryState::default(), MemoryState::default());
-        let expected = run(&one_by_one, &steps, &[(1, false)]);
-        let found = run(&partitioned, &steps, &batches);
+        let expected = run(SHARD, &one_by_one, &steps, &[(1, false)]);
+        let found = run(SHARD, &partitioned, &steps, &batches);
         prop_assert!(expected == found, "answers differ");
         prop_assert!(dump(&one_by_one) == dump(&partitioned), "states differ");
+    }
+}
+
+proptest! {
+    /// A row that is dead answers nobody: whether and when it goes changes no answer, nor any other row.
+    #[test]
+    fn dead_requests_may_go_at_any_time(
+        steps in prop::collection::vec(step(), 1..80),
+        batches in batches(),
+        goes in prop::collection::vec(any::<bool>(), 1..10),
+    ) {
+        let steps = with_keys(steps);
+        let (kept, dropped) = (MemoryState::default(), MemoryState::default());
+        let expire = |engine: &MemoryState, applier: &Applier| {
+            engine.expire_requests(SHARD, applier.progress.log_time_ms.saturating_sub(AGE_MS_MAX));
+        };
+        let expected = run(SHARD, &kept, &steps, &batches);
+        let found = run_and(SHARD, &dropped, &steps, &batches, |applier| {
+            let index = applier.progress.log_id.map_or(0, |log_id| log_id.index) as usize;
+            if goes[index % goes.len()] {
+                expire(&dropped, applier);
+            }
+        });
+        prop_assert!(expected == found, "answers differ");
+        let applier = Applier::restore(SHARD, &kept).unwrap();
+        expire(&kept, &applier);
+        expire(&dropped, &applier);
+        prop_assert!(dump(&kept) == dump(&dropped), "states differ");
     }
 }
 
@@ -123,8 +169,8 @@ proptest! {
         let steps = with_keys(steps);
         let folder = tempfile::tempdir().unwrap();
         let (memory, rocks) = (MemoryState::default(), RocksState::open(folder.path()).unwrap());
-        let expected = run(&memory, &steps, &batches);
-        let found = run(&rocks, &steps, &batches);
+        let expected = run(SHARD, &memory, &steps, &batches);
+        let found = run(SHARD, &rocks, &steps, &batches);
         prop_assert!(expected == found, "answers differ");
         prop_assert!(dump(&memory) == dump(&rocks), "states differ");
         // And on disk: after a flush and a restart.

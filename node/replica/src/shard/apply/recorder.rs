@@ -15,11 +15,9 @@ use super::overlay::Overlay;
 use super::{Applier, ApplyError, read_row, refused};
 use crate::ShardId;
 use crate::store::state::Table;
-use crate::store::table::request::{RequestId, made_at_ms};
+use crate::store::table::request::{AGE_MS_MAX, RequestId, made_at_ms};
 use crate::store::table::{ChartAddress, ledger, ledger_by_chart, request};
 
-/// How long a request id is good, by log time.
-pub const REQUEST_AGE_MS_MAX: u64 = 60 * 60 * 1_000;
 /// How far ahead of the log a client's clock may be.
 pub const REQUEST_AHEAD_MS_MAX: u64 = 5 * 60 * 1_000;
 
@@ -39,7 +37,7 @@ impl Applier {
         fingerprint: &Bytes,
     ) -> Result<Option<Answer>, ApplyError> {
         let (made_at, now) = (made_at_ms(request_id), self.progress.log_time_ms);
-        if made_at.saturating_add(REQUEST_AGE_MS_MAX) < now || made_at > now.saturating_add(REQUEST_AHEAD_MS_MAX) {
+        if made_at.saturating_add(AGE_MS_MAX) < now || made_at > now.saturating_add(REQUEST_AHEAD_MS_MAX) {
             return Ok(Some(refused(Reason::RequestExpired)));
         }
         let Some(row) = read_row::<request::Row>(overlay, place.table, place.key.clone())? else {

@@ -36,6 +36,8 @@ struct Tail {
     size_bytes: usize,
     /// All entries below are in the engine and durable.
     durable_before: u64,
+    /// What this process has purged: what is deleted again and again costs every time.
+    purged_before: u64,
     /// Counts truncations, so that a late callback cannot mark new entries durable.
     epoch: u64,
     vote: Option<Bytes>,
@@ -88,6 +90,7 @@ impl GroupLog {
             entries: VecDeque::new(),
             size_bytes: 0,
             durable_before: next,
+            purged_before: 0,
             epoch: 0,
             vote,
             committed,
@@ -166,9 +169,10 @@ impl GroupLog {
 
     /// Removes the entries before `before` and keeps `purged` in their place.
     pub async fn purge(&self, before: u64, purged: Bytes) -> Result<(), EngineError> {
-        let ops = self.purge_ops(before, &purged);
-        {
+        let ops = {
             let mut tail = self.tail.lock();
+            let ops = self.purge_ops(tail.purged_before, before, &purged);
+            tail.purged_before = before;
             while tail.first < before {
                 match tail.entries.pop_front() {
                     Some(entry) => {
@@ -180,13 +184,14 @@ impl GroupLog {
             }
             tail.durable_before = tail.durable_before.max(before);
             tail.purged = Some(purged);
-        }
+            ops
+        };
         self.writer.write(ops, false, Box::new(|| ())).await
     }
 
     /// Drops all entries in favour of a state that is ahead of them, before the group starts. Durable on return.
     pub async fn reset(&self, before: u64, purged: Bytes) -> Result<(), EngineError> {
-        let mut ops = self.purge_ops(before, &purged);
+        let mut ops = self.purge_ops(0, before, &purged);
         ops.push(self.delete_entries(0, u64::MAX));
         ops.push(LogOp::Put { key: mark_key(self.shard, Mark::Committed), value: purged.clone() });
         self.writer.write_and_wait(ops, true).await?;
@@ -259,8 +264,8 @@ impl GroupLog {
         LogOp::DeleteRange { from: entry_key(self.shard, from), to: entry_key(self.shard, to) }
     }
 
-    fn purge_ops(&self, before: u64, purged: &Bytes) -> Vec<LogOp> {
+    fn purge_ops(&self, from: u64, before: u64, purged: &Bytes) -> Vec<LogOp> {
         let mark = LogOp::Put { key: mark_key(self.shard, Mark::Purged), value: purged.clone() };
-        vec![mark, self.delete_entries(0, before)]
+        vec![mark, self.delete_entries(from, before)]
     }
 }

@@ -3,21 +3,32 @@
 //! Before a flush fixes its point, the log is synced while no group applies: so what a flush makes durable was in the
 //! local log before, and a crash does not leave the state ahead of the log. (A disk that loses synced writes still can:
 //! the start repairs it, see [`crate::shard::repair`].) The pause is one fsync long.
+//!
+//! Where each group was at the last flush is kept here: a log may be purged up to there, and no further.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use prost::Message;
 
-use super::{StateEngine, StateOp};
+use super::expiry::{Expiry, Pin};
+use super::reader::{Reader, Replacements, Replacing};
+use super::{StateEngine, StateOp, Table};
 use crate::store::log::writer::LogWriter;
+use crate::store::table::applied;
 use crate::store::{EngineError, abort_on_lost_durability};
+use crate::{ShardId, all_shards};
 
 /// What may gather before a flush.
 const FLUSH_BYTES: usize = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How far each group was.
+type Positions = BTreeMap<ShardId, applied::Row>;
 
 /// The state engine with its flusher. Clones share it.
 #[derive(Clone)]
@@ -28,29 +39,43 @@ pub struct StateStore {
 
 struct Inner {
     engine: Arc<dyn StateEngine>,
+    expiry: Arc<Expiry>,
+    /// By group.
+    replacements: Vec<Replacements>,
     /// Held for reading while a batch is written, for writing while a flush fixes its point.
     gate: RwLock<()>,
     unflushed_bytes: AtomicUsize,
+    /// At the last flush that is done.
+    flushed: Mutex<Positions>,
     signal: Mutex<Signal>,
-    wake: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Signal {
-    full: bool,
+    wanted: bool,
     stop: bool,
+    /// Flushes, also those that had nothing to do.
+    begun: u64,
+    done: u64,
+    /// The thread is gone: nothing will be done any more.
+    ended: bool,
 }
 
 impl StateStore {
-    /// Starts the flusher's thread.
+    /// Starts the flusher's thread. What is in the engine at a start is what was flushed.
     pub fn start(engine: Arc<dyn StateEngine>, log: LogWriter) -> Result<Self, EngineError> {
         let inner = Arc::new(Inner {
-            engine,
+            expiry: Expiry::new(Arc::clone(&engine)),
+            replacements: all_shards().map(|_| Replacements::default()).collect(),
             gate: RwLock::new(()),
             unflushed_bytes: AtomicUsize::new(0),
-            signal: Mutex::new(Signal::default()),
-            wake: Condvar::new(),
+            flushed: Mutex::default(),
+            signal: Mutex::default(),
+            changed: Condvar::new(),
+            engine,
         });
+        inner.note_flushed(positions(inner.engine.as_ref())?);
         let flusher = Arc::clone(&inner);
         let thread = std::thread::Builder::new()
             .name("flush".to_owned())
@@ -59,9 +84,29 @@ impl StateStore {
         Ok(Self { inner, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
-    /// For reads.
+    /// For apply, which is the only one to write a group's rows. Others read through [`Self::reader`].
     pub fn engine(&self) -> &dyn StateEngine {
         self.inner.engine.as_ref()
+    }
+
+    /// The same, for a thread of its own.
+    pub fn shared_engine(&self) -> Arc<dyn StateEngine> {
+        Arc::clone(&self.inner.engine)
+    }
+
+    /// For reads of a group's rows.
+    pub fn reader(&self, shard: ShardId) -> Result<Reader<'_>, EngineError> {
+        Reader::new(self.engine(), &self.inner.replacements[usize::from(shard)])
+    }
+
+    /// A snapshot takes the place of the group's rows, until that is said to be done.
+    pub fn begin_replacing(&self, shard: ShardId) -> Replacing<'_> {
+        self.inner.replacements[usize::from(shard)].begin()
+    }
+
+    /// While held, no row goes by itself that a view of this log time needs.
+    pub fn pin(&self, shard: ShardId, log_time_ms: u64) -> Pin {
+        self.inner.expiry.pin(shard, log_time_ms)
     }
 
     /// Writes a group's batch.
@@ -73,8 +118,28 @@ impl StateStore {
         }
         let unflushed = self.inner.unflushed_bytes.fetch_add(size_bytes, Ordering::Relaxed) + size_bytes;
         if unflushed >= FLUSH_BYTES {
-            self.inner.signal.lock().full = true;
-            self.inner.wake.notify_all();
+            self.inner.signal.lock().wanted = true;
+            self.inner.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Where a group was at the last flush; nothing if it had applied nothing.
+    pub fn flushed(&self, shard: ShardId) -> Option<applied::Row> {
+        self.inner.flushed.lock().get(&shard).cloned()
+    }
+
+    /// Returns when everything that was written before is durable. Blocks.
+    pub fn flush(&self) -> Result<(), EngineError> {
+        let mut signal = self.inner.signal.lock();
+        let wanted = signal.begun + 1;
+        signal.wanted = true;
+        self.inner.changed.notify_all();
+        while signal.done < wanted {
+            if signal.ended {
+                return Err(EngineError::new("state", "the flusher has ended"));
+            }
+            self.inner.changed.wait(&mut signal);
         }
         Ok(())
     }
@@ -82,20 +147,43 @@ impl StateStore {
     /// Flushes what is there and ends the thread, which lets go of the engine. Blocks.
     pub fn stop(&self) {
         self.inner.signal.lock().stop = true;
-        self.inner.wake.notify_all();
+        self.inner.changed.notify_all();
         // Who comes second finds nothing to wait for; a panic has ended the process before.
         let thread = self.thread.lock().take();
         let _ended = thread.map(JoinHandle::join);
     }
 }
 
+impl Inner {
+    fn note_flushed(&self, positions: Positions) {
+        for (shard, row) in &positions {
+            self.expiry.note_flushed(*shard, row.log_time_ms);
+        }
+        *self.flushed.lock() = positions;
+    }
+}
+
+fn positions(engine: &dyn StateEngine) -> Result<Positions, EngineError> {
+    let row_of = |shard| {
+        let row = engine.get(Table::Applied, &applied::encode(shard)).transpose()?;
+        let decode = |bytes| applied::Row::decode(bytes);
+        let damaged = |_| EngineError::new("state", "a row of table applied cannot be decoded");
+        Some(row.and_then(|row| decode(row).map_err(damaged)).map(|row| (shard, row)))
+    };
+    all_shards().filter_map(row_of).collect()
+}
+
 fn run(inner: &Inner, log: &LogWriter) {
     loop {
         let stop = wait(inner);
-        if inner.unflushed_bytes.load(Ordering::Relaxed) > 0 {
-            flush(inner, log);
+        let flushed = inner.unflushed_bytes.load(Ordering::Relaxed) == 0 || flush(inner, log);
+        let mut signal = inner.signal.lock();
+        signal.ended = stop || !flushed;
+        if flushed {
+            signal.done = signal.begun;
         }
-        if stop {
+        inner.changed.notify_all();
+        if signal.ended {
             return;
         }
     }
@@ -105,30 +193,37 @@ fn run(inner: &Inner, log: &LogWriter) {
 fn wait(inner: &Inner) -> bool {
     let deadline = Instant::now() + FLUSH_INTERVAL;
     let mut signal = inner.signal.lock();
-    while !signal.full && !signal.stop {
-        if inner.wake.wait_until(&mut signal, deadline).timed_out() {
+    while !signal.wanted && !signal.stop {
+        if inner.changed.wait_until(&mut signal, deadline).timed_out() {
             break;
         }
     }
-    signal.full = false;
+    signal.wanted = false;
+    signal.begun += 1;
     signal.stop
 }
 
-fn flush(inner: &Inner, log: &LogWriter) {
+/// Answers whether it was done: without a log it cannot be.
+fn flush(inner: &Inner, log: &LogWriter) -> bool {
     let started = Instant::now();
-    let bytes = {
+    let (bytes, positions) = {
         let _gate = inner.gate.write();
         if let Err(error) = log.sync_blocking() {
             tracing::warn!(%error, "the state is not flushed: the log has ended");
-            return;
+            return false;
         }
         if let Err(error) = inner.engine.begin_flush() {
             abort_on_lost_durability("cannot flush the state", &error);
         }
-        inner.unflushed_bytes.swap(0, Ordering::Relaxed)
+        (inner.unflushed_bytes.swap(0, Ordering::Relaxed), positions(inner.engine.as_ref()))
     };
     if let Err(error) = inner.engine.finish_flush() {
         abort_on_lost_durability("cannot flush the state", &error);
     }
+    match positions {
+        Ok(positions) => inner.note_flushed(positions),
+        Err(error) => abort_on_lost_durability("cannot read how far the state is", &error),
+    }
     tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, "state flushed");
+    true
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{StateEngine, StateOp, StateRows, Table};
+use super::expiry::{self, Cutoffs};
+use super::{StateEngine, StateOp, StateRows, StateView, Table};
+use crate::ShardId;
 use crate::store::EngineError;
 
 type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
@@ -35,7 +37,51 @@ impl MemoryState {
     }
 }
 
+/// Rows in memory, as a view of one moment.
+struct MemoryView(Rows);
+
+impl StateView for MemoryView {
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<StateRows, EngineError> {
+        Ok(scan(&self.0, table, from, to, rows_max, bytes_max))
+    }
+}
+
+fn scan(rows: &Rows, table: Table, from: &[u8], to: &[u8], rows_max: usize, bytes_max: usize) -> StateRows {
+    let mut size_bytes = 0;
+    let range = rows.range((table, from.to_vec())..(table, to.to_vec()));
+    let fitting = range.take(rows_max).enumerate().take_while(|(i, ((_, key), value))| {
+        size_bytes += key.len() + value.len();
+        *i == 0 || size_bytes <= bytes_max
+    });
+    fitting.map(|(_, ((_, key), value))| (key.clone(), value.clone())).collect()
+}
+
 impl StateEngine for MemoryState {
+    fn with_view(&self, read: &mut dyn FnMut(&dyn StateView)) {
+        let view = MemoryView(self.rows.lock().visible.clone());
+        read(&view);
+    }
+
+    /// Drops at once: what may happen at any time must be harmless at the earliest.
+    fn expire_requests(&self, shard: ShardId, made_before_ms: u64) {
+        let cutoffs = Cutoffs::default();
+        cutoffs.set(shard, made_before_ms);
+        let mut maps = self.rows.lock();
+        let expired = |(table, key): &(Table, Vec<u8>)| expiry::is_dead(*table, key, &cutoffs);
+        maps.visible.retain(|place, _| !expired(place));
+        maps.durable.retain(|place, _| !expired(place));
+        if let Some(begun) = &mut maps.begun {
+            begun.retain(|place, _| !expired(place));
+        }
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         Ok(self.rows.lock().visible.get(&(table, key.to_vec())).cloned())
     }
@@ -48,14 +94,7 @@ impl StateEngine for MemoryState {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
-        let maps = self.rows.lock();
-        let mut size_bytes = 0;
-        let range = maps.visible.range((table, from.to_vec())..(table, to.to_vec()));
-        let fitting = range.take(rows_max).enumerate().take_while(|(i, ((_, key), value))| {
-            size_bytes += key.len() + value.len();
-            *i == 0 || size_bytes <= bytes_max
-        });
-        Ok(fitting.map(|(_, ((_, key), value))| (key.clone(), value.clone())).collect())
+        Ok(scan(&self.rows.lock().visible, table, from, to, rows_max, bytes_max))
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
@@ -67,6 +106,10 @@ impl StateEngine for MemoryState {
                 }
                 StateOp::Delete { table, key } => {
                     maps.visible.remove(&(*table, key.clone()));
+                }
+                StateOp::DeleteRange { table, from, to } => {
+                    let inside = |place: &(Table, Vec<u8>)| place.0 == *table && *from <= place.1 && place.1 < *to;
+                    maps.visible.retain(|place, _| !inside(place));
                 }
             }
         }

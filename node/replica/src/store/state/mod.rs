@@ -6,13 +6,16 @@
 //!
 //! Owns flushing. Must not know what a row means.
 
+pub mod expiry;
 pub mod flusher;
 pub mod memory;
+pub mod reader;
 pub mod rocks;
 
 use bytes::Bytes;
 
 use super::EngineError;
+use crate::ShardId;
 
 /// The tables. A file each in [`super::table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +57,12 @@ impl Table {
         }
     }
 
-    /// The name on disk.
+    /// The table with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == name)
+    }
+
+    /// The name on disk, and in snapshots.
     pub fn name(self) -> &'static str {
         match self {
             Self::Version => "version",
@@ -86,8 +94,21 @@ pub enum Scope {
 /// One change of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateOp {
-    Put { table: Table, key: Vec<u8>, value: Bytes },
-    Delete { table: Table, key: Vec<u8> },
+    Put {
+        table: Table,
+        key: Vec<u8>,
+        value: Bytes,
+    },
+    Delete {
+        table: Table,
+        key: Vec<u8>,
+    },
+    /// From inclusive, to exclusive: for a group's rows as a whole, not for single ones.
+    DeleteRange {
+        table: Table,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
 }
 
 impl StateOp {
@@ -95,6 +116,7 @@ impl StateOp {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
             Self::Delete { key, .. } => key.len(),
+            Self::DeleteRange { from, to, .. } => from.len() + to.len(),
         }
     }
 }
@@ -102,8 +124,26 @@ impl StateOp {
 /// Rows of a scan: key, value.
 pub type StateRows = Vec<(Vec<u8>, Bytes)>;
 
+/// Reads rows of one moment, whatever is written meanwhile.
+pub trait StateView {
+    /// As [`StateEngine::scan`].
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<StateRows, EngineError>;
+}
+
 /// What the state needs of an engine.
 pub trait StateEngine: Send + Sync + 'static {
+    /// Calls `read` with the rows as they are now; they stay so until it returns.
+    fn with_view(&self, read: &mut dyn FnMut(&dyn StateView));
+    /// From now on, rows of `request` of this group whose id was made before this may be dropped at any time: nobody
+    /// will ever ask for them.
+    fn expire_requests(&self, shard: ShardId, made_before_ms: u64);
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
     /// Rows of `from..to` in order, until they exceed a limit; the first always.
     fn scan(

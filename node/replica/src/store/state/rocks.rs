@@ -1,38 +1,50 @@
 //! The state on RocksDB: a column family a table.
 
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rocksdb::compaction_filter::CompactionFilter;
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType};
+use rocksdb::{CompactionDecision, WriteBatch, WriteOptions};
 use rocksdb::{
     DBWithThreadMode, Direction, ErrorKind, FlushOptions, IteratorMode, MultiThreaded, Options, ReadOptions,
+    SnapshotWithThreadMode,
 };
-use rocksdb::{WriteBatch, WriteOptions};
 
-use super::{StateEngine, StateOp, StateRows, Table};
+use super::expiry::{self, Cutoffs};
+use super::{StateEngine, StateOp, StateRows, StateView, Table};
+use crate::ShardId;
 use crate::store::EngineError;
 
 /// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
 const MEMTABLE_BYTES: usize = 256 << 20;
 const CACHE_BYTES: usize = 256 << 20;
 const FLUSH_POLL: Duration = Duration::from_millis(10);
+/// A file of requests is compacted at this age at the latest: by then all its rows are dead, and go.
+const REQUESTS_COMPACTED_AFTER: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// `DATA/state/`.
 pub struct RocksState {
-    db: DBWithThreadMode<MultiThreaded>,
+    db: Db,
     unlogged: WriteOptions,
+    cutoffs: Arc<Cutoffs>,
 }
+
+type Db = DBWithThreadMode<MultiThreaded>;
 
 impl RocksState {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         let cache = Cache::new_hyper_clock_cache(CACHE_BYTES, 0);
-        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
-        let db = DBWithThreadMode::open_cf_descriptors(&options(), path, families).map_err(failed)?;
+        let cutoffs = Arc::new(Cutoffs::default());
+        let family = |table: Table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache, &cutoffs));
+        let db = DBWithThreadMode::open_cf_descriptors(&options(), path, Table::ALL.map(family)).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { db, unlogged })
+        Ok(Self { db, unlogged, cutoffs })
     }
 
     fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, EngineError> {
@@ -60,7 +72,7 @@ fn options() -> Options {
     options
 }
 
-fn table_options(table: Table, cache: &Cache) -> Options {
+fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options {
     let mut options = Options::default();
     // Sealed bytes do not compress; 11.5 made LZ4 the default.
     options.set_compression_type(DBCompressionType::None);
@@ -77,14 +89,105 @@ fn table_options(table: Table, cache: &Cache) -> Options {
         blocks.set_ribbon_filter(10.0);
     }
     options.set_block_based_table_factory(&blocks);
+    if matches!(table, Table::Request | Table::DirectoryRequest) {
+        options.set_compaction_filter_factory(DropDead { table, cutoffs: Arc::clone(cutoffs) });
+        options.set_periodic_compaction_seconds(REQUESTS_COMPACTED_AFTER.as_secs());
+    }
     options
+}
+
+/// Makes the filter of one compaction: what is dead goes. Nothing else may, see [`expiry`].
+struct DropDead {
+    table: Table,
+    cutoffs: Arc<Cutoffs>,
+}
+
+impl CompactionFilterFactory for DropDead {
+    type Filter = DropDead;
+
+    fn create(&mut self, _: CompactionFilterContext) -> DropDead {
+        DropDead { table: self.table, cutoffs: Arc::clone(&self.cutoffs) }
+    }
+
+    fn name(&self) -> &CStr {
+        c"charthold-expiry"
+    }
+}
+
+impl CompactionFilter for DropDead {
+    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
+        match expiry::is_dead(self.table, key, &self.cutoffs) {
+            true => CompactionDecision::Remove,
+            false => CompactionDecision::Keep,
+        }
+    }
+
+    fn name(&self) -> &CStr {
+        c"charthold-expiry"
+    }
 }
 
 fn failed(error: impl ToString) -> EngineError {
     EngineError::new("state", error)
 }
 
+/// What is read from an iterator until a limit; the first row always.
+fn rows_within(
+    iterator: impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
+    rows_max: usize,
+    bytes_max: usize,
+) -> Result<StateRows, EngineError> {
+    let mut rows = StateRows::new();
+    let mut size_bytes = 0;
+    for row in iterator.take(rows_max) {
+        let (key, value) = row.map_err(failed)?;
+        size_bytes += key.len() + value.len();
+        if size_bytes > bytes_max && !rows.is_empty() {
+            break;
+        }
+        rows.push((key.into_vec(), Bytes::from(value)));
+    }
+    Ok(rows)
+}
+
+fn bounded(to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to.to_vec());
+    options
+}
+
+struct RocksView<'a> {
+    state: &'a RocksState,
+    snapshot: SnapshotWithThreadMode<'a, Db>,
+}
+
+impl StateView for RocksView<'_> {
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<StateRows, EngineError> {
+        let mut options = bounded(to);
+        // A snapshot of a whole shard would push out what readers want.
+        options.fill_cache(false);
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let family = self.state.family(table)?;
+        rows_within(self.snapshot.iterator_cf_opt(&family, options, mode), rows_max, bytes_max)
+    }
+}
+
 impl StateEngine for RocksState {
+    fn with_view(&self, read: &mut dyn FnMut(&dyn StateView)) {
+        read(&RocksView { state: self, snapshot: self.db.snapshot() });
+    }
+
+    fn expire_requests(&self, shard: ShardId, made_before_ms: u64) {
+        self.cutoffs.set(shard, made_before_ms);
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         Ok(self.db.get_cf(&self.family(table)?, key).map_err(failed)?.map(Bytes::from))
     }
@@ -97,20 +200,8 @@ impl StateEngine for RocksState {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to.to_vec());
         let mode = IteratorMode::From(from, Direction::Forward);
-        let mut rows = StateRows::new();
-        let mut size_bytes = 0;
-        for row in self.db.iterator_cf_opt(&self.family(table)?, options, mode).take(rows_max) {
-            let (key, value) = row.map_err(failed)?;
-            size_bytes += key.len() + value.len();
-            if size_bytes > bytes_max && !rows.is_empty() {
-                break;
-            }
-            rows.push((key.into_vec(), Bytes::from(value)));
-        }
-        Ok(rows)
+        rows_within(self.db.iterator_cf_opt(&self.family(table)?, bounded(to), mode), rows_max, bytes_max)
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
@@ -119,6 +210,7 @@ impl StateEngine for RocksState {
             match op {
                 StateOp::Put { table, key, value } => batch.put_cf(&self.family(*table)?, key, value),
                 StateOp::Delete { table, key } => batch.delete_cf(&self.family(*table)?, key),
+                StateOp::DeleteRange { table, from, to } => batch.delete_range_cf(&self.family(*table)?, from, to),
             }
         }
         self.db.write_opt(batch, &self.unlogged).map_err(failed)

@@ -10,3 +10,19 @@ use super::request::RequestId;
 pub fn encode(request_id: &RequestId) -> Vec<u8> {
     request_id.to_vec()
 }
+
+pub fn decode(key: &[u8]) -> Option<RequestId> {
+    key.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn keys_round_trip(request_id: RequestId) {
+            proptest::prop_assert_eq!(decode(&encode(&request_id)), Some(request_id));
+        }
+    }
+}

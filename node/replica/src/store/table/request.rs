@@ -9,6 +9,9 @@ pub use charthold_proto::internal::RequestRow as Row;
 use super::take;
 use crate::{Slot, Token};
 
+/// How long a request id is good, by log time. Older, it is refused, and its row is dead.
+pub const AGE_MS_MAX: u64 = 60 * 60 * 1_000;
+
 /// A UUIDv7, as bytes.
 pub type RequestId = [u8; 16];
 

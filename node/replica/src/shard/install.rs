@@ -1,0 +1,54 @@
+//! Putting a received snapshot in the place of a group's rows, so that a crash at any point leaves either the old state
+//! whole or an install that the next start does again.
+//!
+//! 1. the file is whole and synced ([`Received`])
+//! 2. it is renamed: from here on the state does not count ([`Received::decide`])
+//! 3. the group's rows are deleted, the snapshot's written; flushes in between do no harm
+//! 4. the state is flushed, with the snapshot's applied row in it
+//! 5. the file is removed
+//!
+//! The log needs no step of its own: at a start that finds the state ahead of it, [`super::repair`] drops it.
+
+use std::io;
+
+use charthold_proto::internal as pb;
+use prost::Message;
+
+use super::snapshot::ranges;
+use crate::ShardId;
+use crate::store::incoming::{Incoming, Install, Received};
+use crate::store::state::flusher::StateStore;
+use crate::store::state::{StateOp, Table};
+
+/// Installs what was received. Durable on return. Blocks.
+pub fn install(shard: ShardId, state: &StateStore, received: Received) -> io::Result<()> {
+    // From before the decision on: no reader takes for absent what is not there yet.
+    let replacing = state.begin_replacing(shard);
+    replace(shard, state, received.decide()?)?;
+    replacing.done();
+    Ok(())
+}
+
+/// Before a group starts: does again what a crash broke off.
+pub fn redo(shard: ShardId, state: &StateStore, incoming: &Incoming) -> io::Result<()> {
+    let Some(install) = incoming.pending(shard)? else { return Ok(()) };
+    tracing::info!(shard, "a snapshot was being installed when this node stopped: installing it again");
+    let replacing = state.begin_replacing(shard);
+    replace(shard, state, install)?;
+    replacing.done();
+    Ok(())
+}
+
+fn replace(shard: ShardId, state: &StateStore, install: Install) -> io::Result<()> {
+    let deletes = ranges(shard).into_iter().map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
+    state.write(&deletes.collect::<Vec<_>>())?;
+    for chunk in install.chunks()? {
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a received snapshot cannot be decoded");
+        let chunk = pb::SnapshotChunk::decode(chunk?).map_err(|_| damaged())?;
+        let table = Table::named(&chunk.table).ok_or_else(damaged)?;
+        let put = |row: pb::SnapshotRow| StateOp::Put { table, key: row.key.into(), value: row.value };
+        state.write(&chunk.rows.into_iter().map(put).collect::<Vec<_>>())?;
+    }
+    state.flush()?;
+    install.done()
+}

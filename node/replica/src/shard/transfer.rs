@@ -1,0 +1,270 @@
+//! A group's snapshot from one node to another: paced, acknowledged part by part, checked, installed.
+//!
+//! ```text
+//! sender    begin  part part part …  end
+//! receiver         progress for each …   progress while it installs …   installed
+//! ```
+//! There is no deadline for the whole: a transfer goes on while parts are answered in time, and is given up otherwise.
+//! Openraft then begins another one.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use openraft::raft::SnapshotResponse;
+use parking_lot::Mutex;
+use pb::call_error::Kind as ErrorKind;
+use pb::snapshot_answer::{Answer, Progress};
+use pb::snapshot_request::Request;
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::codec;
+use super::group::Group;
+use super::machine::blocking;
+use super::snapshot::{Checker, GroupSnapshot, RunningHash, Snapshot, SnapshotMeta, meta_of, meta_to_pb};
+use super::types::{TypeConfig, Vote};
+use crate::peer::Lane;
+use crate::peer::client::{CallFailure, PeerClient, StreamReceiver};
+use crate::peer::frame::Kind;
+use crate::store::incoming::{Incoming, Part, Received};
+use crate::{NodeId, ShardId};
+
+/// A part, or a step of the install, that takes longer ends the transfer.
+const PROGRESS_MAX: Duration = Duration::from_secs(20);
+/// While it installs, the receiver says that it does.
+const INSTALLING_EVERY: Duration = Duration::from_secs(1);
+/// Parts that may wait for their answers.
+const WINDOW: usize = 4;
+/// Snapshots that a node sends at a time; further ones wait.
+const OUTGOING_MAX: usize = 2;
+
+/// What all transfers of a node share: its share of the network.
+pub struct Outgoing {
+    places: Semaphore,
+    bytes_per_s: u64,
+    /// When the next part may go.
+    next: Mutex<Instant>,
+}
+
+impl Outgoing {
+    pub fn new(bytes_per_s: u64) -> Self {
+        Self { places: Semaphore::new(OUTGOING_MAX), bytes_per_s, next: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits for the turn of so many bytes.
+    async fn pace(&self, size_bytes: usize) {
+        let takes = Duration::from_secs_f64(size_bytes as f64 / self.bytes_per_s as f64);
+        let turn = {
+            let mut next = self.next.lock();
+            let turn = (*next).max(Instant::now());
+            *next = turn + takes;
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
+    }
+}
+
+/// Why a snapshot did not get there.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Call(#[from] CallFailure),
+    #[error("the snapshot cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("an answer that means nothing")]
+    Answer,
+}
+
+/// Sends a snapshot; returns once the receiver has it installed, or has refused it under a higher vote.
+pub async fn send(
+    client: &PeerClient,
+    shard: ShardId,
+    outgoing: &Outgoing,
+    vote: &Vote,
+    snapshot: Snapshot,
+) -> Result<SnapshotResponse<TypeConfig>, SendError> {
+    let _place = outgoing.places.acquire().await.map_err(|_| io::Error::other("the node is stopping"))?;
+    let mut rows = snapshot.snapshot.take_pinned()?;
+    let (sender, mut answers) = client.open_stream(Lane::Bulk, Kind::Snapshot, shard)?;
+    let encode = |request| Bytes::from(pb::SnapshotRequest { request: Some(request) }.encode_to_vec());
+    let begin = pb::SnapshotBegin { vote: Some(codec::vote_to_pb(vote)), meta: Some(meta_to_pb(&snapshot.meta)) };
+    sender.send(encode(Request::Begin(begin))).await?;
+    let (mut in_flight, mut hash, mut sent_bytes) = (1, RunningHash::default(), 0);
+    while let Some(chunk) = rows.next().await {
+        let chunk = Bytes::from(chunk.map_err(io::Error::from)?.encode_to_vec());
+        hash.add(&chunk);
+        outgoing.pace(chunk.len()).await;
+        if in_flight == WINDOW {
+            progress(&mut answers).await?;
+            in_flight -= 1;
+        }
+        sent_bytes += chunk.len();
+        sender.send(encode(Request::Part(pb::SnapshotPart { chunk, running_sha256: hash.to_bytes() }))).await?;
+        in_flight += 1;
+    }
+    sender.send(encode(Request::End(pb::SnapshotEnd { running_sha256: hash.to_bytes() }))).await?;
+    loop {
+        if let Answer::Installed(vote) = next_answer(&mut answers).await? {
+            tracing::info!(shard, bytes = sent_bytes, "a snapshot was sent and installed");
+            let vote = codec::vote_from_pb(Some(vote)).map_err(|_| SendError::Answer)?;
+            return Ok(SnapshotResponse { vote });
+        }
+    }
+}
+
+async fn progress(answers: &mut StreamReceiver) -> Result<(), SendError> {
+    match next_answer(answers).await? {
+        Answer::Progress(_) => Ok(()),
+        Answer::Installed(_) => Err(SendError::Answer),
+    }
+}
+
+async fn next_answer(answers: &mut StreamReceiver) -> Result<Answer, SendError> {
+    let answer = answers.next(PROGRESS_MAX).await?;
+    let answer = pb::SnapshotAnswer::decode(answer).ok().and_then(|answer| answer.answer);
+    answer.ok_or(SendError::Answer)
+}
+
+type Answers = mpsc::Sender<Result<Bytes, pb::CallError>>;
+
+/// Why a snapshot is not taken.
+#[derive(Debug, thiserror::Error)]
+enum ReceiveError {
+    #[error("{0}")]
+    Refused(&'static str),
+    #[error("it cannot be kept: {0}")]
+    Keep(#[from] io::Error),
+    #[error("the sender has gone, or is too slow")]
+    Gone,
+    #[error("the replica has stopped")]
+    Stopped,
+}
+
+/// Receives a snapshot that a peer sends, and installs it. `places` bounds how many this group takes at once.
+pub fn receive(
+    group: Arc<Group>,
+    incoming: Incoming,
+    places: Arc<Semaphore>,
+    from: NodeId,
+    requests: BoxStream<'static, Bytes>,
+) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
+    let (answers, answered) = mpsc::channel(WINDOW);
+    tokio::spawn(async move {
+        let failed = |kind: ErrorKind| Err(pb::CallError { kind: kind as i32, leader: 0 });
+        let Ok(_place) = places.try_acquire_owned() else {
+            let _sender_gone = answers.send(failed(ErrorKind::Unavailable)).await;
+            return;
+        };
+        let receiver = Receiver { group: &group, incoming: &incoming, from, answers: &answers };
+        match receiver.run(requests).await {
+            Ok(vote) => {
+                let _sender_gone = answers.send(Ok(encode(Answer::Installed(codec::vote_to_pb(&vote))))).await;
+            }
+            Err(error) => {
+                tracing::warn!(shard = group.shard, peer = %format_args!("{from:016x}"), %error, "a snapshot was not taken");
+                let _sender_gone = answers.send(failed(ErrorKind::Unavailable)).await;
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(answered).boxed()
+}
+
+fn encode(answer: Answer) -> Bytes {
+    pb::SnapshotAnswer { answer: Some(answer) }.encode_to_vec().into()
+}
+
+struct Receiver<'a> {
+    group: &'a Group,
+    incoming: &'a Incoming,
+    from: NodeId,
+    answers: &'a Answers,
+}
+
+impl Receiver<'_> {
+    async fn run(&self, mut requests: BoxStream<'static, Bytes>) -> Result<Vote, ReceiveError> {
+        let Request::Begin(begin) = next_request(&mut requests).await? else {
+            return Err(ReceiveError::Refused("it does not begin at its beginning"));
+        };
+        let meta = begin.meta.unwrap_or_default();
+        let vote = codec::vote_from_pb(begin.vote).map_err(|_| ReceiveError::Refused("it has no vote"))?;
+        self.check(&vote, &meta)?;
+        tracing::info!(shard = self.group.shard, peer = %format_args!("{:016x}", self.from), "receiving a snapshot");
+        self.progress().await?;
+        let received = self.take_parts(&meta, &mut requests).await?;
+        let meta = meta_of(meta.last_log_id.as_ref(), meta.last_membership).map_err(ReceiveError::Keep)?;
+        self.install(vote, meta, received).await
+    }
+
+    /// What openraft would panic at: it takes for granted that peers follow the protocol.
+    fn check(&self, vote: &Vote, meta: &pb::SnapshotMeta) -> Result<(), ReceiveError> {
+        let Some(last) = meta.last_log_id.as_ref().map(codec::log_id_from_pb) else {
+            return Err(ReceiveError::Refused("it has no position"));
+        };
+        if vote.leader_id.node_id != self.from || !vote.committed {
+            return Err(ReceiveError::Refused("its sender does not lead"));
+        }
+        if last.leader_id > vote.leader_id {
+            return Err(ReceiveError::Refused("it is of a later term than its sender leads"));
+        }
+        let committed = self.group.committed();
+        let contradicts = committed.is_some_and(|committed| last > committed && last.index <= committed.index);
+        match contradicts {
+            true => Err(ReceiveError::Refused("it contradicts what is committed here")),
+            false => Ok(()),
+        }
+    }
+
+    async fn take_parts(
+        &self,
+        meta: &pb::SnapshotMeta,
+        requests: &mut BoxStream<'static, Bytes>,
+    ) -> Result<Received, ReceiveError> {
+        let mut checker = Checker::new(self.group.shard, meta);
+        let mut kept = blocking(|| self.incoming.receive(self.group.shard))?;
+        loop {
+            match next_request(requests).await? {
+                Request::Begin(_) => return Err(ReceiveError::Refused("it begins twice")),
+                Request::Part(part) => {
+                    checker.part(&part).map_err(ReceiveError::Refused)?;
+                    blocking(|| kept.push(&part.chunk))?;
+                    self.progress().await?;
+                }
+                Request::End(end) => {
+                    checker.end(&end).map_err(ReceiveError::Refused)?;
+                    return Ok(blocking(|| Part::finish(kept))?);
+                }
+            }
+        }
+    }
+
+    async fn install(&self, vote: Vote, meta: SnapshotMeta, received: Received) -> Result<Vote, ReceiveError> {
+        let snapshot = Snapshot { meta, snapshot: GroupSnapshot::received(received) };
+        let installing = self.group.raft().install_full_snapshot(vote, snapshot);
+        tokio::pin!(installing);
+        loop {
+            tokio::select! {
+                installed = &mut installing => {
+                    return installed.map(|answer| answer.vote).map_err(|_| ReceiveError::Stopped);
+                }
+                () = tokio::time::sleep(INSTALLING_EVERY) => self.progress().await?,
+            }
+        }
+    }
+
+    async fn progress(&self) -> Result<(), ReceiveError> {
+        let progress = Ok(encode(Answer::Progress(Progress {})));
+        self.answers.send(progress).await.map_err(|_| ReceiveError::Gone)
+    }
+}
+
+async fn next_request(requests: &mut BoxStream<'static, Bytes>) -> Result<Request, ReceiveError> {
+    let bytes = tokio::time::timeout(PROGRESS_MAX, requests.next()).await.ok().flatten().ok_or(ReceiveError::Gone)?;
+    let request = pb::SnapshotRequest::decode(bytes).ok().and_then(|request| request.request);
+    request.ok_or(ReceiveError::Refused("a message that cannot be decoded"))
+}

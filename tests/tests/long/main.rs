@@ -1,0 +1,34 @@
+//! Proofs that take long, and figures: `deploy/test.sh --long NAME`. Ignored in a normal run.
+//!
+//! A file a proof; this is their list. `CHARTHOLD_LONG_MINUTES` shortens those that run for a time.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod away;
+mod failover;
+mod month;
+
+use std::time::Duration;
+
+/// How long a proof runs: as asked for, or as it is meant to.
+fn minutes(meant: u64) -> Duration {
+    let asked = std::env::var("CHARTHOLD_LONG_MINUTES").ok().map(|text| text.parse::<u64>().unwrap());
+    Duration::from_secs(asked.unwrap_or(meant) * 60)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes; a figure"]
+async fn failover() {
+    failover::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes; a proof"]
+async fn away() {
+    away::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes an hour; a proof and figures"]
+async fn month() {
+    month::run().await;
+}
