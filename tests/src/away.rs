@@ -90,7 +90,7 @@ pub async fn check(client: &Client, told: &[Told]) {
     for (number, of_chart) in told.iter().enumerate() {
         for (of, (version, body)) in &of_chart.newest {
             let found = client.get(&chart(number), &record(*of)).await.expect("an acknowledged record");
-            assert_eq!((found.header.version, found.body.as_slice()), (*version, body.as_bytes()), "chart {number}");
+            assert_eq!((found.header.version, found.body.as_ref()), (*version, body.as_bytes()), "chart {number}");
             // A page of it: that there are as many as there were writes is what versions say.
             let history = client.history(&chart(number), &record(*of)).await.expect("a history");
             let versions = history.iter().map(|header| header.version).collect::<Vec<_>>();

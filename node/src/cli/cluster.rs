@@ -260,6 +260,8 @@ mod tests {
             log_index: 12,
             committed_index: 11,
             applied_index: 10,
+            purged_index: 0,
+            flushed_index: 0,
             seq: 9,
             recent_roots: roots.iter().map(|(seq, byte)| Root { seq: *seq, sha256: vec![*byte; 32] }).collect(),
             followers: Vec::new(),

@@ -52,7 +52,7 @@ impl Default for Retention {
 }
 
 /// Purging is a write of its own: not for every few entries.
-const PURGE_BATCH: u64 = 256;
+const PURGE_BATCH_MAX: u64 = 256;
 
 /// The settings of one group.
 pub fn raft_config(
@@ -81,7 +81,7 @@ pub fn raft_config(
         heartbeat_min_interval: Some(timing.heartbeat_ms / 4),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(retention.snapshot_after_entries),
         max_in_snapshot_log_to_keep: retention.keep_entries,
-        purge_batch_size: PURGE_BATCH,
+        purge_batch_size: PURGE_BATCH_MAX.min(retention.snapshot_after_entries),
         // A follower's lag alone must not make openraft fall back to a snapshot.
         replication_lag_threshold: u64::MAX,
         // Of a whole transfer: ours go on while they make progress, see super::transfer.
