@@ -360,7 +360,9 @@ async fn a_call_ends_at_its_deadline_or_after_30_s() {
         let began = Instant::now();
         let refusal = Refusal::of(&caller.0.call_with(COMMIT, request).await.unwrap_err());
         let said = ["NO_LEADER", "NO_QUORUM", "OUTCOME_UNKNOWN"].contains(&refusal.reason.as_str());
-        assert!(refusal.code == Code::Unavailable && said, "{refusal:?}");
+        // On a busy machine the caller's own gRPC library may be first at the caller's own deadline.
+        let late = deadline.is_some() && matches!(refusal.code, Code::DeadlineExceeded | Code::Cancelled);
+        assert!(refusal.code == Code::Unavailable && said || late, "{refusal:?}");
         began.elapsed()
     };
     let (own, default) = tokio::join!(refused(Some(Duration::from_secs(5))), refused(None));
