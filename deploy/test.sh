@@ -14,7 +14,7 @@ results="${CHARTHOLD_TEST_RESULTS:-$cache/long-results.tsv}"
 
 usage() {
     cat <<USAGE
-Usage: deploy/test.sh [--yes]                          format, lints, licenses, build, tests
+Usage: deploy/test.sh [--yes]                          format, lints, licenses, build, docs, tests
        deploy/test.sh --long list                      names of the long proofs
        deploy/test.sh --long NAME|all [--seed N] [--again]
 
@@ -82,6 +82,13 @@ build() { timeout "${build_minutes_max}m" cargo build --locked --workspace --all
 
 doc_tests() { timeout "${tests_minutes_max}m" cargo test --locked --workspace --doc; }
 
+# Warnings are failures: a link that leads nowhere, a tag that is none. RUSTDOCFLAGS builds no crate again. With private
+# items, since most of these documents are for whoever changes the code.
+docs() {
+    RUSTDOCFLAGS="-D warnings" timeout "${tests_minutes_max}m" cargo doc --locked --workspace --no-deps \
+        --document-private-items
+}
+
 # nextest gives every test its own process and limit (.config/nextest.toml); without it there is one limit for all.
 tests() {
     if cargo nextest --version >/dev/null 2>&1; then
@@ -102,6 +109,7 @@ run_all() {
     step "python for tests" python_for_tests || true
     if step "build" build; then
         step "cargo clippy" cargo clippy --locked --workspace --all-targets -- -D warnings || true
+        step "cargo doc" docs || true
         # Before the tests, so that the tests' own count closes the run.
         step "doc tests" doc_tests || true
         step "tests" tests || true

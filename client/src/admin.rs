@@ -16,6 +16,18 @@ use crate::{Client, Error, request};
 const PAGE_ROWS: u32 = 1_000;
 
 /// Tenants, grants and the cluster itself; from [`Client::admin`].
+///
+/// ```no_run
+/// use charthold_client::{Client, Profile, RequestContext, Role};
+///
+/// # async fn example() -> Result<(), charthold_client::Error> {
+/// let operator = Client::connect(&Profile::load("operator.toml")?)?.with_context(RequestContext::new("ops/ada"));
+/// let tenant = operator.admin().create_tenant("General Hospital").await?;
+/// let service = format!("spiffe://prod/tenant/{}/service/ehr", tenant.uid);
+/// operator.admin().add_grant(&service, &[Role::Reader, Role::Writer]).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Admin {
     client: Client,

@@ -68,7 +68,7 @@ pub enum Error {
     /// No gateway could answer until the deadline. For a commit: certainly nothing happened.
     #[error("unavailable: {why}")]
     Unavailable {
-        /// What the last attempt met.
+        /// What the last attempt met. If a gateway said it, its reason comes first: `NO_QUORUM: …`.
         why: String,
     },
     /// The commit may or may not have happened. Ask again with the same id, within an hour:
@@ -165,10 +165,12 @@ impl Failure {
         let number = |name: &str| info.and_then(|info| info.metadata.get(name)).and_then(|text| text.parse().ok());
         let index = number("index").and_then(|index: u64| usize::try_from(index).ok());
         let why = || status.message().to_owned();
+        let unavailable =
+            || Error::Unavailable { why: if reason.is_empty() { why() } else { format!("{reason}: {}", why()) } };
 
         let (error, settled) = match (status.code(), reason) {
             (Code::Unavailable, "NO_LEADER" | "NO_QUORUM") => {
-                return Self::retry(Error::Unavailable { why: why() }, false, &details, true);
+                return Self::retry(unavailable(), false, &details, true);
             }
             (Code::ResourceExhausted, reason) => {
                 // Without our reason it may be a proxy's answer: it can't know what became of the request.
@@ -176,7 +178,7 @@ impl Failure {
             }
             // Everything else that lost its way: our OUTCOME_UNKNOWN, what a later version may say, a proxy's answer.
             (Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown, _) => {
-                return Self::retry(Error::Unavailable { why: why() }, true, &details, true);
+                return Self::retry(unavailable(), true, &details, true);
             }
             (Code::InvalidArgument, "REQUEST_ID_REUSED") => (Error::RequestIdReused, true),
             (Code::NotFound, _) => (Error::NotFound { index }, true),
@@ -283,6 +285,7 @@ mod tests {
     #[test]
     fn every_documented_reason_has_its_error() {
         let why = || "said so".to_owned();
+        let unavailable = |reason: &str| Error::Unavailable { why: format!("{reason}: said so") };
         let message = || "Internal: said so".to_owned();
         check(Code::InvalidArgument, "INVALID_FIELD", &[], Error::Invalid { message: why(), fields: vec![] }, STOP);
         check(Code::InvalidArgument, "REQUEST_ID_REUSED", &[], Error::RequestIdReused, SETTLED);
@@ -301,17 +304,23 @@ mod tests {
         check(Code::FailedPrecondition, "ALREADY_INITIALIZED", &[], Error::AlreadyInitialized, STOP);
         check(Code::FailedPrecondition, "CANNOT_FORM", &[], Error::CannotForm { why: why() }, STOP);
         check(Code::ResourceExhausted, "OVERLOADED", &[], Error::Overloaded { why: why() }, retry(false, false));
-        check(Code::Unavailable, "NO_LEADER", &[], Error::Unavailable { why: why() }, retry(false, true));
-        check(Code::Unavailable, "NO_QUORUM", &[], Error::Unavailable { why: why() }, retry(false, true));
-        check(Code::Unavailable, "OUTCOME_UNKNOWN", &[], Error::Unavailable { why: why() }, retry(true, true));
-        check(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", &[], Error::Unavailable { why: why() }, retry(true, true));
+        check(Code::Unavailable, "NO_LEADER", &[], unavailable("NO_LEADER"), retry(false, true));
+        check(Code::Unavailable, "NO_QUORUM", &[], unavailable("NO_QUORUM"), retry(false, true));
+        check(Code::Unavailable, "OUTCOME_UNKNOWN", &[], unavailable("OUTCOME_UNKNOWN"), retry(true, true));
+        check(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", &[], unavailable("OUTCOME_UNKNOWN"), retry(true, true));
         check(Code::DataLoss, "DAMAGED", &[], Error::DataLoss, STOP);
         check(Code::Internal, "INTERNAL", &[], Error::Internal { message: message() }, STOP);
     }
 
     #[test]
     fn what_a_later_version_may_say_is_read_by_its_code() {
-        check(Code::Unavailable, "MOVING", &[], Error::Unavailable { why: "said so".into() }, retry(true, true));
+        check(
+            Code::Unavailable,
+            "MOVING",
+            &[],
+            Error::Unavailable { why: "MOVING: said so".into() },
+            retry(true, true),
+        );
         let invalid = Error::Invalid { message: "said so".into(), fields: vec![] };
         check(Code::InvalidArgument, "ANOTHER", &[], invalid, STOP);
     }

@@ -53,6 +53,8 @@
 //!
 //! `Ok` means durable on a majority of the replicas: the loss of any minority of sites does not undo it.
 //!
+//! A record that is only to be stored, whatever was there before, is a [`put`](Client::put).
+//!
 //! # Read, change, write
 //!
 //! Reads are linearizable: they see every commit that was acknowledged before. A record's version is its ETag.
@@ -69,6 +71,21 @@
 //!         outcome => break outcome.map(|_| ()),
 //!     }
 //! }
+//! # }
+//! ```
+//!
+//! A chart can be listed without its bodies, and a part of it read at once.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client, chart: Chart) -> Result<(), Error> {
+//! let observations = client.list(&chart, Some("Observation")).await?;
+//! let finals: Vec<RecordId> =
+//!     observations.into_iter().filter(|header| header.status == "final").map(|header| header.record).collect();
+//! for record in client.batch_get(&chart, &finals).await?.into_iter().flatten() {
+//!     println!("{} bytes", record.body.len());
+//! }
+//! # Ok(())
 //! # }
 //! ```
 //!
@@ -130,6 +147,9 @@
 //! }
 //! # }
 //! ```
+//!
+//! What each reason of the cluster means, and what its operator does, is on a page of its own, which is also in the
+//! program: `charthold help error NO_QUORUM`.
 //!
 //! # What is never shown
 //!

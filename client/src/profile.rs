@@ -1,12 +1,4 @@
-//! Where a cluster is and who calls it: a small TOML file.
-//!
-//! ```toml
-//! endpoints   = ["a1.example:7400", "b1.example:7400"]   # gateways, the nearest first
-//! authority   = "service-ca.crt"                         # what signs the gateways' certificates
-//! certificate = "client.crt"                             # says who calls
-//! key         = "client.key"
-//! tenant      = "0123456789abcdef0123456789abcdef"       # optional
-//! ```
+//! Where a cluster is and who calls it: reading the file that says so.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, connect};
 
-/// Where a cluster is and who calls it.
+/// Where a cluster is and who calls it: a small TOML file, or made in code.
+///
+/// ```toml
+/// endpoints   = ["a1.example:7400", "b1.example:7400"]   # gateways, the nearest first
+/// authority   = "service-ca.crt"                         # what signs the gateways' certificates
+/// certificate = "client.crt"                             # says who calls
+/// key         = "client.key"
+/// tenant      = "0123456789abcdef0123456789abcdef"       # optional
+/// ```
+///
+/// ```
+/// use charthold_client::Profile;
+///
+/// let profile = Profile {
+///     endpoints: vec!["a1.example:7400".into(), "b1.example:7400".into()],
+///     authority: "/etc/ehr/service-ca.crt".into(),
+///     certificate: "/etc/ehr/client.crt".into(),
+///     key: "/etc/ehr/client.key".into(),
+///     tenant: None,
+/// };
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {

@@ -6,10 +6,11 @@
 //! # Layout
 //! - [`gateway`]: talks to clients; [`seal`]: envelopes, keys, tokens; [`tls`]: certificates and connections
 //! - [`node`]: one running node; [`config`], [`telemetry`]: what it is started with
-//! - [`cli`]: the commands; [`fhir`]: reading bundles for `import`
+//! - [`cli`]: the commands; [`fhir`]: reading bundles for `import`; [`error_pages`]: what each error means
 
 pub mod cli;
 pub mod config;
+pub mod error_pages;
 pub mod fhir;
 pub mod gateway;
 pub mod node;

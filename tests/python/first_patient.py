@@ -60,9 +60,11 @@ def main(endpoint, certificates, proto):
 
         charts = charts_pb2_grpc.ChartsStub(channel)
         context = common_pb2.RequestContext(actor="practitioner/python", purpose_of_use="TREATMENT")
-        chart = common_pb2.ChartRef(kind=common_pb2.ChartRef.PATIENT, id="python-1")
-        record = common_pb2.RecordRef(type="Patient", id="python-1")
-        body = '{"resourceType":"Patient","id":"python-1","name":[{"text":"Þórunn"}]}'.encode()
+        patient = f"python-{uuid7()}"
+        print("patient", patient)
+        chart = common_pb2.ChartRef(kind=common_pb2.ChartRef.PATIENT, id=patient)
+        record = common_pb2.RecordRef(type="Patient", id=patient)
+        body = f'{{"resourceType":"Patient","id":"{patient}","name":[{{"text":"Þórunn"}}]}}'.encode()
         put = charts_pb2.Put(content_type="application/fhir+json", body=body)
         must_not_exist = charts_pb2.Precondition(must_not_exist=True)
         mutation = charts_pb2.Mutation(record=record, precondition=must_not_exist, put=put)

@@ -41,6 +41,7 @@ struct ExportArgs {
     /// The patient's id, or with `--kind shared` the chart's name
     #[arg(value_name = "PATIENT")]
     chart: String,
+    /// A patient's chart, or one that patients share
     #[arg(long, value_enum, default_value_t)]
     kind: Kind,
     /// Write to this file (readable by you only) instead of stdout

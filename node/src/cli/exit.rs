@@ -5,6 +5,8 @@
 
 use charthold_client::Error as ClientError;
 
+use crate::error_pages;
+
 /// Why a command did not do what it was asked. The text is one line, in plain words, and holds nothing of a patient.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -77,7 +79,9 @@ pub(crate) fn reason(error: &ClientError) -> Option<&'static str> {
         ClientError::AlreadyInitialized => "ALREADY_INITIALIZED",
         ClientError::CannotForm { .. } => "CANNOT_FORM",
         ClientError::Internal { .. } => "INTERNAL",
-        // Unavailable covers several reasons and says which; the rest is about this machine.
+        // Several reasons, of which the text names the last one met.
+        ClientError::Unavailable { why } => error_pages::find(why.split(':').next().unwrap_or_default())?.reason,
+        // About this machine.
         _ => return None,
     })
 }
@@ -86,10 +90,25 @@ pub(crate) fn reason(error: &ClientError) -> Option<&'static str> {
 fn client_text(error: &ClientError) -> String {
     let reason = reason(error).map(|name| format!("{name}: ")).unwrap_or_default();
     match error {
+        // Its reason is in it.
+        ClientError::Unavailable { .. } => error.to_string(),
         ClientError::VersionMismatch { current: Some(current), .. } => {
             format!("{reason}{error}; the newest is {current}")
         }
         _ => format!("{reason}{error}"),
+    }
+}
+
+/// The last line of a command that did not do what it was asked: why, and where to read more.
+pub(crate) fn last_line(error: &CliError) -> String {
+    let text = one_line(&error.to_string());
+    let page = match error {
+        CliError::Client(error) => reason(error).and_then(error_pages::find),
+        _ => None,
+    };
+    match page {
+        Some(page) => format!("{text} (charthold help error {})", page.reason),
+        None => text,
     }
 }
 
@@ -116,8 +135,19 @@ mod tests {
         check(ClientError::NotFound { index: None }.into(), 3, "RECORD_NOT_FOUND: not found");
         let mismatch = ClientError::VersionMismatch { index: Some(0), current: Some(4) };
         check(mismatch.into(), 4, "VERSION_MISMATCH: the record has another version (mutation 0); the newest is 4");
-        check(ClientError::Unavailable { why: "NO_QUORUM".into() }.into(), 5, "unavailable: NO_QUORUM");
+        let quorum = ClientError::Unavailable { why: "NO_QUORUM: no majority answers".into() };
+        check(quorum.into(), 5, "unavailable: NO_QUORUM: no majority answers");
+        check(ClientError::Unavailable { why: "a1:7400: refused".into() }.into(), 5, "unavailable: a1:7400: refused");
         check(ClientError::Config("no such profile".into()).into(), 1, "no such profile");
+    }
+
+    #[test]
+    fn the_last_line_says_where_to_read_more() {
+        let denied = last_line(&ClientError::Denied.into());
+        assert!(denied.starts_with("NO_GRANT: ") && denied.ends_with("(charthold help error NO_GRANT)"), "{denied}");
+        let quorum = ClientError::Unavailable { why: "NO_QUORUM: no majority".into() };
+        assert_eq!(last_line(&quorum.into()), "unavailable: NO_QUORUM: no majority (charthold help error NO_QUORUM)");
+        assert_eq!(last_line(&CliError::Failed("no such file".into())), "no such file");
     }
 
     #[test]

@@ -8,11 +8,15 @@ pub mod bench;
 pub mod cert;
 pub mod chart;
 pub mod cluster;
+pub mod completion;
 pub mod dev;
+mod examples;
 pub mod exit;
 pub mod grant;
+pub mod help;
 pub mod import;
 pub mod key;
+pub mod man;
 pub mod output;
 pub mod profile;
 pub mod record;
@@ -23,14 +27,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use charthold_client::{Client, RequestContext};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::exit::CliError;
 pub use self::output::Output;
 
 /// A store for patient records: sealed before they are replicated, at several sites.
 #[derive(Parser)]
-#[command(name = "charthold", version, max_term_width = 120)]
+#[command(name = "charthold", version, max_term_width = 120, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     shared: SharedArgs,
@@ -108,6 +112,17 @@ enum Command {
     Import(import::Args),
     /// Put load on a running cluster and measure it
     Bench(bench::Args),
+    /// Make the script that completes commands in a shell
+    Completion(completion::Args),
+    /// Write the manual pages
+    Man(man::Args),
+    /// Explain a command, an error, or why a node ended
+    Help(help::Args),
+}
+
+/// The whole command line, with its examples.
+fn command() -> clap::Command {
+    examples::attach(Cli::command())
 }
 
 /// What every command is given.
@@ -164,7 +179,8 @@ impl Ctx {
 pub fn main() -> ExitCode {
     // Records and keys are in this process's memory; a core file would put them on a disk.
     forbid_core_dumps();
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         // Clap's own code for wrong usage is 2 as well; help and version end with 0.
         Err(error) => error.exit(),
@@ -173,7 +189,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !matches!(error, CliError::OutputClosed) {
-                output::error(&exit::one_line(&error.to_string()));
+                output::error(&exit::last_line(&error));
             }
             ExitCode::from(error.exit_code())
         }
@@ -213,6 +229,9 @@ async fn dispatch(command: Command, ctx: &Ctx) -> Result<(), CliError> {
         Command::Chart(args) => Box::pin(chart::run(args, ctx)).await,
         Command::Import(args) => Box::pin(import::run(args, ctx)).await,
         Command::Bench(args) => Box::pin(bench::run(args, ctx)).await,
+        Command::Completion(args) => completion::run(args, self::command(), ctx),
+        Command::Man(args) => man::run(args, self::command(), ctx),
+        Command::Help(args) => help::run(args, self::command(), ctx),
     }
 }
 
@@ -246,13 +265,11 @@ fn forbid_core_dumps() {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

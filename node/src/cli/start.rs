@@ -35,7 +35,12 @@ pub fn run(args: Args) -> Result<(), CliError> {
     for name in config::unknown_variables() {
         tracing::warn!(name, "this environment variable is no key of the configuration and is ignored");
     }
-    super::runtime()?.block_on(crate::node::run(config)).map_err(|error| CliError::Failed(error.to_string()))
+    super::runtime()?.block_on(crate::node::run(config)).map_err(ended)
+}
+
+/// The last line of a node that ended by itself.
+fn ended(error: crate::node::NodeError) -> CliError {
+    CliError::Failed(format!("{error} (charthold help stopped-node)"))
 }
 
 /// A mistake in a flag is wrong usage; one in the file is not the caller's line.

@@ -58,6 +58,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_deadline_is_the_callers_up_to_5_minutes_or_30_s() {
+        let check = |given: Option<&'static str>, seconds_max: u64| {
+            let mut metadata = MetadataMap::new();
+            if let Some(given) = given {
+                metadata.insert("grpc-timeout", tonic::metadata::MetadataValue::from_static(given));
+            }
+            let (before, deadline) = (Instant::now(), deadline(&metadata));
+            let (least, most) = (before + Duration::from_secs(seconds_max - 1), Instant::now());
+            assert!(least <= deadline && deadline <= most + Duration::from_secs(seconds_max), "{given:?}");
+        };
+        check(None, 30);
+        check(Some("2S"), 2);
+        check(Some("5M"), 300);
+        check(Some("10M"), 300);
+        check(Some("99999999H"), 300);
+        check(Some("nonsense"), 30);
+    }
+
+    #[test]
     fn reads_grpc_timeouts() {
         assert_eq!(parse_timeout("100m"), Some(Duration::from_millis(100)));
         assert_eq!(parse_timeout("2S"), Some(Duration::from_secs(2)));

@@ -8,6 +8,7 @@ use charthold_replica::store::EngineError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::error_pages;
 use crate::seal::{OpenError, SealError};
 
 /// In every `google.rpc.ErrorInfo`.
@@ -117,6 +118,7 @@ impl From<GatewayError> for Status {
     fn from(error: GatewayError) -> Self {
         let (code, reason) = error.code_and_reason();
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, error.metadata());
+        details.add_help_link(format!("charthold help error {reason}"), error_pages::link(reason));
         if let Some(delay) = error.retry_after() {
             details.set_retry_info(Some(delay));
         }
@@ -180,6 +182,7 @@ mod tests {
         let expected = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         assert_eq!(info.metadata, expected);
         assert_eq!(details.retry_info().is_some(), retry);
+        assert_eq!(details.help().unwrap().links[0].url, format!("docs/errors/{reason}.md"));
     }
 
     #[test]

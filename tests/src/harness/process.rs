@@ -170,7 +170,7 @@ impl Finished {
         self
     }
 
-    pub(super) fn new(output: std::process::Output) -> Self {
+    pub fn new(output: std::process::Output) -> Self {
         // A signal as a shell shows it.
         let code = output.status.code().or(output.status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
         Self { code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }

@@ -65,7 +65,13 @@ async fn refused_by_tls(cluster: &Cluster, certificate: &Path, key: &Path, alert
 }
 
 /// A certificate that nobody should have made, signed by an authority of the cluster's (`peer` or `service`).
-fn odd(cluster: &Cluster, authority: &str, name: &str, uris: &[&str], usages: &[ExtendedKeyUsagePurpose]) -> PathBuf {
+pub fn odd(
+    cluster: &Cluster,
+    authority: &str,
+    name: &str,
+    uris: &[&str],
+    usages: &[ExtendedKeyUsagePurpose],
+) -> PathBuf {
     let authorities = cluster.folder().join("authority");
     let read = |suffix: &str| std::fs::read_to_string(authorities.join(format!("{authority}-ca.{suffix}"))).unwrap();
     let issuer = Issuer::from_ca_cert_pem(&read("crt"), KeyPair::from_pem(&read("key")).unwrap()).unwrap();

@@ -7,6 +7,7 @@
 //! configs.rs       configurations and files of a node      imports.rs      bundles that cannot be imported
 //! fsync.rs         a disk that fails                       reads.rs        what a read may not ask for
 //! admin.rs         what operators may not ask for          health.rs       a node that cannot serve
+//! limits.rs        every limit, at it and one above       tenants.rs      one tenant's callers and another's data
 //! python.rs        a stock gRPC client: not refused
 //! ```
 #![allow(clippy::unwrap_used)]
@@ -20,8 +21,10 @@ mod health;
 mod imports;
 mod keys;
 mod keys_on_disk;
+mod limits;
 mod python;
 mod reads;
 mod requests;
 mod roles;
+mod tenants;
 mod wire;

@@ -1,4 +1,7 @@
 //! Every method, asked by everybody: a method without a row in the table fails here.
+//!
+//! For a new method: a row in `TABLE`, and its request in `Everybody::request`. All that follows is by the table, also
+//! what `tenants.rs` asks.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +12,12 @@ use charthold_client::{Chart, Client, Put, RecordId, Role};
 use charthold_proto::v1;
 use charthold_tests::harness::{CLUSTER, Cluster};
 use prost::Message;
+use rcgen::ExtendedKeyUsagePurpose;
 use tonic::Code;
 use tonic::Code::{FailedPrecondition, NotFound, Ok as Done, PermissionDenied as No};
 use uuid::Uuid;
 
+use super::certificates::odd;
 use super::wire::{Refusal, Wire};
 
 /// Who asks, in the order of the table's columns.
@@ -23,13 +28,20 @@ const ROLES: [&str; 8] = [
     "admin",        // TENANT_ADMIN alone
     "operator",     //
     "ungranted",    // an operator's certificate, without a grant
-    "other",        // reader and admin of another tenant
+    "other",        // a service of another tenant, with all roles there
     "of-no-tenant", // of a tenant that does not exist
 ];
 
+/// Who is nobody here, though the authority of the services signed for it: every method says so, whatever it is.
+const STRANGERS: [(&str, &[&str]); 2] =
+    [("foreign-operator", &["spiffe://elsewhere/operator/operator"]), ("unrecognised", &[])];
+
+/// Stands in what the tenant keeps, and nowhere else.
+pub const CANARY: &str = "CANARY-of-the-first-tenant";
+
 /// What everybody is told. The other tenant's reader reads its own tenant's chart of the same name: nothing is there.
-const TABLE: [(&str, [Code; 8]); 14] = [
-    ("charthold.v1.Charts/Commit", [No, No, Done, No, No, No, No, No]),
+pub const TABLE: &[(&str, [Code; 8])] = &[
+    ("charthold.v1.Charts/Commit", [No, No, Done, No, No, No, Done, No]),
     ("charthold.v1.Charts/Get", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/BatchGet", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/List", [No, Done, No, No, No, No, Done, No]),
@@ -58,19 +70,60 @@ fn the_table_has_every_method() {
             methods.extend(service.method.iter().map(name));
         }
     }
-    assert_eq!(methods, TABLE.iter().map(|(method, _)| (*method).to_owned()).collect());
+    let rows: BTreeSet<String> = TABLE.iter().map(|(method, _)| (*method).to_owned()).collect();
+    let (missing, gone): (Vec<_>, Vec<_>) = (methods.difference(&rows).collect(), rows.difference(&methods).collect());
+    assert!(missing.is_empty(), "without a row in TABLE and a request in Everybody::request: {missing:?}");
+    assert!(gone.is_empty(), "in TABLE, but no method: {gone:?}");
 }
 
-struct Everybody {
-    cluster: Cluster,
+/// What a gateway serves, asked by reflection as any client may: nothing but what the table is of, health and
+/// reflection itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_serves_what_the_table_is_of() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Ask {
+        #[prost(string, tag = "7")]
+        list_services: String,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Answer {
+        #[prost(message, optional, tag = "6")]
+        services: Option<Services>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Services {
+        #[prost(message, repeated, tag = "1")]
+        service: Vec<Service>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Service {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
+    let cluster = Cluster::start(1).await;
+    let caller = Wire::connect(&cluster, 0, "client");
+    let method = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let answers = caller.call(method, Ask { list_services: "*".to_owned() }.encode_to_vec().into()).await.unwrap();
+    let services = Answer::decode(answers[0].clone()).unwrap().services.unwrap().service;
+    let found: BTreeSet<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    let mut expected: BTreeSet<&str> = TABLE.iter().map(|(method, _)| method.split('/').next().unwrap()).collect();
+    expected.extend(["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]);
+    assert_eq!(found, expected);
+}
+
+/// A cluster of one node, a tenant that keeps a record, another tenant, and all of `ROLES`.
+pub struct Everybody {
+    pub cluster: Cluster,
+    pub other_tenant: String,
     callers: Vec<Wire>,
 }
 
 impl Everybody {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let cluster = Cluster::start(1).await;
         let chart = Chart::patient("p1");
-        cluster.client().put(&chart, &RecordId::new("Note", "n1"), Put::new("text/plain", "kept")).await.unwrap();
+        let kept = Put { author: CANARY.to_owned(), ..Put::new("text/plain", CANARY) };
+        cluster.client().put(&chart, &RecordId::new("Note", "n1"), kept).await.unwrap();
         for (name, roles) in [
             ("nobody", &[][..]),
             ("reader", &[Role::Reader]),
@@ -80,13 +133,17 @@ impl Everybody {
             cluster.service(name, roles).await;
         }
         let operator = cluster.operator().admin();
-        let other = operator.create_tenant("other").await.unwrap().uid;
-        let principal = issue(&cluster, "other", &other);
-        operator.add_grant(&principal, &[Role::Reader, Role::TenantAdmin]).await.unwrap();
+        let other_tenant = operator.create_tenant("other").await.unwrap().uid;
+        let principal = issue(&cluster, "other", &other_tenant);
+        operator.add_grant(&principal, &[Role::Reader, Role::Writer, Role::TenantAdmin]).await.unwrap();
         issue(&cluster, "of-no-tenant", &"7".repeat(32));
         cluster.authority().operator("ungranted", &cluster.folder().join("ungranted"), Validity::default()).unwrap();
         let callers = ROLES.iter().map(|role| Wire::connect(&cluster, 0, role)).collect();
-        Self { cluster, callers }
+        Self { cluster, other_tenant, callers }
+    }
+
+    pub fn caller(&self, role: &str) -> &Wire {
+        &self.callers[ROLES.iter().position(|name| *name == role).unwrap()]
     }
 
     fn tenants_service(&self, name: &str) -> String {
@@ -94,7 +151,7 @@ impl Everybody {
     }
 
     /// A request that nothing but the caller's grants could be wrong with.
-    fn request(&self, method: &str) -> Bytes {
+    pub fn request(&self, method: &str) -> Bytes {
         let context = Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() });
         let chart = Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: "p1".to_owned() });
         let record = Some(v1::RecordRef { r#type: "Note".to_owned(), id: "n1".to_owned() });
@@ -154,7 +211,7 @@ async fn every_role_may_what_the_table_says_and_nothing_else() {
         for ((role, caller), expected) in ROLES.iter().zip(&everybody.callers).zip(expected) {
             let answer = caller.call(method, everybody.request(method)).await;
             let found = answer.as_ref().err().map_or(Done, tonic::Status::code);
-            if found != expected {
+            if found != *expected {
                 wrong.push(format!("{method} by {role}: {found:?}, expected {expected:?}"));
             }
             if let (No, Err(status)) = (found, &answer) {
@@ -166,14 +223,29 @@ async fn every_role_may_what_the_table_says_and_nothing_else() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let kept = everybody.cluster.client().get(&Chart::patient("p1"), &RecordId::new("Note", "n1")).await.unwrap();
-    assert_eq!(kept.body.as_ref(), b"kept");
+    assert_eq!(kept.body.as_ref(), CANARY.as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_refuses_who_is_no_principal_of_this_cluster() {
+    let everybody = Everybody::start().await;
+    for (name, uris) in STRANGERS {
+        odd(&everybody.cluster, "service", name, uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
+        let caller = Wire::connect(&everybody.cluster, 0, name);
+        for (method, _) in TABLE {
+            let answer = caller.call(method, everybody.request(method)).await;
+            let refusal = Refusal::of(&answer.err().unwrap_or_else(|| panic!("{method} by {name} was done")));
+            let found = (refusal.code, refusal.reason.as_str());
+            assert_eq!(found, (Code::Unauthenticated, "BAD_CERTIFICATE"), "{method} by {name}");
+        }
+    }
 }
 
 /// A denied call says the same whether there is something or not, and whether it makes sense or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_read_learns_nothing() {
     let everybody = Everybody::start().await;
-    let nobody = &everybody.callers[0];
+    let nobody = everybody.caller("nobody");
     let chart = |id: &str| Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: id.to_owned() });
     let requests = [
         v1::GetRequest { chart: chart("p1"), ..Default::default() },
@@ -187,10 +259,8 @@ async fn who_may_not_read_learns_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_writer_learns_no_version_and_one_tenant_nothing_of_another() {
+async fn a_writer_learns_no_version() {
     let everybody = Everybody::start().await;
-    let cluster = &everybody.cluster;
-    let (chart, id) = (Chart::patient("p1"), RecordId::new("Note", "n1"));
     let condition = |version| Some(v1::Precondition { condition: Some(v1::precondition::Condition::Version(version)) });
     let check = |precondition| v1::CommitRequest {
         context: Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() }),
@@ -209,26 +279,12 @@ async fn a_writer_learns_no_version_and_one_tenant_nothing_of_another() {
         assert_eq!(status.code(), Code::Aborted);
         details.error_info().unwrap().metadata.get("version").cloned()
     };
-    assert_eq!(mismatch(&everybody.callers[2]).await, None, "a writer does not read");
-    assert_eq!(mismatch(&Wire::connect(cluster, 0, "client")).await.as_deref(), Some("1"));
-
-    // The other tenant may have a chart of the same name: it is another chart.
-    let principal = format!("spiffe://{CLUSTER}/tenant/{}/service/other", others_tenant(cluster).await);
-    let operator = cluster.operator().admin();
-    operator.add_grant(&principal, &[Role::Reader, Role::Writer]).await.unwrap();
-    let other = client_of(cluster, "other");
-    let committed = other.put(&chart, &id, Put::new("text/plain", "theirs")).await.unwrap();
-    assert_eq!(committed.versions, [1]);
-    assert_eq!(cluster.client().get(&chart, &id).await.unwrap().body.as_ref(), b"kept");
-    assert_eq!(other.get(&chart, &id).await.unwrap().body.as_ref(), b"theirs");
+    assert_eq!(mismatch(everybody.caller("writer")).await, None, "a writer does not read");
+    assert_eq!(mismatch(&Wire::connect(&everybody.cluster, 0, "client")).await.as_deref(), Some("1"));
 }
 
-async fn others_tenant(cluster: &Cluster) -> String {
-    let tenants = cluster.operator().admin().list_tenants().await.unwrap();
-    tenants.into_iter().find(|tenant| tenant.name == "other").unwrap().uid
-}
-
-fn client_of(cluster: &Cluster, folder: &str) -> Client {
+/// A client under a certificate that has no profile.
+pub fn client_of(cluster: &Cluster, folder: &str) -> Client {
     let folder = cluster.folder().join(folder);
     let profile = charthold_client::Profile {
         endpoints: vec![cluster.endpoint(0)],
@@ -249,7 +305,7 @@ async fn grants_end_and_do_not_mix() {
     let reader = everybody.tenants_service("reader");
     operator.remove_grant(&reader).await.unwrap();
     charthold_tests::harness::until("the reader is denied", || async {
-        let answer = everybody.callers[1].call("charthold.v1.Charts/List", everybody.request("x/List")).await;
+        let answer = everybody.caller("reader").call("charthold.v1.Charts/List", everybody.request("x/List")).await;
         answer.err().filter(|status| status.code() == No).map(|_| ()).ok_or_else(|| "still reads".to_owned())
     })
     .await;

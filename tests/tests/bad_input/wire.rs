@@ -114,10 +114,15 @@ impl Wire {
 
     /// One call, its request as bytes; of a stream, the messages until its end.
     pub async fn call(&self, method: &str, request: Bytes) -> Result<Vec<Bytes>, Status> {
+        self.call_with(method, Request::new(request)).await
+    }
+
+    /// The same with metadata of the caller's, a deadline among them.
+    pub async fn call_with(&self, method: &str, request: Request<Bytes>) -> Result<Vec<Bytes>, Status> {
         let mut grpc = tonic::client::Grpc::new(self.0.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
-        let mut answers = grpc.server_streaming(Request::new(request), path, Raw).await?.into_inner();
+        let mut answers = grpc.server_streaming(request, path, Raw).await?.into_inner();
         let mut messages = Vec::new();
         while let Some(message) = answers.message().await? {
             messages.push(message);
@@ -186,6 +191,8 @@ impl Refusal {
         let info = details.error_info();
         if let Some(info) = info {
             assert_eq!(info.domain, "charthold");
+            let linked = details.help().map(|help| help.links[0].url.clone()).unwrap_or_default();
+            assert_eq!(linked, format!("docs/errors/{}.md", info.reason));
         }
         let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
         Self {

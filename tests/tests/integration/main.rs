@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod canary;
 mod command_line;
 mod dev;
 mod hand_over;
 mod main_job;
+mod manual;
 mod once;
 mod pages;
 mod power_cut;
