@@ -86,6 +86,24 @@
 //! # }
 //! ```
 //!
+//! # List
+//!
+//! Headers come without bodies: of a type, of a time, of a status, in order of their clinical dates. All pages of a
+//! list show the chart as of one moment; [`at_position`](Client::at_position) reads as of an earlier one.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client, chart: Chart) -> Result<(), Error> {
+//! let query = ListQuery::of_type("Observation").from("2024").until("2025").newest_first();
+//! let mut headers = client.list_where(&chart, query);
+//! while let Some(header) = headers.next().await {
+//!     let header = header?;
+//!     println!("{} {}", header.clinical_date, header.status);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # When something fails
 //!
 //! A call is repeated, on other gateways too, until its deadline: 30 s unless [`with_deadline`](Client::with_deadline)
@@ -138,7 +156,7 @@
 //!
 //! # Layout of this crate
 //!
-//! `charts` and `admin` hold the calls, `types` what they take and give; `retry` repeats them, `endpoints` and `hints`
+//! `charts` and `admin` hold the calls, `types` and `list` what they take and give; `retry` repeats them, `endpoints` and `hints`
 //! choose whom to ask, `connect` dials, `error` reads statuses.
 
 #![warn(missing_docs)]
@@ -149,6 +167,7 @@ mod connect;
 mod endpoints;
 mod error;
 mod hints;
+mod list;
 mod profile;
 mod retry;
 #[cfg(test)]
@@ -163,6 +182,7 @@ use tonic::Request;
 pub use admin::{Admin, ClusterStatus, FollowerLag, Grant, Node, Role, Root, ShardStatus, Tenant, Topology};
 pub use charts::RecordStream;
 pub use error::{Error, InvalidField};
+pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
 pub use types::{
     Chart, ChartKind, Committed, Header, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
@@ -185,6 +205,8 @@ pub struct Client {
     cluster: Arc<Cluster>,
     context: Arc<RequestContext>,
     deadline: Duration,
+    /// What reads show; nothing: now.
+    position: Option<Arc<str>>,
 }
 
 impl Client {
@@ -206,7 +228,7 @@ impl Client {
             return Err(Error::Config("connect was called outside a Tokio runtime".into()));
         }
         let cluster = Cluster { endpoints: Endpoints::new(endpoints, security)?, hints: hints::Hints::default() };
-        Ok(Self { cluster: Arc::new(cluster), context: Arc::default(), deadline: DEFAULT_DEADLINE })
+        Ok(Self { cluster: Arc::new(cluster), context: Arc::default(), deadline: DEFAULT_DEADLINE, position: None })
     }
 
     /// The same client, saying who acts and why.
@@ -219,6 +241,21 @@ impl Client {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
+    }
+
+    /// The same client, whose reads show a chart as it was at a position: one that an answer about this chart gave, for
+    /// example [`Committed::position`] or [`Page::position`]. Commits are not touched by it.
+    ///
+    /// ```no_run
+    /// # use charthold_client::*;
+    /// # async fn example(client: Client, chart: Chart, id: RecordId, committed: Committed) -> Result<(), Error> {
+    /// let as_it_was = client.at_position(&committed.position).get(&chart, &id).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn at_position(&self, position: &str) -> Self {
+        Self { position: Some(position.into()), ..self.clone() }
     }
 
     /// The calls of operators and tenant admins.

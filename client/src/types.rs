@@ -280,7 +280,7 @@ pub struct Committed {
     pub request_id: Uuid,
     /// One per mutation, in order: the record's version after the commit.
     pub versions: Vec<u64>,
-    /// Opaque: where in the chart's history it stands.
+    /// Opaque: where in the chart's history it stands. See [`Client::at_position`](crate::Client::at_position).
     pub position: String,
     /// The cluster's time of it.
     pub committed_at: Option<SystemTime>,
@@ -355,6 +355,8 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// To ask for the next page; absent on the last.
     pub next: Option<PageToken>,
+    /// Opaque: the moment that all pages are as of.
+    pub position: String,
 }
 
 /// Opaque, bound to the caller and to the query that it came from.
@@ -401,7 +403,7 @@ mod tests {
                 Chart::patient("patient-secret"),
                 Mutation::put(record.clone(), put.clone()).must_not_exist(),
                 Record { header: header.clone(), body: Bytes::from_static(b"body-secret") },
-                Page { items: vec![header], next: None },
+                Page { items: vec![header], next: None, position: String::new() },
                 RequestContext::new("actor-secret"),
                 (record, put),
             )

@@ -10,4 +10,5 @@
 
 pub mod canary;
 pub mod harness;
+pub mod listing;
 pub mod patients;

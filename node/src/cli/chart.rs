@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use charthold_client::{Chart, Record};
+use charthold_client::{Chart, Client, Record};
 use serde_json::json;
 
 use super::exit::CliError;
 use super::import::grouped;
+use super::record::AsOfArgs;
 use super::{Ctx, output};
 use crate::fhir::minify;
 
@@ -46,6 +47,8 @@ struct ExportArgs {
     /// Write to this file (readable by you only) instead of stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    as_of: AsOfArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -73,16 +76,17 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
         Some(path) => Sink::File(PendingFile::create(path)?),
         None => Sink::Stdout,
     };
-    let count = export(ctx, &chart, &mut sink).await?;
+    let client = args.as_of.client(&ctx.client()?.with_deadline(DEADLINE));
+    let (count, position) = export(&client, &chart, &mut sink).await?;
     if let Sink::File(file) = sink {
         let path = file.keep()?;
-        output::note(&format!("{} records written to {}", grouped(count), path.display()));
+        output::note(&format!("{} records written to {}, as of {position}", grouped(count), path.display()));
     }
     Ok(())
 }
 
-async fn export(ctx: &Ctx, chart: &Chart, sink: &mut Sink) -> Result<u64, CliError> {
-    let client = ctx.client()?.with_deadline(DEADLINE);
+/// How many records, and the position that they are as of.
+async fn export(client: &Client, chart: &Chart, sink: &mut Sink) -> Result<(u64, String), CliError> {
     let mut records = client.read_chart(chart).await?;
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
     let mut count = 0;
@@ -98,7 +102,7 @@ async fn export(ctx: &Ctx, chart: &Chart, sink: &mut Sink) -> Result<u64, CliErr
         return Err(CliError::NotFound("no such chart, or no record in it".into()));
     }
     sink.write(&buffer)?;
-    Ok(count)
+    Ok((count, records.position().to_owned()))
 }
 
 fn write_line(record: &Record, buffer: &mut Vec<u8>) {

@@ -108,14 +108,14 @@ impl Everybody {
         };
         let bytes = match method.split_once('/').unwrap().1 {
             "Commit" => v1::CommitRequest { context, request_id, chart, mutations: vec![mutation] }.encode_to_vec(),
-            "Get" => v1::GetRequest { context, chart, record, version: 0 }.encode_to_vec(),
+            "Get" => v1::GetRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "BatchGet" => {
                 let records = record.into_iter().collect();
-                v1::BatchGetRequest { context, chart, records }.encode_to_vec()
+                v1::BatchGetRequest { context, chart, records, ..Default::default() }.encode_to_vec()
             }
             "List" => v1::ListRequest { context, chart, ..Default::default() }.encode_to_vec(),
             "History" => v1::HistoryRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
-            "ReadChart" => v1::ReadChartRequest { context, chart }.encode_to_vec(),
+            "ReadChart" => v1::ReadChartRequest { context, chart, ..Default::default() }.encode_to_vec(),
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),

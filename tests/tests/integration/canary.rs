@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use charthold_client::{Chart, Client, Error, Mutation, Put, RecordId, RequestContext, Role};
+use charthold_client::{Chart, Client, Error, ListQuery, Mutation, Order, Put, RecordId, RequestContext, Role};
 use charthold_tests::canary::{Form, Scan, Texts, files_below, forms_of};
 use charthold_tests::harness::{Cluster, Options, TENANT_NAME};
 use charthold_tests::patients;
@@ -116,8 +116,11 @@ async fn every_call(cluster: &Cluster) {
     }
     assert_eq!(client.list(&chart, None).await.unwrap().len(), 1);
     assert_eq!(client.list(&chart, Some(WORDS[1])).await.unwrap().len(), 1);
-    let history = client.history_page(&chart, &id, 1, None).await.unwrap();
-    client.history_page(&chart, &id, 1, history.next.as_ref()).await.unwrap();
+    let query = ListQuery::of_type(WORDS[1]).from("2024-05").until("2025").with_status(WORDS[5]).newest_first();
+    let listed = client.list_page(&chart, &query, 1, None).await.unwrap();
+    assert_eq!(client.at_position(&listed.position).list_where(&chart, query).all().await.unwrap().len(), 1);
+    let history = client.history_page(&chart, &id, Order::NewestFirst, 1, None).await.unwrap();
+    client.history_page(&chart, &id, Order::NewestFirst, 1, history.next.as_ref()).await.unwrap();
     client.batch_get(&chart, &[id.clone(), RecordId::new(WORDS[1], WORDS[0])]).await.unwrap();
     let newest = client.get(&chart, &id).await.unwrap().version();
     client.delete(&chart, &id, newest).await.unwrap();

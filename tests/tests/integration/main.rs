@@ -6,6 +6,7 @@ mod canary;
 mod command_line;
 mod dev;
 mod hand_over;
+mod listing;
 mod main_job;
 mod once;
 mod pages;
