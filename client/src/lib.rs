@@ -104,6 +104,22 @@
 //! # }
 //! ```
 //!
+//! # Find
+//!
+//! A record is found by what it was put with: an identifier, system and value. A match is verified in the record itself.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let patient = Put::fhir(r#"{"resourceType":"Patient"}"#).with_index_term("https://hospital.example/mrn", "4711");
+//! client.put(&Chart::patient("patient-1"), &RecordId::new("Patient", "patient-1"), patient).await?;
+//!
+//! let found = client.find_charts(FindQuery::new("https://hospital.example/mrn", "4711")).all().await?;
+//! assert_eq!(found[0].chart, Chart::patient("patient-1"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # When something fails
 //!
 //! A call is repeated, on other gateways too, until its deadline: 30 s unless [`with_deadline`](Client::with_deadline)
@@ -156,7 +172,7 @@
 //!
 //! # Layout of this crate
 //!
-//! `charts` and `admin` hold the calls, `types` and `list` what they take and give; `retry` repeats them, `endpoints` and `hints`
+//! `charts`, `find` and `admin` hold the calls, `types` and `list` what they take and give; `retry` repeats them, `endpoints` and `hints`
 //! choose whom to ask, `connect` dials, `error` reads statuses.
 
 #![warn(missing_docs)]
@@ -166,6 +182,7 @@ mod charts;
 mod connect;
 mod endpoints;
 mod error;
+mod find;
 mod hints;
 mod list;
 mod profile;
@@ -182,10 +199,11 @@ use tonic::Request;
 pub use admin::{Admin, ClusterStatus, FollowerLag, Grant, Node, Role, Root, ShardStatus, Tenant, Topology};
 pub use charts::RecordStream;
 pub use error::{Error, InvalidField};
+pub use find::{FindQuery, Match};
 pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
 pub use types::{
-    Chart, ChartKind, Committed, Header, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
+    Chart, ChartKind, Committed, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
     RequestContext, new_request_id,
 };
 pub use uuid::Uuid;

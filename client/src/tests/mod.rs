@@ -247,6 +247,15 @@ async fn a_pager_fetches_as_it_is_asked_and_goes_on_after_an_error() {
 }
 
 #[tokio::test]
+async fn charts_are_found_by_an_identifier() {
+    let gateway = Gateway::start([no_leader()]).await;
+    let query = FindQuery::new("mrn", "4711").of_type("Patient").in_charts_of(ChartKind::Patient);
+    let found = client(&[&gateway.address]).find_charts(query).all().await.unwrap();
+    let expected = Match { chart: Chart::patient("4711"), record: RecordId::new("Patient", "4711"), version: 3 };
+    assert!(found == [expected]);
+}
+
+#[tokio::test]
 async fn a_chart_is_read_to_its_end() {
     let gateway = Gateway::start([no_leader()]).await;
     let mut records = client(&[&gateway.address]).read_chart(&chart()).await.unwrap();

@@ -1,4 +1,4 @@
-//! `charthold chart export`: all records of a chart, as of one position, as NDJSON.
+//! `charthold chart export | find`: all records of a chart, as of one position, as NDJSON; charts by an identifier.
 //!
 //! Owns: the form of a line, and that a file is there whole or not at all. A record whose body is JSON is that body,
 //! its tokens unchanged, on one line; any other is `{"content_type":…,"base64":…}`.
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use charthold_client::{Chart, Client, Record};
+use charthold_client::{Chart, ChartKind, Client, FindQuery, Match, Record};
 use serde_json::json;
 
 use super::exit::CliError;
@@ -35,6 +35,24 @@ pub struct Args {
 enum Command {
     /// Write all records of a chart, one a line
     Export(ExportArgs),
+    /// The charts with a record that can be found by an identifier
+    Find(FindArgs),
+}
+
+#[derive(clap::Args)]
+struct FindArgs {
+    /// Whose numbers these are, for example https://hospital.example/mrn
+    #[arg(long)]
+    system: String,
+    /// The number, as it was put
+    #[arg(long)]
+    value: String,
+    /// Only records of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    type_: Option<String>,
+    /// Only charts of this kind
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
 }
 
 #[derive(clap::Args)]
@@ -59,6 +77,13 @@ enum Kind {
     Shared,
 }
 
+// An identifier names a patient.
+impl std::fmt::Debug for FindArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FindArgs").finish_non_exhaustive()
+    }
+}
+
 // The id names a patient.
 impl std::fmt::Debug for ExportArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -67,7 +92,41 @@ impl std::fmt::Debug for ExportArgs {
 }
 
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
-    let Command::Export(args) = args.command;
+    match args.command {
+        Command::Export(args) => run_export(args, ctx).await,
+        Command::Find(args) => find(args, ctx).await,
+    }
+}
+
+async fn find(args: FindArgs, ctx: &Ctx) -> Result<(), CliError> {
+    let chart_kind = args.kind.map(|kind| match kind {
+        Kind::Patient => ChartKind::Patient,
+        Kind::Shared => ChartKind::Shared,
+    });
+    let query = FindQuery { chart_kind, type_: args.type_, ..FindQuery::new(args.system, args.value) };
+    let found = ctx.client()?.find_charts(query).all().await?;
+    let kind = |found: &Match| match found.chart.kind() {
+        ChartKind::Patient => "patient",
+        ChartKind::Shared => "shared",
+    };
+    let as_json = |found: &Match| {
+        json!({
+            "kind": kind(found),
+            "chart": found.chart.id(),
+            "type": found.record.type_,
+            "id": found.record.id,
+            "version": found.version,
+        })
+    };
+    let row = |found: &Match| {
+        let (chart, record) = (&found.chart, &found.record);
+        [kind(found), chart.id(), &record.type_, &record.id, &found.version.to_string()].map(str::to_owned).to_vec()
+    };
+    let names = ["KIND", "CHART", "TYPE", "ID", "VERSION"];
+    ctx.show(|| found.iter().map(as_json).collect(), || output::table(&names, &[4], found.iter().map(row)))
+}
+
+async fn run_export(args: ExportArgs, ctx: &Ctx) -> Result<(), CliError> {
     let chart = match args.kind {
         Kind::Patient => Chart::patient(args.chart),
         Kind::Shared => Chart::shared(args.chart),
@@ -208,6 +267,7 @@ mod tests {
             status: String::new(),
             author: String::new(),
             labels: Vec::new(),
+            index_terms: Vec::new(),
             length_bytes: body.len() as u64,
             committed_at: None,
         };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use charthold_client::{
-    Chart, Client, Committed, Header, ListQuery, Mutation, Order, Precondition, Put, Record, RecordId,
+    Chart, Client, Committed, Header, IndexTerm, ListQuery, Mutation, Order, Precondition, Put, Record, RecordId,
 };
 use serde_json::{Value, json};
 
@@ -184,6 +184,9 @@ struct PutArgs {
     /// May be repeated
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
+    /// What the record can be found by, see `chart find`; may be repeated
+    #[arg(long = "index", value_name = "SYSTEM|VALUE", value_parser = parse_term)]
+    index_terms: Vec<IndexTerm>,
     /// Only if this is the newest version
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     if_version: Option<u64>,
@@ -208,6 +211,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
                 status: args.status,
                 author: args.author,
                 labels: args.labels,
+                index_terms: args.index_terms,
                 ..Put::new(args.content_type, body)
             };
             let mutation = conditional(Mutation::put(args.record.id(), put), precondition);
@@ -235,6 +239,12 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
             show_committed(ctx, &client.commit(&record.chart.chart(), vec![mutation]).await?)
         }
     }
+}
+
+/// As FHIR's searches write an identifier.
+fn parse_term(text: &str) -> Result<IndexTerm, &'static str> {
+    let (system, value) = text.split_once('|').ok_or("is not of the form SYSTEM|VALUE")?;
+    Ok(IndexTerm::new(system, value))
 }
 
 fn conditional(mutation: Mutation, precondition: Option<Precondition>) -> Mutation {
@@ -304,6 +314,7 @@ fn header_json(header: &Header) -> Value {
         "status": header.status,
         "author": header.author,
         "labels": header.labels,
+        "index": header.index_terms.iter().map(|term| format!("{}|{}", term.system, term.value)).collect::<Vec<_>>(),
         "length_bytes": header.length_bytes,
         "committed_at": output::time(header.committed_at),
     })
@@ -343,6 +354,7 @@ mod tests {
             status: "final".into(),
             author: String::new(),
             labels: vec!["a".into()],
+            index_terms: Vec::new(),
             length_bytes: 17,
             committed_at: Some(UNIX_EPOCH + Duration::from_secs(1)),
         }

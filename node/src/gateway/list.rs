@@ -26,7 +26,7 @@ use crate::seal::Token;
 /// What one call of an unordered listing looks at, so that a filter that nothing passes still answers soon.
 const SCAN_ROWS_MAX: usize = 20_000;
 /// The largest chart, in versions, that is listed in an order: each of its pages looks at all of it.
-const SORT_ROWS_MAX: usize = 1_000_000;
+const SORT_ROWS_MAX: usize = 250_000;
 const STATUSES_MAX: usize = 16;
 
 /// One page's work.
@@ -114,7 +114,7 @@ impl Gateway {
         })
     }
 
-    async fn on_own_thread<T: Send + 'static>(
+    pub(super) async fn on_own_thread<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, GatewayError> + Send + 'static,
     ) -> Result<T, GatewayError> {
@@ -122,7 +122,7 @@ impl Gateway {
         tokio::task::spawn_blocking(move || work(&gateway)).await.map_err(|_| GatewayError::Internal)?
     }
 
-    fn next_token(
+    pub(super) fn next_token(
         &self,
         place: &GrantPlace,
         method: &str,

@@ -6,6 +6,7 @@
 //! # Layout
 //! - [`server`]: the gRPC server with health and reflection
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`]: what they do
+//! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
@@ -18,6 +19,7 @@ mod clinical_date;
 mod cluster;
 mod commit;
 pub mod error;
+mod find;
 mod keyring;
 mod list;
 mod malformed;
@@ -25,6 +27,7 @@ mod page;
 mod read;
 mod record;
 pub mod server;
+pub mod sweep;
 mod tenants;
 mod validate;
 

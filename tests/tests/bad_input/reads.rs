@@ -154,6 +154,32 @@ async fn lists_and_positions_make_sense_or_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn finds_make_sense_or_are_refused() {
+    let (_cluster, wire) = start().await;
+    let term = |system: &str, value: &str| Some(v1::IndexTerm { system: system.to_owned(), value: value.to_owned() });
+    let find = || v1::FindChartsRequest { context: context(), term: term("mrn", "4711"), ..Default::default() };
+    let cases = [
+        (v1::FindChartsRequest { context: None, ..find() }, "context"),
+        (v1::FindChartsRequest { term: None, ..find() }, "term"),
+        (v1::FindChartsRequest { term: term("", "4711"), ..find() }, "term.system"),
+        (v1::FindChartsRequest { term: term("mrn", ""), ..find() }, "term.value"),
+        (v1::FindChartsRequest { term: term(&"x".repeat(129), "4711"), ..find() }, "term.system"),
+        (v1::FindChartsRequest { term: term("mrn", &"x".repeat(257)), ..find() }, "term.value"),
+        (v1::FindChartsRequest { term: term("mrn", "4711\u{1b}[2J"), ..find() }, "term.value"),
+        (v1::FindChartsRequest { chart_kind: 77, ..find() }, "chart_kind"),
+        (v1::FindChartsRequest { r#type: "x".repeat(129), ..find() }, "type"),
+        (v1::FindChartsRequest { page_size: 1_001, ..find() }, "page_size"),
+        (v1::FindChartsRequest { page_token: "nonsense".to_owned(), ..find() }, "page_token"),
+    ];
+    for (request, field) in cases {
+        let refusal = refused(&wire, "Charts/FindCharts", &request).await;
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{refusal:?}");
+        assert!(refusal.fields.len() == 1 && refusal.fields[0].0 == field, "{field}: {refusal:?}");
+        assert!(!refusal.message.contains("4711"), "values are not repeated: {refusal:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_absent_is_absent() {
     let (cluster, wire) = start().await;
     let get = |id, version| v1::GetRequest {

@@ -28,13 +28,14 @@ const ROLES: [&str; 8] = [
 ];
 
 /// What everybody is told. The other tenant's reader reads its own tenant's chart of the same name: nothing is there.
-const TABLE: [(&str, [Code; 8]); 14] = [
+const TABLE: [(&str, [Code; 8]); 15] = [
     ("charthold.v1.Charts/Commit", [No, No, Done, No, No, No, No, No]),
     ("charthold.v1.Charts/Get", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/BatchGet", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/List", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/History", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/ReadChart", [No, Done, No, No, No, No, Done, No]),
+    ("charthold.v1.Charts/FindCharts", [No, Done, No, No, No, No, Done, No]),
     // Once it is initialized nobody's grant is looked at: there is nothing left to do for anybody.
     ("charthold.v1.Cluster/Init", [No, No, No, No, FailedPrecondition, FailedPrecondition, No, No]),
     ("charthold.v1.Cluster/Status", [No, No, No, No, Done, No, No, No]),
@@ -116,6 +117,10 @@ impl Everybody {
             "List" => v1::ListRequest { context, chart, ..Default::default() }.encode_to_vec(),
             "History" => v1::HistoryRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "ReadChart" => v1::ReadChartRequest { context, chart, ..Default::default() }.encode_to_vec(),
+            "FindCharts" => {
+                let term = Some(v1::IndexTerm { system: "mrn".to_owned(), value: "4711".to_owned() });
+                v1::FindChartsRequest { context, term, ..Default::default() }.encode_to_vec()
+            }
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),

@@ -5,6 +5,7 @@
 mod canary;
 mod command_line;
 mod dev;
+mod find;
 mod hand_over;
 mod listing;
 mod main_job;

@@ -60,6 +60,7 @@ public_messages![
     BatchGetRequest,
     BatchGetResponse,
     BatchGetResult,
+    ChartMatch,
     ChartRef,
     Check,
     CommitRequest,
@@ -67,12 +68,15 @@ public_messages![
     CreateTenantRequest,
     CreateTenantResponse,
     Delete,
+    FindChartsRequest,
+    FindChartsResponse,
     FollowerLag,
     GetRequest,
     GetResponse,
     Grant,
     HistoryRequest,
     HistoryResponse,
+    IndexTerm,
     InitRequest,
     InitResponse,
     LeaderHint,
@@ -119,6 +123,7 @@ fn the_insides_of_envelopes_cannot_be_printed() {
             internal::ClearHeader,
             internal::ClearContext,
             internal::ClearGrant,
+            internal::ClearIndexTerm,
             internal::AuditEvent,
             internal::AuditedMutation,
             internal::PageToken,
@@ -151,6 +156,10 @@ fn keys_clear_text_and_records_cannot_be_shown_or_serialized() {
             client::Mutation,
             client::Header,
             client::ListQuery,
+            client::FindQuery,
+            client::IndexTerm,
+            client::Match,
+            fhir::Identifier,
             client::Record,
             client::Page<client::Record>,
         ],
@@ -184,6 +193,7 @@ fn debug_of_the_clients_types_tells_nothing() {
         labels: vec![word()],
         ..client::Put::new(CANARY, CANARY)
     };
+    let put = put.with_index_term(CANARY, CANARY);
     let header = client::Header {
         record: id.clone(),
         version: 1,
@@ -193,6 +203,7 @@ fn debug_of_the_clients_types_tells_nothing() {
         status: word(),
         author: word(),
         labels: vec![word()],
+        index_terms: vec![client::IndexTerm::new(CANARY, CANARY)],
         length_bytes: 7,
         committed_at: None,
     };
@@ -208,6 +219,9 @@ fn debug_of_the_clients_types_tells_nothing() {
     };
     is_silent(&(&chart, &id, &put, &header, &record, &context));
     is_silent(&client::Mutation::put(id, put));
+    is_silent(&client::FindQuery::new(CANARY, CANARY).of_type(CANARY));
+    is_silent(&client::IndexTerm::new(CANARY, CANARY));
+    is_silent(&client::Match { chart: chart.clone(), record: client::RecordId::new(CANARY, CANARY), version: 1 });
     is_silent(&client::ListQuery::of_type(CANARY).from(CANARY).until(CANARY).with_status(CANARY));
     is_silent(&Some(client::Page { items: vec![record], next: None, position: String::new() }));
 }

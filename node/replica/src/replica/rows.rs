@@ -49,6 +49,13 @@ impl ChartRows {
         Ok(Some(pb::ChartKey { key_id: row.key_id, wrapped_key }))
     }
 
+    /// Whether a chart was erased: nothing of it opens then.
+    pub fn is_erased(&self, address: &ChartAddress) -> Result<bool, EngineError> {
+        let row = self.state.engine().get(Table::Chart, &chart::encode(address))?;
+        let row = row.map(chart::Row::decode).transpose().map_err(|_| damaged())?;
+        Ok(row.is_some_and(|row| row.state() == pb::chart_row::State::Erased))
+    }
+
     /// A chart key that sealed something, wrapped.
     pub fn wrapped_key(&self, address: &ChartAddress, key_id: key::KeyId) -> Result<Option<bytes::Bytes>, EngineError> {
         self.state.engine().get(Table::Key, &key::Key { chart: *address, key_id }.encode())
