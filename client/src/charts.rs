@@ -18,6 +18,7 @@ use tonic::{Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::error::Failure;
+use crate::list::{ListQuery, Order, Pager};
 use crate::retry::{Attempt, Call, Route};
 use crate::types::{Chart, Committed, Header, Mutation, Page, PageToken, Put, Record, RecordId, new_request_id};
 use crate::types::{Precondition, system_time};
@@ -102,6 +103,7 @@ impl Client {
             chart: Some(chart.to_proto()),
             record: Some(record.to_proto()),
             version,
+            as_of: self.as_of(),
         };
         let answer = self
             .read(chart, |attempt| {
@@ -125,6 +127,7 @@ impl Client {
                 context: Some(self.context.to_proto()),
                 chart: Some(chart.to_proto()),
                 records: asked.iter().map(RecordId::to_proto).collect(),
+                as_of: self.as_of(),
             };
             let answer = self
                 .read(chart, |attempt| {
@@ -143,32 +146,52 @@ impl Client {
 
     /// The headers of a chart's records, of one type or of all; deleted records are left out.
     pub async fn list(&self, chart: &Chart, type_: Option<&str>) -> Result<Vec<Header>, Error> {
-        let mut headers = Vec::new();
-        let mut token = None;
-        loop {
-            let page = self.list_page(chart, type_, PAGE_ROWS, token.as_ref()).await?;
-            headers.extend(page.items);
-            token = page.next;
-            if token.is_none() {
-                return Ok(headers);
-            }
-        }
+        let query = ListQuery { type_: type_.map(str::to_owned), ..ListQuery::default() };
+        self.list_where(chart, query).all().await
     }
 
-    /// One page of [`Client::list`]: up to `page_size` headers (at most 1,000; 0 means 100).
+    /// The headers of those records of a chart that a query asks for, page by page as they are taken. All pages show the
+    /// chart as of one moment, whatever is written meanwhile.
+    ///
+    /// ```no_run
+    /// # use charthold_client::*;
+    /// # async fn example(client: Client, chart: Chart) -> Result<(), Error> {
+    /// let mut headers = client.list_where(&chart, ListQuery::of_type("Observation").newest_first());
+    /// while let Some(header) = headers.next().await {
+    ///     println!("{}", header?.clinical_date);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn list_where(&self, chart: &Chart, query: ListQuery) -> Pager<Header> {
+        let (client, chart) = (self.clone(), chart.clone());
+        Pager::new(move |token| {
+            let (client, chart, query) = (client.clone(), chart.clone(), query.clone());
+            async move { client.list_page(&chart, &query, PAGE_ROWS, token.as_ref()).await }
+        })
+    }
+
+    /// One page of [`Client::list_where`]: up to `page_size` headers (at most 1,000; 0 means 100), perhaps none and yet
+    /// not the last.
     pub async fn list_page(
         &self,
         chart: &Chart,
-        type_: Option<&str>,
+        query: &ListQuery,
         page_size: u32,
         token: Option<&PageToken>,
     ) -> Result<Page<Header>, Error> {
         let message = v1::ListRequest {
             context: Some(self.context.to_proto()),
             chart: Some(chart.to_proto()),
-            r#type: type_.unwrap_or_default().to_owned(),
+            r#type: query.type_.clone().unwrap_or_default(),
             page_size,
             page_token: token.map(|token| token.as_str().to_owned()).unwrap_or_default(),
+            clinical_from: query.from.clone().unwrap_or_default(),
+            clinical_to: query.until.clone().unwrap_or_default(),
+            status: query.statuses.clone(),
+            order: query.order.to_proto(),
+            include_deleted: query.include_deleted,
+            as_of: self.as_of(),
         };
         let answer = self
             .read(chart, |attempt| {
@@ -176,29 +199,30 @@ impl Client {
                 async move { stub(attempt.channel).list(request).await.map(Response::into_inner) }
             })
             .await?;
-        self.learn(chart, answer.answer);
-        Ok(page(answer.headers, answer.next_page_token))
+        let position = self.learn(chart, answer.answer);
+        Ok(page(answer.headers, answer.next_page_token, position))
     }
 
     /// All versions of one record, newest first, deletions among them.
     pub async fn history(&self, chart: &Chart, record: &RecordId) -> Result<Vec<Header>, Error> {
-        let mut headers = Vec::new();
-        let mut token = None;
-        loop {
-            let page = self.history_page(chart, record, PAGE_ROWS, token.as_ref()).await?;
-            headers.extend(page.items);
-            token = page.next;
-            if token.is_none() {
-                return Ok(headers);
-            }
-        }
+        self.history_in(chart, record, Order::NewestFirst).all().await
     }
 
-    /// One page of [`Client::history`].
+    /// The versions of one record in an order, page by page as they are taken.
+    pub fn history_in(&self, chart: &Chart, record: &RecordId, order: Order) -> Pager<Header> {
+        let (client, chart, record) = (self.clone(), chart.clone(), record.clone());
+        Pager::new(move |token| {
+            let (client, chart, record) = (client.clone(), chart.clone(), record.clone());
+            async move { client.history_page(&chart, &record, order, PAGE_ROWS, token.as_ref()).await }
+        })
+    }
+
+    /// One page of [`Client::history_in`].
     pub async fn history_page(
         &self,
         chart: &Chart,
         record: &RecordId,
+        order: Order,
         page_size: u32,
         token: Option<&PageToken>,
     ) -> Result<Page<Header>, Error> {
@@ -208,6 +232,8 @@ impl Client {
             record: Some(record.to_proto()),
             page_size,
             page_token: token.map(|token| token.as_str().to_owned()).unwrap_or_default(),
+            order: order.to_proto(),
+            as_of: self.as_of(),
         };
         let answer = self
             .read(chart, |attempt| {
@@ -215,15 +241,19 @@ impl Client {
                 async move { stub(attempt.channel).history(request).await.map(Response::into_inner) }
             })
             .await?;
-        self.learn(chart, answer.answer);
-        Ok(page(answer.headers, answer.next_page_token))
+        let position = self.learn(chart, answer.answer);
+        Ok(page(answer.headers, answer.next_page_token, position))
     }
 
     /// Reads all records of a chart, as of one moment, as they come.
     ///
     /// The deadline covers the whole stream: give a large chart more with [`Client::with_deadline`].
     pub async fn read_chart(&self, chart: &Chart) -> Result<RecordStream, Error> {
-        let message = v1::ReadChartRequest { context: Some(self.context.to_proto()), chart: Some(chart.to_proto()) };
+        let message = v1::ReadChartRequest {
+            context: Some(self.context.to_proto()),
+            chart: Some(chart.to_proto()),
+            as_of: self.as_of(),
+        };
         // Up to its first page the stream is repeated like any call; after that the caller has part of it.
         let (first, pages, deadline) = self
             .read(chart, |attempt: Attempt| {
@@ -254,6 +284,10 @@ impl Client {
         self.cluster.run(call, attempt).await
     }
 
+    fn as_of(&self) -> String {
+        self.position.as_deref().unwrap_or_default().to_owned()
+    }
+
     /// Keeps the leader that an answer names; gives its position.
     fn learn(&self, chart: &Chart, answer: Option<v1::AnswerContext>) -> String {
         let answer = answer.unwrap_or_default();
@@ -264,8 +298,8 @@ impl Client {
     }
 }
 
-fn page(headers: Vec<v1::RecordHeader>, token: String) -> Page<Header> {
-    Page { items: headers.into_iter().map(Header::from_proto).collect(), next: PageToken::new(token) }
+fn page(headers: Vec<v1::RecordHeader>, token: String, position: String) -> Page<Header> {
+    Page { items: headers.into_iter().map(Header::from_proto).collect(), next: PageToken::new(token), position }
 }
 
 const CUT: &str = "the stream was cut before the chart was complete";

@@ -103,6 +103,40 @@
 //! # }
 //! ```
 //!
+//! # List
+//!
+//! Headers come without bodies: of a type, of a time, of a status, in order of their clinical dates. All pages of a
+//! list show the chart as of one moment; [`at_position`](Client::at_position) reads as of an earlier one.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client, chart: Chart) -> Result<(), Error> {
+//! let query = ListQuery::of_type("Observation").from("2024").until("2025").newest_first();
+//! let mut headers = client.list_where(&chart, query);
+//! while let Some(header) = headers.next().await {
+//!     let header = header?;
+//!     println!("{} {}", header.clinical_date, header.status);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Find
+//!
+//! A record is found by what it was put with: an identifier, system and value. A match is verified in the record itself.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let patient = Put::fhir(r#"{"resourceType":"Patient"}"#).with_index_term("https://hospital.example/mrn", "4711");
+//! client.put(&Chart::patient("patient-1"), &RecordId::new("Patient", "patient-1"), patient).await?;
+//!
+//! let found = client.find_charts(FindQuery::new("https://hospital.example/mrn", "4711")).all().await?;
+//! assert_eq!(found[0].chart, Chart::patient("patient-1"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # When something fails
 //!
 //! A call is repeated, on other gateways too, until its deadline: 30 s unless [`with_deadline`](Client::with_deadline)
@@ -158,7 +192,7 @@
 //!
 //! # Layout of this crate
 //!
-//! `charts` and `admin` hold the calls, `types` what they take and give; `retry` repeats them, `endpoints` and `hints`
+//! `charts`, `find` and `admin` hold the calls, `types` and `list` what they take and give; `retry` repeats them, `endpoints` and `hints`
 //! choose whom to ask, `connect` dials, `error` reads statuses.
 
 #![warn(missing_docs)]
@@ -168,7 +202,9 @@ mod charts;
 mod connect;
 mod endpoints;
 mod error;
+mod find;
 mod hints;
+mod list;
 mod profile;
 mod retry;
 #[cfg(test)]
@@ -183,9 +219,11 @@ use tonic::Request;
 pub use admin::{Admin, ClusterStatus, FollowerLag, Grant, Node, Role, Root, ShardStatus, Tenant, Topology};
 pub use charts::RecordStream;
 pub use error::{Error, InvalidField};
+pub use find::{FindQuery, Match};
+pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
 pub use types::{
-    Chart, ChartKind, Committed, Header, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
+    Chart, ChartKind, Committed, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
     RequestContext, new_request_id,
 };
 pub use uuid::Uuid;
@@ -205,6 +243,8 @@ pub struct Client {
     cluster: Arc<Cluster>,
     context: Arc<RequestContext>,
     deadline: Duration,
+    /// What reads show; nothing: now.
+    position: Option<Arc<str>>,
 }
 
 impl Client {
@@ -226,7 +266,7 @@ impl Client {
             return Err(Error::Config("connect was called outside a Tokio runtime".into()));
         }
         let cluster = Cluster { endpoints: Endpoints::new(endpoints, security)?, hints: hints::Hints::default() };
-        Ok(Self { cluster: Arc::new(cluster), context: Arc::default(), deadline: DEFAULT_DEADLINE })
+        Ok(Self { cluster: Arc::new(cluster), context: Arc::default(), deadline: DEFAULT_DEADLINE, position: None })
     }
 
     /// The same client, saying who acts and why.
@@ -239,6 +279,21 @@ impl Client {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
+    }
+
+    /// The same client, whose reads show a chart as it was at a position: one that an answer about this chart gave, for
+    /// example [`Committed::position`] or [`Page::position`]. Commits are not touched by it.
+    ///
+    /// ```no_run
+    /// # use charthold_client::*;
+    /// # async fn example(client: Client, chart: Chart, id: RecordId, committed: Committed) -> Result<(), Error> {
+    /// let as_it_was = client.at_position(&committed.position).get(&chart, &id).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn at_position(&self, position: &str) -> Self {
+        Self { position: Some(position.into()), ..self.clone() }
     }
 
     /// The calls of operators and tenant admins.

@@ -22,7 +22,7 @@ macro_rules! redacted_debug {
     )+};
 }
 
-redacted_debug!(Chart, RecordId, RequestContext, Put, Mutation, Header, Record);
+redacted_debug!(Chart, RecordId, RequestContext, IndexTerm, Put, Mutation, Header, Record);
 
 /// One chart: what is ordered, committed atomically and erased as a whole.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -62,11 +62,25 @@ impl Chart {
     }
 
     pub(crate) fn to_proto(&self) -> v1::ChartRef {
-        let kind = match self.kind {
-            ChartKind::Patient => v1::chart_ref::Kind::Patient,
-            ChartKind::Shared => v1::chart_ref::Kind::Shared,
+        v1::ChartRef { kind: self.kind.to_proto().into(), id: self.id.clone() }
+    }
+
+    pub(crate) fn from_proto(chart: v1::ChartRef) -> Option<Self> {
+        let kind = match chart.kind() {
+            v1::chart_ref::Kind::Patient => ChartKind::Patient,
+            v1::chart_ref::Kind::Shared => ChartKind::Shared,
+            v1::chart_ref::Kind::Unspecified => return None,
         };
-        v1::ChartRef { kind: kind.into(), id: self.id.clone() }
+        Some(Self { kind, id: chart.id })
+    }
+}
+
+impl ChartKind {
+    pub(crate) fn to_proto(self) -> v1::chart_ref::Kind {
+        match self {
+            Self::Patient => v1::chart_ref::Kind::Patient,
+            Self::Shared => v1::chart_ref::Kind::Shared,
+        }
     }
 }
 
@@ -89,7 +103,7 @@ impl RecordId {
         v1::RecordRef { r#type: self.type_.clone(), id: self.id.clone() }
     }
 
-    fn from_proto(record: Option<v1::RecordRef>) -> Self {
+    pub(crate) fn from_proto(record: Option<v1::RecordRef>) -> Self {
         let record = record.unwrap_or_default();
         Self { type_: record.r#type, id: record.id }
     }
@@ -168,6 +182,29 @@ pub struct Put {
     pub author: String,
     /// Up to 16.
     pub labels: Vec<String>,
+    /// What the record can be found by, see [`Client::find_charts`](crate::Client::find_charts). Of this version: one
+    /// that is put without them takes them away. Up to 8.
+    pub index_terms: Vec<IndexTerm>,
+}
+
+/// An identifier: whose numbers these are, and the number.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IndexTerm {
+    /// For example a URI.
+    pub system: String,
+    /// Bring it into one form before it is put: terms match byte by byte.
+    pub value: String,
+}
+
+impl IndexTerm {
+    /// `IndexTerm::new("https://hospital.example/mrn", "4711")`
+    pub fn new(system: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { system: system.into(), value: value.into() }
+    }
+
+    pub(crate) fn into_proto(self) -> v1::IndexTerm {
+        v1::IndexTerm { system: self.system, value: self.value }
+    }
 }
 
 impl Put {
@@ -179,6 +216,13 @@ impl Put {
     /// A FHIR resource as JSON.
     pub fn fhir(body: impl Into<Bytes>) -> Self {
         Self::new("application/fhir+json", body)
+    }
+
+    /// The same, to be found by an identifier.
+    #[must_use]
+    pub fn with_index_term(mut self, system: impl Into<String>, value: impl Into<String>) -> Self {
+        self.index_terms.push(IndexTerm::new(system, value));
+        self
     }
 }
 
@@ -261,6 +305,7 @@ impl Mutation {
                 status: put.status,
                 author: put.author,
                 labels: put.labels,
+                index_terms: put.index_terms.into_iter().map(IndexTerm::into_proto).collect(),
             }),
             Operation::Delete => Op::Delete(v1::Delete {}),
             Operation::Check => Op::Check(v1::Check {}),
@@ -280,7 +325,7 @@ pub struct Committed {
     pub request_id: Uuid,
     /// One per mutation, in order: the record's version after the commit.
     pub versions: Vec<u64>,
-    /// Opaque: where in the chart's history it stands.
+    /// Opaque: where in the chart's history it stands. See [`Client::at_position`](crate::Client::at_position).
     pub position: String,
     /// The cluster's time of it.
     pub committed_at: Option<SystemTime>,
@@ -305,6 +350,8 @@ pub struct Header {
     pub author: String,
     /// As they were put.
     pub labels: Vec<String>,
+    /// As they were put.
+    pub index_terms: Vec<IndexTerm>,
     /// Of the body.
     pub length_bytes: u64,
     /// The cluster's time of the commit.
@@ -322,6 +369,7 @@ impl Header {
             status: header.status,
             author: header.author,
             labels: header.labels,
+            index_terms: header.index_terms.into_iter().map(|term| IndexTerm::new(term.system, term.value)).collect(),
             length_bytes: header.length_bytes,
             committed_at: system_time(header.committed_at),
         }
@@ -355,6 +403,8 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// To ask for the next page; absent on the last.
     pub next: Option<PageToken>,
+    /// Opaque: the moment that all pages are as of.
+    pub position: String,
 }
 
 /// Opaque, bound to the caller and to the query that it came from.
@@ -389,7 +439,8 @@ mod tests {
     #[test]
     fn debug_shows_no_phi() {
         let record = RecordId::new("Observation-secret", "id-secret");
-        let put = Put { author: "author-secret".into(), ..Put::fhir("body-secret") };
+        let put =
+            Put { author: "author-secret".into(), ..Put::fhir("body-secret") }.with_index_term("secret", "secret");
         let header = Header::from_proto(v1::RecordHeader {
             record: Some(record.to_proto()),
             status: "status-secret".into(),
@@ -401,8 +452,9 @@ mod tests {
                 Chart::patient("patient-secret"),
                 Mutation::put(record.clone(), put.clone()).must_not_exist(),
                 Record { header: header.clone(), body: Bytes::from_static(b"body-secret") },
-                Page { items: vec![header], next: None },
+                Page { items: vec![header], next: None, position: String::new() },
                 RequestContext::new("actor-secret"),
+                put.index_terms[0].clone(),
                 (record, put),
             )
         );

@@ -34,6 +34,7 @@
 //! snapshot_bytes_per_s = 67108864        # of all snapshots that a node sends together
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
+//! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
 //! [log]
 //! format = "text"                        # or "json"
 //! ```
@@ -77,7 +78,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 24] = [
+const KEYS: [(&str, Form); 25] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -101,6 +102,7 @@ const KEYS: [(&str, Form); 24] = [
     ("raft.keep_entries", Form::Number),
     ("raft.snapshot_bytes_per_s", Form::Number),
     ("limits.body_bytes_max", Form::Number),
+    ("limits.index_sweep_after_s", Form::Number),
     ("log.format", Form::Text),
 ];
 
@@ -209,11 +211,14 @@ impl Default for Raft {
 pub struct Limits {
     /// A record's body; at most [`BODY_BYTES_LIMIT`].
     pub body_bytes_max: u32,
+    /// How old a row of the index is when it is dropped because no record stands behind it. Far more than a call may
+    /// take: its commit might still be under way. Less than that is for tests.
+    pub index_sweep_after_s: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes_max: 1024 * 1024 }
+        Self { body_bytes_max: 1024 * 1024, index_sweep_after_s: 2 * 60 * 60 }
     }
 }
 
@@ -352,7 +357,9 @@ impl Config {
         check(raft.snapshot_after_entries >= 16, "raft.snapshot_after_entries", "must be at least 16")?;
         check(raft.snapshot_bytes_per_s >= 1 << 20, "raft.snapshot_bytes_per_s", "must be at least 1048576")?;
         let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
-        check(body, "limits.body_bytes_max", "must be 1 to 4194304")
+        check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
+        let sweep = (1..=86_400 * 365).contains(&self.limits.index_sweep_after_s);
+        check(sweep, "limits.index_sweep_after_s", "must be 1 to 31536000")
     }
 
     /// A keyed node needs both the root key and a service certificate, a keyless one has neither.

@@ -10,7 +10,7 @@ use charthold_replica::shard::types::Member;
 use charthold_replica::store::StoreError;
 
 use crate::config::{Config, ConfigError};
-use crate::gateway::{Gateway, RootKeyMismatch, server};
+use crate::gateway::{Gateway, RootKeyMismatch, server, sweep};
 use crate::seal::{RootKey, RootKeyError, provider_from_uri};
 use crate::tls::{PeerTransport, ServiceLimits, ServiceListener, TlsError};
 
@@ -119,6 +119,8 @@ async fn run_keyed(
     let Some(files) = &config.tls.service else { return Ok(()) };
     let listener = ServiceListener::bind(config.listen.client, files, ServiceLimits::default())?;
     tracing::info!(client = %listener.local_address(), "serving clients");
+    let sweep_after = Duration::from_secs(u64::from(config.limits.index_sweep_after_s));
+    let sweeping = tokio::spawn(sweep::run(Arc::clone(&gateway), sweep_after));
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let served = server::serve(Arc::clone(&gateway), listener, async {
         let _either_way = drained.await;
@@ -130,6 +132,7 @@ async fn run_keyed(
         mismatch = watch_root_key(&gateway) => Err(mismatch.into()),
         served = &mut served => return Ok(served?),
     };
+    sweeping.abort();
     drop(drain);
     if tokio::time::timeout(DRAIN_MAX, served).await.is_err() {
         tracing::warn!("some calls did not end in time and were cut");

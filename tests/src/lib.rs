@@ -11,4 +11,5 @@
 pub mod away;
 pub mod canary;
 pub mod harness;
+pub mod listing;
 pub mod patients;

@@ -207,6 +207,19 @@ impl Charts for Service {
         Err(Status::unimplemented("not needed"))
     }
 
+    /// One match: the term's value names its chart.
+    async fn find_charts(
+        &self,
+        request: Request<v1::FindChartsRequest>,
+    ) -> Result<Response<v1::FindChartsResponse>, Status> {
+        let answer = self.answer().await?;
+        let message = request.into_inner();
+        let id = message.term.unwrap_or_default().value;
+        let chart = Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: id.clone() });
+        let found = v1::ChartMatch { chart, record: Some(v1::RecordRef { r#type: message.r#type, id }), version: 3 };
+        Ok(Response::new(v1::FindChartsResponse { answer, matches: vec![found], ..Default::default() }))
+    }
+
     type ReadChartStream = Pin<Box<dyn Stream<Item = Result<v1::ReadChartResponse, Status>> + Send>>;
 
     /// Three pages of two records.

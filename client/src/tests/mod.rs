@@ -222,8 +222,37 @@ async fn lists_are_read_to_their_last_page() {
     let ids: Vec<_> = listed.iter().map(|header| header.record.id.as_str()).collect();
     assert_eq!(ids, ["0", "1", "2", "3", "4"]);
     assert!(listed.iter().all(|header| header.record.type_ == "Observation"));
-    let page = client.list_page(&chart(), None, 2, None).await.unwrap();
-    assert_eq!((page.items.len(), page.next), (2, PageToken::new("2")));
+    let page = client.list_page(&chart(), &ListQuery::default(), 2, None).await.unwrap();
+    assert_eq!((page.items.len(), page.next, page.position.as_str()), (2, PageToken::new("2"), "position"));
+}
+
+#[tokio::test]
+async fn a_pager_fetches_as_it_is_asked_and_goes_on_after_an_error() {
+    let denied = || Reply::Refuse(refusal(Code::PermissionDenied, "NO_GRANT", None));
+    let done = || Reply::Done { leader: String::new() };
+    let gateway = Gateway::start([done(), denied(), done()]).await;
+    let client = client(&[&gateway.address]);
+    let mut pager = client.list_where(&chart(), ListQuery::of_type("A").newest_first());
+    assert_eq!(pager.position(), "");
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(pager.next().await.unwrap().unwrap().record.id);
+    }
+    assert_eq!(pager.position(), "position");
+    assert!(matches!(pager.next().await, Some(Err(Error::Denied))));
+    ids.push(pager.next().await.unwrap().unwrap().record.id);
+    assert_eq!(pager.next_page().await.unwrap().unwrap().len(), 1, "what is left of the page");
+    ids.extend(pager.all().await.unwrap().into_iter().map(|header| header.record.id));
+    assert_eq!(ids, ["0", "1", "2", "4"]);
+}
+
+#[tokio::test]
+async fn charts_are_found_by_an_identifier() {
+    let gateway = Gateway::start([no_leader()]).await;
+    let query = FindQuery::new("mrn", "4711").of_type("Patient").in_charts_of(ChartKind::Patient);
+    let found = client(&[&gateway.address]).find_charts(query).all().await.unwrap();
+    let expected = Match { chart: Chart::patient("4711"), record: RecordId::new("Patient", "4711"), version: 3 };
+    assert!(found == [expected]);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! `charthold chart export`: all records of a chart, as of one position, as NDJSON.
+//! `charthold chart export | find`: all records of a chart, as of one position, as NDJSON; charts by an identifier.
 //!
 //! Owns: the form of a line, and that a file is there whole or not at all. A record whose body is JSON is that body,
 //! its tokens unchanged, on one line; any other is `{"content_type":…,"base64":…}`.
@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use charthold_client::{Chart, Record};
+use charthold_client::{Chart, ChartKind, Client, FindQuery, Match, Record};
 use serde_json::json;
 
 use super::exit::CliError;
 use super::import::grouped;
+use super::record::AsOfArgs;
 use super::{Ctx, output};
 use crate::fhir::minify;
 
@@ -34,6 +35,24 @@ pub struct Args {
 enum Command {
     /// Write all records of a chart, one a line
     Export(ExportArgs),
+    /// The charts with a record that can be found by an identifier
+    Find(FindArgs),
+}
+
+#[derive(clap::Args)]
+struct FindArgs {
+    /// Whose numbers these are, for example https://hospital.example/mrn
+    #[arg(long)]
+    system: String,
+    /// The number, as it was put
+    #[arg(long)]
+    value: String,
+    /// Only records of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    type_: Option<String>,
+    /// Only charts of this kind
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
 }
 
 #[derive(clap::Args)]
@@ -47,6 +66,8 @@ struct ExportArgs {
     /// Write to this file (readable by you only) instead of stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    as_of: AsOfArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -57,6 +78,13 @@ enum Kind {
     Shared,
 }
 
+// An identifier names a patient.
+impl std::fmt::Debug for FindArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FindArgs").finish_non_exhaustive()
+    }
+}
+
 // The id names a patient.
 impl std::fmt::Debug for ExportArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -65,7 +93,41 @@ impl std::fmt::Debug for ExportArgs {
 }
 
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
-    let Command::Export(args) = args.command;
+    match args.command {
+        Command::Export(args) => run_export(args, ctx).await,
+        Command::Find(args) => find(args, ctx).await,
+    }
+}
+
+async fn find(args: FindArgs, ctx: &Ctx) -> Result<(), CliError> {
+    let chart_kind = args.kind.map(|kind| match kind {
+        Kind::Patient => ChartKind::Patient,
+        Kind::Shared => ChartKind::Shared,
+    });
+    let query = FindQuery { chart_kind, type_: args.type_, ..FindQuery::new(args.system, args.value) };
+    let found = ctx.client()?.find_charts(query).all().await?;
+    let kind = |found: &Match| match found.chart.kind() {
+        ChartKind::Patient => "patient",
+        ChartKind::Shared => "shared",
+    };
+    let as_json = |found: &Match| {
+        json!({
+            "kind": kind(found),
+            "chart": found.chart.id(),
+            "type": found.record.type_,
+            "id": found.record.id,
+            "version": found.version,
+        })
+    };
+    let row = |found: &Match| {
+        let (chart, record) = (&found.chart, &found.record);
+        [kind(found), chart.id(), &record.type_, &record.id, &found.version.to_string()].map(str::to_owned).to_vec()
+    };
+    let names = ["KIND", "CHART", "TYPE", "ID", "VERSION"];
+    ctx.show(|| found.iter().map(as_json).collect(), || output::table(&names, &[4], found.iter().map(row)))
+}
+
+async fn run_export(args: ExportArgs, ctx: &Ctx) -> Result<(), CliError> {
     let chart = match args.kind {
         Kind::Patient => Chart::patient(args.chart),
         Kind::Shared => Chart::shared(args.chart),
@@ -74,16 +136,17 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
         Some(path) => Sink::File(PendingFile::create(path)?),
         None => Sink::Stdout,
     };
-    let count = export(ctx, &chart, &mut sink).await?;
+    let client = args.as_of.client(&ctx.client()?.with_deadline(DEADLINE));
+    let (count, position) = export(&client, &chart, &mut sink).await?;
     if let Sink::File(file) = sink {
         let path = file.keep()?;
-        output::note(&format!("{} records written to {}", grouped(count), path.display()));
+        output::note(&format!("{} records written to {}, as of {position}", grouped(count), path.display()));
     }
     Ok(())
 }
 
-async fn export(ctx: &Ctx, chart: &Chart, sink: &mut Sink) -> Result<u64, CliError> {
-    let client = ctx.client()?.with_deadline(DEADLINE);
+/// How many records, and the position that they are as of.
+async fn export(client: &Client, chart: &Chart, sink: &mut Sink) -> Result<(u64, String), CliError> {
     let mut records = client.read_chart(chart).await?;
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
     let mut count = 0;
@@ -99,7 +162,7 @@ async fn export(ctx: &Ctx, chart: &Chart, sink: &mut Sink) -> Result<u64, CliErr
         return Err(CliError::NotFound("no such chart, or no record in it".into()));
     }
     sink.write(&buffer)?;
-    Ok(count)
+    Ok((count, records.position().to_owned()))
 }
 
 fn write_line(record: &Record, buffer: &mut Vec<u8>) {
@@ -205,6 +268,7 @@ mod tests {
             status: String::new(),
             author: String::new(),
             labels: Vec::new(),
+            index_terms: Vec::new(),
             length_bytes: body.len() as u64,
             committed_at: None,
         };

@@ -6,7 +6,9 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use base64::Engine as _;
-use charthold_client::{Chart, Committed, Header, Mutation, Precondition, Put, Record, RecordId};
+use charthold_client::{
+    Chart, Client, Committed, Header, IndexTerm, ListQuery, Mutation, Order, Precondition, Put, Record, RecordId,
+};
 use serde_json::{Value, json};
 
 use super::exit::CliError;
@@ -33,19 +35,20 @@ enum Command {
         /// An old version
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         version: Option<u64>,
+        #[command(flatten)]
+        as_of: AsOfArgs,
     },
     /// The records of a chart, without their bodies
-    List {
-        #[command(flatten)]
-        chart: ChartArgs,
-        /// Only records of this type
-        #[arg(long = "type", value_name = "TYPE")]
-        type_: Option<String>,
-    },
+    List(ListArgs),
     /// The versions of a record, newest first
     History {
         #[command(flatten)]
         record: RecordArgs,
+        /// In the order in which they were written
+        #[arg(long)]
+        oldest: bool,
+        #[command(flatten)]
+        as_of: AsOfArgs,
     },
     /// Store a version that says "deleted"; old versions stay readable
     Delete {
@@ -74,6 +77,69 @@ impl ChartArgs {
         match (&self.patient, &self.shared) {
             (Some(id), _) => Chart::patient(id.as_str()),
             (None, name) => Chart::shared(name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// As of when.
+#[derive(clap::Args)]
+pub struct AsOfArgs {
+    /// As it was at this position, which an earlier answer gave (`--output json` shows it)
+    #[arg(long, value_name = "POSITION")]
+    as_of: Option<String>,
+}
+
+impl AsOfArgs {
+    pub fn client(&self, client: &Client) -> Client {
+        match &self.as_of {
+            Some(position) => client.at_position(position),
+            None => client.clone(),
+        }
+    }
+}
+
+#[derive(clap::Args)]
+struct ListArgs {
+    #[command(flatten)]
+    chart: ChartArgs,
+    /// Only records of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    type_: Option<String>,
+    /// Only what happened to the patient then or later: 2024, 2024-05, 2024-05-13, or with a time
+    #[arg(long, value_name = "DATE")]
+    from: Option<String>,
+    /// Only what happened before
+    #[arg(long, value_name = "DATE")]
+    to: Option<String>,
+    /// Only records with this status; may be repeated
+    #[arg(long = "status", value_name = "STATUS")]
+    statuses: Vec<String>,
+    /// By clinical date, the newest first
+    #[arg(long)]
+    newest: bool,
+    /// By clinical date, the oldest first
+    #[arg(long, conflicts_with = "newest")]
+    oldest: bool,
+    /// With the records that were deleted
+    #[arg(long)]
+    deleted: bool,
+    #[command(flatten)]
+    as_of: AsOfArgs,
+}
+
+impl ListArgs {
+    fn query(&self) -> ListQuery {
+        ListQuery {
+            type_: self.type_.clone(),
+            from: self.from.clone(),
+            until: self.to.clone(),
+            statuses: self.statuses.clone(),
+            order: match (self.newest, self.oldest) {
+                (true, _) => Order::NewestFirst,
+                (_, true) => Order::OldestFirst,
+                _ => Order::Any,
+            },
+            include_deleted: self.deleted,
         }
     }
 }
@@ -118,6 +184,9 @@ struct PutArgs {
     /// May be repeated
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
+    /// What the record can be found by, see `chart find`; may be repeated
+    #[arg(long = "index", value_name = "SYSTEM|VALUE", value_parser = parse_term)]
+    index_terms: Vec<IndexTerm>,
     /// Only if this is the newest version
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     if_version: Option<u64>,
@@ -142,29 +211,40 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
                 status: args.status,
                 author: args.author,
                 labels: args.labels,
+                index_terms: args.index_terms,
                 ..Put::new(args.content_type, body)
             };
             let mutation = conditional(Mutation::put(args.record.id(), put), precondition);
             show_committed(ctx, &client.commit(&args.record.chart.chart(), vec![mutation]).await?)
         }
-        Command::Get { record, version } => {
-            let (chart, id) = (record.chart.chart(), record.id());
+        Command::Get { record, version, as_of } => {
+            let (client, chart, id) = (as_of.client(&client), record.chart.chart(), record.id());
             let found = match version {
                 Some(version) => client.get_version(&chart, &id, version).await?,
                 None => client.get(&chart, &id).await?,
             };
             show_record(ctx, &found)
         }
-        Command::List { chart, type_ } => {
-            let headers = client.list(&chart.chart(), type_.as_deref()).await?;
-            show_headers(ctx, &headers)
+        Command::List(args) => {
+            let headers = args.as_of.client(&client).list_where(&args.chart.chart(), args.query());
+            show_headers(ctx, &headers.all().await?)
         }
-        Command::History { record } => show_headers(ctx, &client.history(&record.chart.chart(), &record.id()).await?),
+        Command::History { record, oldest, as_of } => {
+            let order = if oldest { Order::OldestFirst } else { Order::NewestFirst };
+            let headers = as_of.client(&client).history_in(&record.chart.chart(), &record.id(), order);
+            show_headers(ctx, &headers.all().await?)
+        }
         Command::Delete { record, if_version } => {
             let mutation = conditional(Mutation::delete(record.id()), if_version.map(Precondition::Version));
             show_committed(ctx, &client.commit(&record.chart.chart(), vec![mutation]).await?)
         }
     }
+}
+
+/// As FHIR's searches write an identifier.
+fn parse_term(text: &str) -> Result<IndexTerm, &'static str> {
+    let (system, value) = text.split_once('|').ok_or("is not of the form SYSTEM|VALUE")?;
+    Ok(IndexTerm::new(system, value))
 }
 
 fn conditional(mutation: Mutation, precondition: Option<Precondition>) -> Mutation {
@@ -234,6 +314,7 @@ fn header_json(header: &Header) -> Value {
         "status": header.status,
         "author": header.author,
         "labels": header.labels,
+        "index": header.index_terms.iter().map(|term| format!("{}|{}", term.system, term.value)).collect::<Vec<_>>(),
         "length_bytes": header.length_bytes,
         "committed_at": output::time(header.committed_at),
     })
@@ -273,6 +354,7 @@ mod tests {
             status: "final".into(),
             author: String::new(),
             labels: vec!["a".into()],
+            index_terms: Vec::new(),
             length_bytes: 17,
             committed_at: Some(UNIX_EPOCH + Duration::from_secs(1)),
         }

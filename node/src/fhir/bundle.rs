@@ -12,6 +12,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::header::header_fields;
+use super::identifier::{Identifier, identifiers};
 use super::json::{JsonError, JsonFault, Scanner, decode, utf8};
 use super::minify::strip;
 use super::{BODY_BYTES_MAX, ID_BYTES_MAX};
@@ -50,6 +51,8 @@ pub struct Entry {
     pub clinical_date: String,
     /// Empty when the resource names none.
     pub status: String,
+    /// Of a Patient: what it can be found by.
+    pub identifiers: Vec<Identifier>,
     pub position: Position,
 }
 
@@ -182,6 +185,10 @@ impl Collected {
             Slot::Vacant(place) => {
                 place.insert(self.entries.len());
                 let header = header_fields(resource).map_err(|error| error.fault)?;
+                let identifiers = match record_type == "Patient" {
+                    true => identifiers(resource).map_err(|error| error.fault)?,
+                    false => Vec::new(),
+                };
                 self.entries.push(Entry {
                     chart: match SHARED_TYPES.contains(&record_type.as_str()) {
                         true => ChartName::Shared(record_type.clone()),
@@ -192,6 +199,7 @@ impl Collected {
                     body: body.into(),
                     clinical_date: header.clinical_date,
                     status: header.status,
+                    identifiers,
                     position,
                 });
             }

@@ -8,15 +8,18 @@
 //!
 //! ```text
 //! bundle.rs  a bundle's entries            header.rs  clinical date and status of a resource
+//! identifier.rs  what a patient is found by
 //! json.rs    a scanner that keeps tokens   minify.rs  white space out
 //! ```
 
 mod bundle;
 mod header;
+mod identifier;
 mod json;
 mod minify;
 
 pub use bundle::{Bundle, BundleError, ChartName, Entry, Fault, Position, read_bundle};
+pub use identifier::Identifier;
 pub use json::{JsonError, JsonFault};
 pub use minify::minify;
 

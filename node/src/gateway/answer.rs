@@ -7,6 +7,7 @@ use charthold_replica::ShardId;
 use tonic::metadata::MetadataMap;
 
 use super::Gateway;
+use super::error::GatewayError;
 
 /// A call without a deadline of its own.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
@@ -14,6 +15,7 @@ const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 const DEADLINE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The gateway gives up a little before the caller does, so that its answer says what is known.
 const HEADROOM: Duration = Duration::from_millis(50);
+const POSITION_VERSION: u8 = 1;
 
 impl Gateway {
     pub(super) fn answer(&self, shard: ShardId, seq: u64) -> Option<AnswerContext> {
@@ -28,7 +30,43 @@ impl Gateway {
 
 /// Opaque outside: version 1 | shard 2 | seq 8, in hex.
 fn position(shard: ShardId, seq: u64) -> String {
-    hex::encode([&[1_u8][..], &shard.to_be_bytes(), &seq.to_be_bytes()].concat())
+    hex::encode([&[POSITION_VERSION][..], &shard.to_be_bytes(), &seq.to_be_bytes()].concat())
+}
+
+/// Which state a read is to show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AsOf {
+    Now,
+    Seq(u64),
+}
+
+impl AsOf {
+    /// Of a request's `as_of`, which may be empty. Positions of other shards say nothing about this one.
+    pub fn parse(text: &str, shard: ShardId) -> Result<Self, GatewayError> {
+        if text.is_empty() {
+            return Ok(Self::Now);
+        }
+        let mut bytes = [0; 11];
+        let malformed = || GatewayError::field("as_of", "is no position that an answer gave");
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| malformed())?;
+        let [version, shard_high, shard_low, seq @ ..] = bytes;
+        if version != POSITION_VERSION {
+            return Err(malformed());
+        }
+        match u16::from_be_bytes([shard_high, shard_low]) == shard {
+            true => Ok(Self::Seq(u64::from_be_bytes(seq))),
+            false => Err(GatewayError::field("as_of", "is a position of another chart")),
+        }
+    }
+
+    /// The seq to read at, once a barrier has passed at `current`.
+    pub fn seq(self, current: u64) -> Result<u64, GatewayError> {
+        match self {
+            Self::Now => Ok(current),
+            Self::Seq(seq) if seq <= current => Ok(seq),
+            Self::Seq(_) => Err(GatewayError::field("as_of", "is a position that the chart's shard has not reached")),
+        }
+    }
 }
 
 /// When a call must be answered.
@@ -55,6 +93,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -74,6 +113,19 @@ mod tests {
         check(Some("10M"), 300);
         check(Some("99999999H"), 300);
         check(Some("nonsense"), 30);
+    }
+
+    #[test]
+    fn positions_are_read_back() {
+        let at = AsOf::parse(&position(3, 77), 3).ok().unwrap();
+        assert!(at == AsOf::Seq(77) && AsOf::parse("", 3).ok().unwrap() == AsOf::Now);
+        assert_eq!((at.seq(77).ok(), at.seq(100).ok(), AsOf::Now.seq(5).ok()), (Some(77), Some(77), Some(5)));
+        assert!(at.seq(76).is_err(), "it lies ahead");
+        let position = position(3, 77);
+        for bad in ["x", "00", &position[2..], &position.replacen("01", "02", 1), &format!("{position}00")] {
+            assert!(AsOf::parse(bad, 3).is_err(), "{bad}");
+        }
+        assert!(AsOf::parse(&position, 4).is_err(), "of another shard");
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use charthold_proto::v1::charts_server::Charts;
 use charthold_proto::v1::{
-    BatchGetRequest, BatchGetResponse, CommitRequest, CommitResponse, GetRequest, GetResponse, HistoryRequest,
-    HistoryResponse, ListRequest, ListResponse, ReadChartRequest, ReadChartResponse, Role,
+    BatchGetRequest, BatchGetResponse, CommitRequest, CommitResponse, FindChartsRequest, FindChartsResponse,
+    GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest, ListResponse, ReadChartRequest,
+    ReadChartResponse, Role,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -45,6 +46,12 @@ impl Charts for ChartsService {
         let deadline = deadline(request.metadata());
         let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
         Ok(Response::new(self.0.history(&caller, request.into_inner(), deadline).await?))
+    }
+
+    async fn find_charts(&self, request: Request<FindChartsRequest>) -> Result<Response<FindChartsResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        Ok(Response::new(self.0.find_charts(&caller, request.into_inner(), deadline).await?))
     }
 
     type ReadChartStream = ReceiverStream<Result<ReadChartResponse, Status>>;

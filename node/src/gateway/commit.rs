@@ -7,7 +7,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::mutation::Operation;
 use charthold_proto::v1::precondition::Condition;
-use charthold_proto::v1::{CommitRequest, CommitResponse, Mutation, RecordRef};
+use charthold_proto::v1::{CommitRequest, CommitResponse, IndexTerm, Mutation, RecordRef};
 use charthold_replica::shard::command::Command;
 use pb::outcome::Result as Answer;
 use pb::refused::Reason;
@@ -38,6 +38,8 @@ impl Gateway {
         let _room = Arc::clone(&self.commits).try_acquire_many_owned(kib).map_err(|_| GatewayError::Overloaded)?;
         let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.clone().unwrap_or_default());
         let fingerprint = fingerprint(caller, &request);
+        // Before the commit: once it is answered, whoever looks for one of its terms finds it.
+        self.put_index(&chart, &request.mutations, deadline).await?;
         for attempt in 0..STALE_KEY_TRIES {
             let current = self.keyring.current_key(&caller.tenant, &chart.address, attempt > 0, deadline).await?;
             let command = self.seal_commit(caller, &chart, &request, &request_id, &fingerprint, &current)?;
@@ -170,6 +172,8 @@ fn clear_header(
         header.status = put.status.clone();
         header.author = put.author.clone();
         header.labels = put.labels.clone();
+        let clear = |term: &IndexTerm| pb::ClearIndexTerm { system: term.system.clone(), value: term.value.clone() };
+        header.index_terms = put.index_terms.iter().map(clear).collect();
         header.length_bytes = put.body.len() as u64;
     }
     header

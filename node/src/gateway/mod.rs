@@ -5,7 +5,8 @@
 //!
 //! # Layout
 //! - [`server`]: the gRPC server with health and reflection
-//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
+//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`]: what they do
+//! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
@@ -14,15 +15,19 @@ pub mod access;
 mod answer;
 mod audit;
 mod charts;
+mod clinical_date;
 mod cluster;
 mod commit;
 pub mod error;
+mod find;
 mod keyring;
+mod list;
 mod malformed;
 mod page;
 mod read;
 mod record;
 pub mod server;
+pub mod sweep;
 mod tenants;
 mod validate;
 
@@ -37,6 +42,8 @@ use crate::seal::RootKey;
 
 /// Bytes of commits that may be under way at once, in units of 1 KiB; more are answered as overload.
 const COMMITS_KIB_MAX: usize = 64 << 10;
+/// Ordered lists that are made at once: each looks at a whole chart, and the others' turn must come.
+const SORTS_MAX: usize = 4;
 
 /// What all services of a gateway share.
 pub struct Gateway {
@@ -46,6 +53,7 @@ pub struct Gateway {
     pub(crate) access: Access,
     pub(crate) body_bytes_max: usize,
     pub(crate) commits: Arc<Semaphore>,
+    pub(crate) sorts: Arc<Semaphore>,
 }
 
 impl Gateway {
@@ -58,6 +66,7 @@ impl Gateway {
             root,
             body_bytes_max,
             commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
+            sorts: Arc::new(Semaphore::new(SORTS_MAX)),
         })
     }
 

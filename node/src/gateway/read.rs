@@ -1,25 +1,24 @@
-//! Reads of charts: behind a barrier, then from this node's rows.
+//! Reads of records: behind a barrier, then from this node's rows as of a seq. Lists are in `list.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use charthold_proto::v1::{
-    BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef, GetRequest, GetResponse, HistoryRequest,
-    HistoryResponse, ListRequest, ListResponse, ReadChartRequest, ReadChartResponse, RecordRef,
+    BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef, GetRequest, GetResponse, ReadChartRequest,
+    ReadChartResponse, RecordRef,
 };
 use charthold_replica::replica::rows::StoredVersion;
-use charthold_replica::store::table::version;
 use tokio::sync::mpsc;
 
 use super::Gateway;
-use super::access::{Caller, GrantPlace};
+use super::access::Caller;
+use super::answer::AsOf;
 use super::error::GatewayError;
-use super::page::Cursor;
 use super::record::Chart;
-use super::validate::{self, BATCH_RECORDS_MAX, Violations};
+use super::validate::{BATCH_RECORDS_MAX, Violations};
 
-/// A page, in sealed bytes.
-const PAGE_BYTES_MAX: usize = 4 << 20;
+/// A page, in clear bytes.
+pub(super) const PAGE_BYTES_MAX: usize = 4 << 20;
 /// One message of a stream: small, so that a slow reader holds little.
 const STREAM_PAGE_ROWS: usize = 256;
 const STREAM_PAGE_BYTES: usize = 1 << 20;
@@ -40,15 +39,21 @@ impl Gateway {
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);
         let record = request.record.unwrap_or_default();
-        let seq = self.replica.barrier(chart.shard(), deadline).await?;
+        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
         let address = chart.record(&record);
         let found = match request.version {
             0 => self.newest(&chart, &record, seq)?,
-            version => self.replica.rows().version(&address, version)?,
+            version => self.replica.rows().version(&address, version)?.filter(|stored| stored.row.seq <= seq),
         };
         let stored = found.ok_or(GatewayError::NotFound { index: None })?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
         Ok(GetResponse { answer: self.answer(chart.shard(), seq), record: Some(record) })
+    }
+
+    /// Passes a barrier; answers the seq that a request is to be answered as of.
+    pub(super) async fn seq_to_read(&self, chart: &Chart, as_of: &str, deadline: Instant) -> Result<u64, GatewayError> {
+        let as_of = AsOf::parse(as_of, chart.shard())?;
+        as_of.seq(self.replica.barrier(chart.shard(), deadline).await?)
     }
 
     /// A record's newest version, nothing if it is deleted. That it is deleted must be said by its own envelope: a
@@ -79,7 +84,7 @@ impl Gateway {
         }
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);
-        let seq = self.replica.barrier(chart.shard(), deadline).await?;
+        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
         let (mut results, mut size_bytes) = (Vec::with_capacity(count), 0);
         for record in &request.records {
             let stored = self.newest(&chart, record, seq)?;
@@ -91,92 +96,6 @@ impl Gateway {
             results.push(BatchGetResult { record: opened });
         }
         Ok(BatchGetResponse { answer: self.answer(chart.shard(), seq), results })
-    }
-
-    pub(super) async fn list(
-        &self,
-        caller: &Caller,
-        request: ListRequest,
-        deadline: Instant,
-    ) -> Result<ListResponse, GatewayError> {
-        let mut violations = Violations::default();
-        violations.context(request.context.as_ref());
-        violations.chart(request.chart.as_ref());
-        if !request.r#type.is_empty() {
-            violations.id("type", &request.r#type);
-        }
-        violations.into_result()?;
-        let rows_max = validate::page_size(request.page_size)?;
-        let query = ListRequest { chart: request.chart.clone(), r#type: request.r#type.clone(), ..Default::default() };
-        let place = place_of(caller);
-        let cursor = self.read_page_token(&place, "List", &query, &request.page_token)?;
-        let chart = chart_of(caller, request.chart);
-        let seq = self.replica.barrier(chart.shard(), deadline).await?;
-        let as_of_seq = cursor.as_ref().map_or(seq, |cursor| cursor.as_of_seq);
-        let record_type =
-            (!request.r#type.is_empty()).then(|| caller.tenant.type_token(&chart.address.chart, &request.r#type));
-        let page = self.replica.rows().chart(
-            &chart.address,
-            record_type.as_ref(),
-            cursor.map(|cursor| cursor.next),
-            as_of_seq,
-            rows_max,
-            PAGE_BYTES_MAX,
-        )?;
-        let headers = page.versions.iter().map(|stored| self.open_header(&chart, None, stored));
-        let headers = headers.collect::<Result<Vec<_>, _>>()?;
-        Ok(ListResponse {
-            answer: self.answer(chart.shard(), as_of_seq),
-            headers: headers.into_iter().filter(|header| !header.deleted).collect(),
-            next_page_token: self.next_token(&place, "List", &query, as_of_seq, page.next)?,
-        })
-    }
-
-    pub(super) async fn history(
-        &self,
-        caller: &Caller,
-        request: HistoryRequest,
-        deadline: Instant,
-    ) -> Result<HistoryResponse, GatewayError> {
-        let mut violations = Violations::default();
-        violations.context(request.context.as_ref());
-        violations.chart(request.chart.as_ref());
-        violations.record("record", request.record.as_ref());
-        violations.into_result()?;
-        let rows_max = validate::page_size(request.page_size)?;
-        let query =
-            HistoryRequest { chart: request.chart.clone(), record: request.record.clone(), ..Default::default() };
-        let place = place_of(caller);
-        let cursor = self.read_page_token(&place, "History", &query, &request.page_token)?;
-        let chart = chart_of(caller, request.chart);
-        let record = request.record.unwrap_or_default();
-        let seq = self.replica.barrier(chart.shard(), deadline).await?;
-        let as_of_seq = cursor.as_ref().map_or(seq, |cursor| cursor.as_of_seq);
-        let next = cursor.map(|cursor| cursor.next);
-        let page = self.replica.rows().history(&chart.record(&record), next, as_of_seq, rows_max)?;
-        if page.versions.is_empty() {
-            return Err(GatewayError::NotFound { index: None });
-        }
-        let headers = page.versions.iter().map(|stored| self.open_header(&chart, Some(&record), stored));
-        Ok(HistoryResponse {
-            answer: self.answer(chart.shard(), as_of_seq),
-            headers: headers.collect::<Result<_, _>>()?,
-            next_page_token: self.next_token(&place, "History", &query, as_of_seq, page.next)?,
-        })
-    }
-
-    fn next_token(
-        &self,
-        place: &GrantPlace,
-        method: &str,
-        query: &impl prost::Message,
-        as_of_seq: u64,
-        next: Option<Vec<u8>>,
-    ) -> Result<String, GatewayError> {
-        match next {
-            None => Ok(String::new()),
-            Some(next) => self.write_page_token(place, method, query, Cursor { as_of_seq, next }),
-        }
     }
 
     /// Starts a stream: the barrier is passed when this returns, pages follow as the reader takes them.
@@ -191,7 +110,7 @@ impl Gateway {
         violations.chart(request.chart.as_ref());
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);
-        let seq = self.replica.barrier(chart.shard(), deadline).await?;
+        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
         let (pages, taken) = mpsc::channel(1);
         let gateway = Arc::clone(self);
         tokio::spawn(async move {
@@ -230,7 +149,7 @@ impl Gateway {
             }
             size_bytes += record.body.len();
             if size_bytes > STREAM_PAGE_BYTES && !records.is_empty() {
-                next = Some(version::Key { record: stored.record, version: stored.version }.encode());
+                next = Some(stored.place());
                 break;
             }
             records.push(record);
@@ -240,10 +159,6 @@ impl Gateway {
     }
 }
 
-fn chart_of(caller: &Caller, chart: Option<ChartRef>) -> Chart {
+pub(super) fn chart_of(caller: &Caller, chart: Option<ChartRef>) -> Chart {
     Chart::new(Arc::clone(&caller.tenant), chart.unwrap_or_default())
-}
-
-fn place_of(caller: &Caller) -> GrantPlace {
-    GrantPlace { tenant: Some(Arc::clone(&caller.tenant)), principal: caller.tenant.principal_token(&caller.principal) }
 }

@@ -94,9 +94,7 @@ impl Gateway {
         asked: Option<&v1::RecordRef>,
         stored: &StoredVersion,
     ) -> Result<v1::RecordHeader, GatewayError> {
-        let (key, address) = self.opener(chart, stored, Kind::Header)?;
-        let clear = open(&key, &address, &stored.row.header)?;
-        let header = pb::ClearHeader::decode(clear.expose()).map_err(|_| GatewayError::Damaged)?;
+        let header = self.open_clear_header(&chart.tenant, stored)?;
         let found = v1::RecordRef { r#type: header.r#type.clone(), id: header.id.clone() };
         let of_chart = header.chart_kind == chart.reference.kind as u32 && header.chart_id == chart.reference.id;
         let of_record = match asked {
@@ -118,7 +116,19 @@ impl Gateway {
             labels: header.labels,
             length_bytes: header.length_bytes,
             committed_at: Some(timestamp(stored.row.log_time_ms)),
+            index_terms: header.index_terms.into_iter().map(public_term).collect(),
         })
+    }
+
+    /// What a version's header says, at whatever place it was found. Whether it belongs there is for the caller to see.
+    pub fn open_clear_header(
+        &self,
+        tenant: &TenantKeys,
+        stored: &StoredVersion,
+    ) -> Result<pb::ClearHeader, GatewayError> {
+        let (key, address) = self.opener(tenant, stored, Kind::Header)?;
+        let clear = open(&key, &address, &stored.row.header)?;
+        pb::ClearHeader::decode(clear.expose()).map_err(|_| GatewayError::Damaged)
     }
 
     /// Opens a version.
@@ -132,7 +142,7 @@ impl Gateway {
         if stored.row.tombstone {
             return Ok(v1::Record { header: Some(header), body: Bytes::new() });
         }
-        let (key, address) = self.opener(chart, stored, Kind::Body)?;
+        let (key, address) = self.opener(&chart.tenant, stored, Kind::Body)?;
         let body = Bytes::from(open(&key, &address, &stored.row.body)?);
         if body.len() as u64 != header.length_bytes {
             return Err(GatewayError::Damaged);
@@ -142,14 +152,18 @@ impl Gateway {
 
     fn opener(
         &self,
-        chart: &Chart,
+        tenant: &TenantKeys,
         stored: &StoredVersion,
         kind: Kind,
     ) -> Result<(Arc<crate::seal::Key>, Address), GatewayError> {
-        let key = self.keyring.chart_key(&chart.tenant, &chart.address, &stored.row.key_id)?;
+        let key = self.keyring.chart_key(tenant, &stored.record.chart, &stored.row.key_id)?;
         let write_id = WriteId::try_from(stored.row.write_id.as_ref()).map_err(|_| GatewayError::Damaged)?;
         Ok((key, address_of(kind, &stored.record, stored.row.tombstone, write_id)))
     }
+}
+
+fn public_term(term: pb::ClearIndexTerm) -> v1::IndexTerm {
+    v1::IndexTerm { system: term.system, value: term.value }
 }
 
 pub fn timestamp(ms: u64) -> prost_types::Timestamp {

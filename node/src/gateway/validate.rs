@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use charthold_proto::v1::chart_ref::Kind as ChartKind;
 use charthold_proto::v1::mutation::Operation;
 use charthold_proto::v1::precondition::Condition;
-use charthold_proto::v1::{ChartRef, CommitRequest, Mutation, Put, RecordRef, RequestContext};
+use charthold_proto::v1::{ChartRef, CommitRequest, IndexTerm, Mutation, Put, RecordRef, RequestContext};
 use tonic_types::FieldViolation;
 
 use super::error::GatewayError;
@@ -19,6 +19,10 @@ const PAGE_ROWS_DEFAULT: usize = 100;
 const CONTEXT_BYTES_MAX: usize = 256;
 const DATE_BYTES_MAX: usize = 64;
 const LABELS_MAX: usize = 16;
+const TERMS_MAX: usize = 8;
+/// Each is a proposal of its own before the commit.
+const COMMIT_TERMS_MAX: usize = 64;
+const TERM_VALUE_BYTES_MAX: usize = 256;
 
 /// Gathers what is wrong.
 #[derive(Default)]
@@ -92,6 +96,20 @@ impl Violations {
         let many = format!("{field}.put.labels");
         self.check(put.labels.len() <= LABELS_MAX, &many, format!("are more than {LABELS_MAX}"));
         put.labels.iter().for_each(|label| self.text(&many, label, ID_BYTES_MAX));
+        let many = format!("{field}.put.index_terms");
+        self.check(put.index_terms.len() <= TERMS_MAX, &many, format!("are more than {TERMS_MAX}"));
+        for (index, term) in put.index_terms.iter().enumerate().take(TERMS_MAX) {
+            self.term(&format!("{many}[{index}]"), Some(term));
+        }
+    }
+
+    /// What a record can be found by.
+    pub fn term(&mut self, field: &str, term: Option<&IndexTerm>) {
+        let Some(term) = term else { return self.add(field, "is required") };
+        self.id(&format!("{field}.system"), &term.system);
+        let value = format!("{field}.value");
+        self.check(!term.value.is_empty(), &value, "is required");
+        self.text(&value, &term.value, TERM_VALUE_BYTES_MAX);
     }
 
     fn mutation(&mut self, field: &str, mutation: &Mutation, body_bytes_max: usize) {
@@ -139,7 +157,7 @@ pub fn commit(request: &CommitRequest, body_bytes_max: usize) -> Result<(), Gate
     let description = format!("are {count}, of 1 to {MUTATIONS_MAX}");
     violations.check((1..=MUTATIONS_MAX).contains(&count), "mutations", description);
     let mut targets = HashSet::new();
-    let mut size = 0;
+    let (mut size, mut terms) = (0, 0);
     for (index, mutation) in request.mutations.iter().enumerate().take(MUTATIONS_MAX) {
         let field = format!("mutations[{index}]");
         violations.mutation(&field, mutation, body_bytes_max);
@@ -149,10 +167,13 @@ pub fn commit(request: &CommitRequest, body_bytes_max: usize) -> Result<(), Gate
         }
         if let Some(Operation::Put(put)) = &mutation.operation {
             size += put.body.len();
+            terms += put.index_terms.len();
         }
     }
     let description = format!("have bodies of more than {COMMIT_BYTES_MAX} bytes together");
     violations.check(size <= COMMIT_BYTES_MAX, "mutations", description);
+    let description = format!("have more than {COMMIT_TERMS_MAX} index terms together");
+    violations.check(terms <= COMMIT_TERMS_MAX, "mutations", description);
     violations.into_result()
 }
 
@@ -190,6 +211,7 @@ mod tests {
     }
 
     /// The fields that are refused.
+    #[track_caller]
     fn check(request: CommitRequest, expected: &[&str]) {
         let found = match commit(&request, 1_000) {
             Ok(()) => Vec::new(),
@@ -216,6 +238,27 @@ mod tests {
         check(request(vec![put("a\u{1b}[31m", 1)]), &["mutations[0].record.id"]);
         let nothing = CommitRequest { context: None, chart: None, ..request(vec![put("a", 1)]) };
         check(nothing, &["context", "chart"]);
+    }
+
+    #[test]
+    fn index_terms_are_few_and_short() {
+        let with = |system: &str, value: &str, count: usize| {
+            let term = IndexTerm { system: system.to_owned(), value: value.to_owned() };
+            let put = Put { index_terms: vec![term; count], ..Default::default() };
+            Mutation { operation: Some(Operation::Put(put)), ..put_of("a") }
+        };
+        let field = |name: &str| format!("mutations[0].put.index_terms{name}");
+        check(request(vec![with(&"s".repeat(128), &"v".repeat(256), 8)]), &[]);
+        check(request(vec![with("s", "v", 9)]), &[&field("")]);
+        check(request(vec![with("", "", 1)]), &[&field("[0].system"), &field("[0].value")]);
+        check(request(vec![with(&"s".repeat(129), &"v".repeat(257), 1)]), &[&field("[0].system"), &field("[0].value")]);
+        check(request(vec![with("s", "v\n", 1)]), &[&field("[0].value")]);
+        let many = (0..9).map(|number| Mutation { record: put_of(&number.to_string()).record, ..with("s", "v", 8) });
+        check(request(many.collect()), &["mutations"]);
+    }
+
+    fn put_of(id: &str) -> Mutation {
+        put(id, 1)
     }
 
     #[test]

@@ -59,6 +59,8 @@
 //! | record | chart token, length of type 4, type, id |
 //! | principal | the principal's URI; an operator's: with the root key for address secret |
 //! | fingerprint | the canonical clear commit |
+//! | term | length of system 4, system, value |
+//! | term-slot | term token; the first 2 bytes are the slot |
 //!
 //! `vectors.json` was computed by `vectors.py`, which was written from this text and shares no code with the crate; the
 //! tests reproduce it byte by byte.

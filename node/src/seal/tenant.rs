@@ -35,6 +35,8 @@ pub struct TenantKeys {
     records: Tokens,
     principals: Tokens,
     fingerprints: Tokens,
+    terms: Tokens,
+    term_slots: Tokens,
 }
 
 /// Envelopes under the root key, as the directory keeps them.
@@ -62,6 +64,8 @@ impl TenantKeys {
             records: tokens("record"),
             principals: tokens("principal"),
             fingerprints: tokens("fingerprint"),
+            terms: tokens("term"),
+            term_slots: tokens("term-slot"),
             tenant_key,
             audit_key,
             address_secret,
@@ -114,6 +118,18 @@ impl TenantKeys {
     /// Tells a repeated commit from another one with the same request id. The principal is part of `canonical`.
     pub fn fingerprint(&self, canonical: &[u8]) -> Token {
         self.fingerprints.token(&[canonical])
+    }
+
+    /// What an identifier is in the index: not scoped to a chart, so that it can be looked up. Equal ones show as equal.
+    pub fn term_token(&self, system: &str, value: &str) -> Token {
+        let system_len = (system.len() as u32).to_be_bytes();
+        self.terms.token(&[&system_len, system.as_bytes(), value.as_bytes()])
+    }
+
+    /// Where a term's rows live: nothing to do with where its charts do.
+    pub fn term_slot(&self, term: &Token) -> u16 {
+        let token = self.term_slots.token(&[term]);
+        u16::from_be_bytes([token[0], token[1]])
     }
 
     /// A new key for a chart, and the same wrapped under the tenant key.

@@ -103,6 +103,9 @@ fn reproduces_the_tokens() {
     assert_eq!(keys.principal_token(text("principal")), bytes(&v["principal_token"]));
     assert_eq!(keys.fingerprint(&hex::decode(text("canonical")).unwrap()), bytes(&v["fingerprint"]));
     assert_eq!(root.principal_token(text("principal")), bytes(&v["operator_token"]));
+    let term = keys.term_token(text("term_system"), text("term_value"));
+    assert_eq!(term, bytes(&v["term_token"]));
+    assert_eq!(u64::from(keys.term_slot(&term)), v["term_slot"].as_u64().unwrap());
 }
 
 /// Every address that differs from `a` in one field; of the wide ones, in the first and in the last bit.

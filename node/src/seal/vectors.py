@@ -118,6 +118,7 @@ def envelopes():
 def tokens():
     secret, root = fill("address secret", 32), fill("root key", 32)
     chart = token(secret, "chart", b"\x01" + b"patient-1")
+    term = token(secret, "term", struct.pack(">I", 7) + b"urn:mrn" + "4711-é".encode())
     return {
         "address_secret": secret.hex(), "root_key": root.hex(), "chart_kind": 1, "chart_id": "patient-1",
         "record_type": "Observation", "record_id": "obs-é", "principal": "spiffe://example/operator/ada",
@@ -128,6 +129,8 @@ def tokens():
         "principal_token": token(secret, "principal", b"spiffe://example/operator/ada").hex(),
         "fingerprint": token(secret, "fingerprint", b"\x00\xff").hex(),
         "operator_token": token(root, "principal", b"spiffe://example/operator/ada").hex(),
+        "term_system": "urn:mrn", "term_value": "4711-é", "term_token": term.hex(),
+        "term_slot": int.from_bytes(token(secret, "term-slot", term)[:2], "big"),
     }
 
 

@@ -173,6 +173,11 @@ impl Cluster {
         self.connect(name, None)
     }
 
+    /// Certificate and profile of a service of any tenant; gives its principal, which no grant names yet.
+    pub fn issue_service(&self, tenant: &str, name: &str) -> String {
+        self.files.create_service(tenant, name)
+    }
+
     /// Any profile of this cluster, optionally for one gateway only.
     pub fn connect(&self, profile: &str, node: Option<usize>) -> Client {
         let mut profile = Profile::load(self.profile(profile)).unwrap_or_else(|error| panic!("{error}"));

@@ -40,7 +40,7 @@ async fn refused(wire: &Wire, method: &str, request: &impl Message) -> Refusal {
 async fn reads_within_limits_or_not_at_all() {
     let (_cluster, wire) = start().await;
     let long = "x".repeat(129);
-    let get = v1::GetRequest { context: context(), chart: chart("p1"), record: record("n1"), version: 0 };
+    let get = v1::GetRequest { context: context(), chart: chart("p1"), record: record("n1"), ..Default::default() };
     let list = v1::ListRequest { context: context(), chart: chart("p1"), ..Default::default() };
     let history =
         v1::HistoryRequest { context: context(), chart: chart("p1"), record: record("n1"), ..Default::default() };
@@ -48,6 +48,7 @@ async fn reads_within_limits_or_not_at_all() {
         context: context(),
         chart: chart("p1"),
         records: (0..count).filter_map(|_| record("n1")).collect(),
+        as_of: String::new(),
     };
     let too_long = v1::BatchGetRequest { records: record(&long).into_iter().collect(), ..batch(1) };
     let cases: [(&str, Bytes, &str); 13] = [
@@ -71,7 +72,11 @@ async fn reads_within_limits_or_not_at_all() {
             "page_size",
         ),
         ("Charts/History", v1::HistoryRequest { record: None, ..history }.encode_to_vec().into(), "record"),
-        ("Charts/ReadChart", v1::ReadChartRequest { context: context(), chart: None }.encode_to_vec().into(), "chart"),
+        (
+            "Charts/ReadChart",
+            v1::ReadChartRequest { context: context(), ..Default::default() }.encode_to_vec().into(),
+            "chart",
+        ),
     ];
     for (method, request, field) in cases {
         let refusal = Refusal::of(&wire.call(&format!("charthold.v1.{method}"), request).await.expect_err(field));
@@ -81,10 +86,109 @@ async fn reads_within_limits_or_not_at_all() {
     }
 }
 
+/// What a list may not ask for, and positions that are none of this chart's.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_positions_make_sense_or_are_refused() {
+    let (cluster, wire) = start().await;
+    let list = || v1::ListRequest { context: context(), chart: chart("p1"), ..Default::default() };
+    let position = wire.ask::<v1::ListResponse>("charthold.v1.Charts/List", &list()).await.unwrap();
+    let position = position.answer.unwrap().position;
+    let elsewhere = {
+        let charts = ["q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9"].map(Chart::patient);
+        let mut positions = Vec::new();
+        for chart in charts {
+            let put = Put::new("text/plain", "x");
+            positions.push(cluster.client().put(&chart, &RecordId::new("Note", "n1"), put).await.unwrap().position);
+        }
+        // version 1, shard 2, seq 8
+        positions.into_iter().find(|other| other[..6] != position[..6]).expect("one of nine charts is in another shard")
+    };
+    let ahead = format!("{}{:016x}", &position[..6], u64::MAX);
+    let text = str::to_owned;
+    let cases = [
+        (v1::ListRequest { order: 77, ..list() }, "order"),
+        (v1::ListRequest { clinical_from: text("soon"), ..list() }, "clinical_from"),
+        (v1::ListRequest { clinical_to: text("2024-13"), ..list() }, "clinical_to"),
+        (v1::ListRequest { clinical_from: text("2024"), clinical_to: text("2024"), ..list() }, "clinical_to"),
+        (v1::ListRequest { status: vec!["s".repeat(129)], ..list() }, "status"),
+        (v1::ListRequest { status: vec![text("s"); 17], ..list() }, "status"),
+        (v1::ListRequest { as_of: text("nonsense"), ..list() }, "as_of"),
+        (v1::ListRequest { as_of: ahead.clone(), ..list() }, "as_of"),
+        (v1::ListRequest { as_of: elsewhere.clone(), ..list() }, "as_of"),
+    ];
+    for (request, field) in cases {
+        let refusal = refused(&wire, "Charts/List", &request).await;
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{refusal:?}");
+        assert!(refusal.fields.len() == 1 && refusal.fields[0].0 == field, "{field}: {refusal:?}");
+    }
+    for as_of in [ahead, elsewhere, text("01")] {
+        let (chart, record) = (chart("p1"), record("n1"));
+        let get = v1::GetRequest {
+            context: context(),
+            chart: chart.clone(),
+            record: record.clone(),
+            as_of: as_of.clone(),
+            ..Default::default()
+        };
+        let batch = v1::BatchGetRequest {
+            context: context(),
+            chart: chart.clone(),
+            records: record.clone().into_iter().collect(),
+            as_of: as_of.clone(),
+        };
+        let history = v1::HistoryRequest {
+            context: context(),
+            chart: chart.clone(),
+            record,
+            as_of: as_of.clone(),
+            ..Default::default()
+        };
+        let refusals = [
+            refused(&wire, "Charts/Get", &get).await,
+            refused(&wire, "Charts/BatchGet", &batch).await,
+            refused(&wire, "Charts/History", &history).await,
+            refused(&wire, "Charts/ReadChart", &v1::ReadChartRequest { context: context(), chart, as_of }).await,
+        ];
+        assert!(refusals.iter().all(|refusal| refusal.fields[0].0 == "as_of"), "{refusals:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_make_sense_or_are_refused() {
+    let (_cluster, wire) = start().await;
+    let term = |system: &str, value: &str| Some(v1::IndexTerm { system: system.to_owned(), value: value.to_owned() });
+    let find = || v1::FindChartsRequest { context: context(), term: term("mrn", "4711"), ..Default::default() };
+    let cases = [
+        (v1::FindChartsRequest { context: None, ..find() }, "context"),
+        (v1::FindChartsRequest { term: None, ..find() }, "term"),
+        (v1::FindChartsRequest { term: term("", "4711"), ..find() }, "term.system"),
+        (v1::FindChartsRequest { term: term("mrn", ""), ..find() }, "term.value"),
+        (v1::FindChartsRequest { term: term(&"x".repeat(129), "4711"), ..find() }, "term.system"),
+        (v1::FindChartsRequest { term: term("mrn", &"x".repeat(257)), ..find() }, "term.value"),
+        (v1::FindChartsRequest { term: term("mrn", "4711\u{1b}[2J"), ..find() }, "term.value"),
+        (v1::FindChartsRequest { chart_kind: 77, ..find() }, "chart_kind"),
+        (v1::FindChartsRequest { r#type: "x".repeat(129), ..find() }, "type"),
+        (v1::FindChartsRequest { page_size: 1_001, ..find() }, "page_size"),
+        (v1::FindChartsRequest { page_token: "nonsense".to_owned(), ..find() }, "page_token"),
+    ];
+    for (request, field) in cases {
+        let refusal = refused(&wire, "Charts/FindCharts", &request).await;
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{refusal:?}");
+        assert!(refusal.fields.len() == 1 && refusal.fields[0].0 == field, "{field}: {refusal:?}");
+        assert!(!refusal.message.contains("4711"), "values are not repeated: {refusal:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_absent_is_absent() {
     let (cluster, wire) = start().await;
-    let get = |id, version| v1::GetRequest { context: context(), chart: chart("p1"), record: record(id), version };
+    let get = |id, version| v1::GetRequest {
+        context: context(),
+        chart: chart("p1"),
+        record: record(id),
+        version,
+        as_of: String::new(),
+    };
     for (id, version) in [("n9", 0), ("n1", 2), ("n1", u64::MAX)] {
         let refusal = refused(&wire, "Charts/Get", &get(id, version)).await;
         assert_eq!((refusal.code, refusal.reason.as_str()), (Code::NotFound, "RECORD_NOT_FOUND"), "{id} {version}");
@@ -92,7 +196,7 @@ async fn what_is_absent_is_absent() {
     let history =
         v1::HistoryRequest { context: context(), chart: chart("p1"), record: record("n9"), ..Default::default() };
     assert_eq!(refused(&wire, "Charts/History", &history).await.code, Code::NotFound);
-    let read = v1::ReadChartRequest { context: context(), chart: chart("p9") };
+    let read = v1::ReadChartRequest { context: context(), chart: chart("p9"), as_of: String::new() };
     let pages = wire.call("charthold.v1.Charts/ReadChart", read.encode_to_vec().into()).await.unwrap();
     let last = v1::ReadChartResponse::decode(pages.last().unwrap().clone()).unwrap();
     assert!(pages.len() == 1 && last.complete && last.records.is_empty());
@@ -116,6 +220,11 @@ async fn page_tokens_are_bound_to_caller_and_query() {
     let others = [
         v1::ListRequest { chart: chart("p2"), ..next.clone() },
         v1::ListRequest { r#type: "Note".to_owned(), ..next.clone() },
+        v1::ListRequest { order: v1::Order::NewestFirst as i32, ..next.clone() },
+        v1::ListRequest { status: vec!["final".to_owned()], ..next.clone() },
+        v1::ListRequest { clinical_from: "2024".to_owned(), ..next.clone() },
+        v1::ListRequest { include_deleted: true, ..next.clone() },
+        v1::ListRequest { as_of: first.answer.unwrap().position, ..next.clone() },
         v1::ListRequest { page_token: changed, ..next.clone() },
         v1::ListRequest { page_token: token[..token.len() - 4].to_owned(), ..next.clone() },
     ];
@@ -130,6 +239,7 @@ async fn page_tokens_are_bound_to_caller_and_query() {
         record: record("n1"),
         page_size: 2,
         page_token: token,
+        ..Default::default()
     };
     refusals.push(refused(&wire, "Charts/History", &history).await);
     for refusal in refusals {

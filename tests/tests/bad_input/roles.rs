@@ -47,6 +47,7 @@ pub const TABLE: &[(&str, [Code; 8])] = &[
     ("charthold.v1.Charts/List", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/History", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/ReadChart", [No, Done, No, No, No, No, Done, No]),
+    ("charthold.v1.Charts/FindCharts", [No, Done, No, No, No, No, Done, No]),
     // Once it is initialized nobody's grant is looked at: there is nothing left to do for anybody.
     ("charthold.v1.Cluster/Init", [No, No, No, No, FailedPrecondition, FailedPrecondition, No, No]),
     ("charthold.v1.Cluster/Status", [No, No, No, No, Done, No, No, No]),
@@ -165,14 +166,18 @@ impl Everybody {
         };
         let bytes = match method.split_once('/').unwrap().1 {
             "Commit" => v1::CommitRequest { context, request_id, chart, mutations: vec![mutation] }.encode_to_vec(),
-            "Get" => v1::GetRequest { context, chart, record, version: 0 }.encode_to_vec(),
+            "Get" => v1::GetRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "BatchGet" => {
                 let records = record.into_iter().collect();
-                v1::BatchGetRequest { context, chart, records }.encode_to_vec()
+                v1::BatchGetRequest { context, chart, records, ..Default::default() }.encode_to_vec()
             }
             "List" => v1::ListRequest { context, chart, ..Default::default() }.encode_to_vec(),
             "History" => v1::HistoryRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
-            "ReadChart" => v1::ReadChartRequest { context, chart }.encode_to_vec(),
+            "ReadChart" => v1::ReadChartRequest { context, chart, ..Default::default() }.encode_to_vec(),
+            "FindCharts" => {
+                let term = Some(v1::IndexTerm { system: "mrn".to_owned(), value: "4711".to_owned() });
+                v1::FindChartsRequest { context, term, ..Default::default() }.encode_to_vec()
+            }
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),

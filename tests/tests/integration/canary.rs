@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use charthold_client::{Chart, Client, Error, Mutation, Put, RecordId, RequestContext, Role};
+use charthold_client::{
+    Chart, Client, Error, FindQuery, ListQuery, Mutation, Order, Put, RecordId, RequestContext, Role,
+};
 use charthold_tests::canary::{Form, Scan, Texts, files_below, forms_of};
 use charthold_tests::harness::{Cluster, Options, TENANT_NAME};
 use charthold_tests::patients;
@@ -12,7 +14,7 @@ const PATIENTS: [usize; 4] = [2, 3, 7, 14];
 const TRACE: (&str, &str) = ("CHARTHOLD_LOG", "trace");
 
 /// Made up here, in every field that a request has.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 14] = [
     "Zoë-Canary-Patient",
     "CanaryRecordType",
     "canary-record-ünique",
@@ -25,6 +27,8 @@ const WORDS: [&str; 12] = [
     "canary-on-behalf-of",
     "canary reason: she is the actor's neighbour",
     "canary-session-and-device",
+    "urn:canary-identifier-system",
+    "canary-identifier-4711",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +104,7 @@ fn note() -> Put {
         status: WORDS[5].into(),
         author: WORDS[6].into(),
         labels: vec![WORDS[7].into()],
-        ..Put::new(WORDS[4], WORDS[3])
+        ..Put::new(WORDS[4], WORDS[3]).with_index_term(WORDS[12], WORDS[13])
     }
 }
 
@@ -113,11 +117,16 @@ async fn every_call(cluster: &Cluster) {
         let client = cluster.client_at(node).with_context(context());
         client.put(&chart, &id, note()).await.unwrap();
         assert_eq!(client.get(&chart, &id).await.unwrap().body, WORDS[3].as_bytes());
+        let found = client.find_charts(FindQuery::new(WORDS[12], WORDS[13])).all().await.unwrap();
+        assert!(found.len() == 1 && found[0].chart == chart);
     }
     assert_eq!(client.list(&chart, None).await.unwrap().len(), 1);
     assert_eq!(client.list(&chart, Some(WORDS[1])).await.unwrap().len(), 1);
-    let history = client.history_page(&chart, &id, 1, None).await.unwrap();
-    client.history_page(&chart, &id, 1, history.next.as_ref()).await.unwrap();
+    let query = ListQuery::of_type(WORDS[1]).from("2024-05").until("2025").with_status(WORDS[5]).newest_first();
+    let listed = client.list_page(&chart, &query, 1, None).await.unwrap();
+    assert_eq!(client.at_position(&listed.position).list_where(&chart, query).all().await.unwrap().len(), 1);
+    let history = client.history_page(&chart, &id, Order::NewestFirst, 1, None).await.unwrap();
+    client.history_page(&chart, &id, Order::NewestFirst, 1, history.next.as_ref()).await.unwrap();
     client.batch_get(&chart, &[id.clone(), RecordId::new(WORDS[1], WORDS[0])]).await.unwrap();
     let newest = client.get(&chart, &id).await.unwrap().version();
     client.delete(&chart, &id, newest).await.unwrap();
@@ -151,6 +160,11 @@ async fn every_error(cluster: &Cluster) {
         client.with_context(RequestContext { actor: String::new(), ..context() }).commit(&chart, vec![put(&id)]).await,
         client.get(&chart, &absent).await.map(|_| unreachable!("it is absent")),
         client.get(&chart, &long).await.map(|_| unreachable!("its id is too long")),
+        client
+            .find_charts(FindQuery::new(WORDS[12], WORDS[13].repeat(20)))
+            .all()
+            .await
+            .map(|_| unreachable!("too long")),
     ];
     let mut spoken = String::new();
     for (number, refused) in refused.into_iter().enumerate() {

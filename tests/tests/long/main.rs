@@ -5,6 +5,7 @@
 
 mod away;
 mod failover;
+mod listing;
 mod month;
 
 use std::time::Duration;
@@ -25,6 +26,12 @@ async fn failover() {
 #[ignore = "takes two minutes; a proof"]
 async fn away() {
     away::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes; a proof"]
+async fn listing() {
+    listing::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ mod barrier;
 #[cfg(test)]
 mod cluster_tests;
 pub mod form;
+pub mod index_rows;
 pub mod peers;
 mod propose;
 pub mod rows;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
+use self::index_rows::IndexRows;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
@@ -158,6 +160,11 @@ impl Replica {
     /// The charts' rows on this node. To be current, read behind a barrier.
     pub fn rows(&self) -> ChartRows {
         ChartRows::new(self.state.clone())
+    }
+
+    /// The index's rows on this node. To be current, read behind a barrier of the term's shard.
+    pub fn index(&self) -> IndexRows {
+        IndexRows::new(self.state.clone())
     }
 
     pub fn directory(&self) -> DirectoryView {

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use charthold_client::{Chart, Client, Error, Mutation, Precondition, Put, Record, RecordId};
+use charthold_client::{Chart, Client, Error, IndexTerm, Mutation, Precondition, Put, Record, RecordId};
 use tokio::time::{Instant, sleep};
 
 use crate::fhir::{ChartName, Entry};
@@ -90,6 +90,7 @@ fn mutation(entry: &Entry, condition: Precondition) -> Mutation {
     let put = Put {
         clinical_date: entry.clinical_date.clone(),
         status: entry.status.clone(),
+        index_terms: entry.identifiers.iter().map(|it| IndexTerm::new(&it.system, &it.value)).collect(),
         ..Put::new(CONTENT_TYPE, entry.body.clone())
     };
     Mutation::put(record_id(entry), put).when(condition)

@@ -57,6 +57,7 @@ fn record(id: &RecordId, (version, body): &Newest) -> Option<Record> {
         status: String::new(),
         author: String::new(),
         labels: Vec::new(),
+        index_terms: Vec::new(),
         length_bytes: body.len() as u64,
         committed_at: None,
     };

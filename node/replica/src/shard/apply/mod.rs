@@ -7,6 +7,7 @@
 
 mod chart_key;
 mod commit;
+mod index;
 pub mod merkle;
 pub mod overlay;
 #[cfg(test)]
@@ -118,7 +119,7 @@ impl Applier {
         self.progress.log_time_ms = self.progress.log_time_ms.max(framed.log_time_ms);
         let slot = framed.slot;
         let mine = match framed.command {
-            Command::Commit(_) | Command::EnsureChartKey(_) => {
+            Command::Commit(_) | Command::EnsureChartKey(_) | Command::PutIndex(_) | Command::DropIndex(_) => {
                 self.slots.is_some_and(|(first, last)| (first..=last).contains(&slot))
             }
             _ => self.shard == DIRECTORY,
@@ -129,6 +130,8 @@ impl Applier {
         match framed.command {
             Command::Commit(commit) => self.commit(overlay, slot, commit),
             Command::EnsureChartKey(ensure) => chart_key::ensure(overlay, slot, ensure, self.progress.seq),
+            Command::PutIndex(put) => Ok(self.put_index(overlay, slot, &put)),
+            Command::DropIndex(drop) => self.drop_index(overlay, slot, &drop),
             Command::InitCluster(init) => self.init_cluster(overlay, init),
             Command::PutTenant(put) => self.put_tenant(overlay, put),
             Command::PutGrant(put) => self.put_grant(overlay, put),

@@ -60,6 +60,8 @@ fn commit() -> impl Strategy<Value = String> {
 pub fn step() -> impl Strategy<Value = Step> {
     let line = prop_oneof![
         20 => commit(),
+        3 => select(vec!["index m t/p", "index m t/p chart=b", "index n t/p", "unindex m t/p seen=3600000"])
+            .prop_map(str::to_owned),
         2 => select(vec!["key k1 chart=a", "key k2 chart=b", "blank", "members 1 2", "members 3"])
             .prop_map(str::to_owned),
     ];

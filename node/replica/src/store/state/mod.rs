@@ -31,10 +31,11 @@ pub enum Table {
     Tenant,
     Grant,
     DirectoryRequest,
+    Index,
 }
 
 impl Table {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Version,
         Self::Chart,
         Self::Key,
@@ -46,12 +47,13 @@ impl Table {
         Self::Tenant,
         Self::Grant,
         Self::DirectoryRequest,
+        Self::Index,
     ];
 
     /// Whose rows are in it, and how a group's rows are found.
     pub fn scope(self) -> Scope {
         match self {
-            Self::Version | Self::Chart | Self::Key | Self::Request | Self::LedgerByChart => Scope::Slot,
+            Self::Version | Self::Chart | Self::Key | Self::Request | Self::LedgerByChart | Self::Index => Scope::Slot,
             Self::Ledger | Self::Applied => Scope::Shard,
             Self::Cluster | Self::Tenant | Self::Grant | Self::DirectoryRequest => Scope::Directory,
         }
@@ -76,6 +78,7 @@ impl Table {
             Self::Tenant => "tenant",
             Self::Grant => "grant",
             Self::DirectoryRequest => "directory_request",
+            Self::Index => "index",
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod chart;
 pub mod cluster;
 pub mod directory_request;
 pub mod grant;
+pub mod index;
 pub mod key;
 pub mod ledger;
 pub mod ledger_by_chart;

@@ -67,6 +67,11 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
             let made = commit([0; 16], chart, words.option("key").unwrap_or("k1"), mutations);
             Command::Commit(pb::Commit { request_id: id, fingerprint, ..made })
         }
+        "index" => Command::PutIndex(index(&mut words)),
+        "unindex" => {
+            let row = Some(index(&mut words));
+            Command::DropIndex(pb::DropIndex { row, log_time_ms: words.option("seen").unwrap().parse().unwrap() })
+        }
         "init" => {
             let (request_id, fingerprint) = words.request_id(defaults);
             let (cluster, root_check) = ("c".to_owned(), Bytes::from_static(b"root check"));
@@ -111,6 +116,14 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
         unknown => panic!("unknown entry {unknown}"),
     };
     Payload::Command(stamp(&command.encode(defaults.slot), defaults.at).unwrap())
+}
+
+fn index(words: &mut Words<'_>) -> pb::PutIndex {
+    let term = words.token();
+    let record = mutation(Op::Put, words.next(), None);
+    let chart = Bytes::copy_from_slice(&token(words.option("chart").unwrap_or("a")));
+    let tenant = Bytes::copy_from_slice(&token("tenant"));
+    pb::PutIndex { tenant, term, chart, r#type: record.r#type, record: record.record }
 }
 
 fn grant(tenant: Bytes, principal: Bytes) -> pb::Grant {

@@ -12,7 +12,7 @@ use super::super::merkle::{Frontier, Hash};
 use super::super::recorder::leaf_of;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::{StateEngine, Table};
-use crate::store::table::{after_prefix, chart, grant, key, ledger, ledger_by_chart, request, tenant, version};
+use crate::store::table::{after_prefix, chart, grant, index, key, ledger, ledger_by_chart, request, tenant, version};
 use crate::testing::name_of;
 
 fn rows(state: &MemoryState, table: Table) -> Vec<(Vec<u8>, Bytes)> {
@@ -84,6 +84,15 @@ pub fn requests(state: &MemoryState) -> String {
         let id = request::Key::decode(&key).unwrap().request_id;
         let (name, print) = (name_of(&id[6..]), name_of(&row.fingerprint));
         format!("{name} print={print}: {}", answer_line(&row.outcome.unwrap().result.unwrap()))
+    })
+}
+
+pub fn index(state: &MemoryState) -> String {
+    lines(state, Table::Index, |key, row: index::Row| {
+        let key = index::Key::decode(&key).unwrap();
+        let (term, of_chart) = (name_of(&key.term), name_of(&key.chart));
+        let (of_type, name) = (name_of(&key.record_type), name_of(&key.record));
+        format!("slot {} {term} {of_chart} {of_type}/{name} at={}", key.slot, row.log_time_ms)
     })
 }
 

@@ -1,0 +1,65 @@
+//! The index's rows on this node: where to look for the records that hold a term.
+
+use prost::Message;
+
+use crate::store::EngineError;
+use crate::store::state::Table;
+use crate::store::state::flusher::StateStore;
+use crate::store::table::index::{self, Row};
+use crate::{ShardId, Slot, Token, shard_of, slots_of};
+
+/// Keys are 82 bytes and values few: this many rows are a small read.
+const BYTES_MAX: usize = 1 << 20;
+
+/// One row, as this node has applied it.
+#[derive(Clone, Copy)]
+pub struct IndexRow {
+    pub key: index::Key,
+    pub log_time_ms: u64,
+}
+
+/// Reads of the index.
+#[derive(Clone)]
+pub struct IndexRows {
+    state: StateStore,
+}
+
+impl IndexRows {
+    pub(crate) fn new(state: StateStore) -> Self {
+        Self { state }
+    }
+
+    /// Rows of a term, from its first or from [`index::Key::next`] of the last one that was read.
+    pub fn of_term(
+        &self,
+        (slot, tenant, term): (Slot, &Token, &Token),
+        next: Option<Vec<u8>>,
+        rows_max: usize,
+    ) -> Result<Vec<IndexRow>, EngineError> {
+        let (from, to) = index::term_range(slot, tenant, term);
+        self.read(shard_of(slot), next.unwrap_or(from), &to, rows_max)
+    }
+
+    /// Rows of a shard, likewise.
+    pub fn of_shard(
+        &self,
+        shard: ShardId,
+        next: Option<Vec<u8>>,
+        rows_max: usize,
+    ) -> Result<Vec<IndexRow>, EngineError> {
+        let Some((first, last)) = slots_of(shard) else { return Ok(Vec::new()) };
+        let (from, to) = index::slots_range(first, last);
+        self.read(shard, next.unwrap_or(from), &to, rows_max)
+    }
+
+    fn read(&self, shard: ShardId, from: Vec<u8>, to: &[u8], rows_max: usize) -> Result<Vec<IndexRow>, EngineError> {
+        let damaged = || EngineError::new("state", "a row of the index cannot be decoded");
+        let rows = self.state.reader(shard)?.scan(Table::Index, &from, to, rows_max, BYTES_MAX)?;
+        let decode = |(key, row): (Vec<u8>, bytes::Bytes)| {
+            let key = index::Key::decode(&key).ok_or_else(damaged)?;
+            let log_time_ms = Row::decode(row).map_err(|_| damaged())?.log_time_ms;
+            Ok(IndexRow { key, log_time_ms })
+        };
+        rows.into_iter().map(decode).collect()
+    }
+}
