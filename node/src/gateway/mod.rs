@@ -4,7 +4,8 @@
 //! commands and reads rows through [`Replica`], and is given authenticated connections.
 //!
 //! # Layout
-//! - [`server`]: the gRPC server with health and reflection
+//! - [`server`]: the gRPC server with health and reflection; [`connections`]: how long each connection lasts, and what it
+//!   may cost; [`bodies`]: what a request and an answer on their way may cost
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
@@ -13,9 +14,11 @@
 pub mod access;
 mod answer;
 mod audit;
+mod bodies;
 mod charts;
 mod cluster;
 mod commit;
+mod connections;
 pub mod error;
 mod keyring;
 mod malformed;
@@ -27,6 +30,7 @@ mod tenants;
 mod validate;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use charthold_replica::replica::Replica;
 use tokio::sync::Semaphore;
@@ -44,7 +48,7 @@ pub struct Gateway {
     pub(crate) root: Arc<RootKey>,
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
-    pub(crate) body_bytes_max: usize,
+    body_bytes_max: AtomicUsize,
     pub(crate) commits: Arc<Semaphore>,
 }
 
@@ -56,9 +60,19 @@ impl Gateway {
             access: Access::new(),
             replica,
             root,
-            body_bytes_max,
+            body_bytes_max: AtomicUsize::new(body_bytes_max),
             commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
         })
+    }
+
+    /// What a record's body may have.
+    pub(crate) fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// For commits from here on.
+    pub fn set_body_bytes_max(&self, bytes: usize) {
+        self.body_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether this gateway's root key is the cluster's; nothing while the cluster's is not known here.

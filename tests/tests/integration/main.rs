@@ -10,4 +10,6 @@ mod main_job;
 mod once;
 mod pages;
 mod power_cut;
+mod revocation;
+mod rotation;
 mod stops;
