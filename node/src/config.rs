@@ -309,7 +309,8 @@ impl Config {
     /// Makes every path absolute.
     fn anchor(&mut self, base: &Path) {
         let tls = [Some(&mut self.tls.peer), self.tls.service.as_mut()].into_iter().flatten();
-        let files = tls.flat_map(|files| [&mut files.ca, &mut files.cert, &mut files.key].into_iter().chain(&mut files.crl));
+        let files =
+            tls.flat_map(|files| [&mut files.ca, &mut files.cert, &mut files.key].into_iter().chain(&mut files.crl));
         for path in files.chain([&mut self.data]) {
             *path = base.join(&*path);
         }
@@ -593,10 +594,13 @@ mod tests {
     fn what_needs_a_restart_is_named() {
         let before = resolve(KEYED, &[], &[]).unwrap();
         let differs = |flags: &[(&str, &str)]| before.needs_restart(&resolve(KEYED, &[], flags).unwrap());
-        assert!(differs(&[("limits.body_bytes_max", "1"), ("tls.peer.cert", "x"), ("tls.service.crl", "y")]).is_empty());
-        assert_eq!(differs(&[("name", "b1"), ("raft.heartbeat_ms", "100"), ("log.format", "json")]), [
-            "name", "raft", "log"
-        ]);
+        assert!(
+            differs(&[("limits.body_bytes_max", "1"), ("tls.peer.cert", "x"), ("tls.service.crl", "y")]).is_empty()
+        );
+        assert_eq!(
+            differs(&[("name", "b1"), ("raft.heartbeat_ms", "100"), ("log.format", "json")]),
+            ["name", "raft", "log"]
+        );
     }
 
     #[test]

@@ -191,7 +191,8 @@ fn remind(kind: &'static str, condition: Condition) {
 }
 
 fn shown(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map_or_else(|_| "unknown".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    jiff::Timestamp::try_from(at)
+        .map_or_else(|_| "unknown".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// Files by what they contain: what is in use, and what was tried since.

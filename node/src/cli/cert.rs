@@ -223,7 +223,9 @@ mod tests {
         ] {
             assert_eq!(check(folder.path(), line).await, 0, "{line}");
         }
-        for file in ["ca/peer-ca.key", "a1/service.crt", "k1/peer.crt", "ada/client.key", "ehr/service-ca.crt", "ca/peer.crl"] {
+        for file in
+            ["ca/peer-ca.key", "a1/service.crt", "k1/peer.crt", "ada/client.key", "ehr/service-ca.crt", "ca/peer.crl"]
+        {
             assert!(folder.path().join(file).exists(), "{file}");
         }
         assert!(!folder.path().join("k1/service.crt").exists());
@@ -254,7 +256,11 @@ mod tests {
         assert_eq!(check(folder.path(), "create-client --ca DIR/none --operator ada --out DIR/x").await, 1);
         assert_eq!(check(folder.path(), "create-ca --cluster c1 --out DIR/other").await, 0);
         assert_eq!(check(folder.path(), "create-client --ca DIR/other --operator ada --out DIR/ada").await, 0);
-        assert_eq!(check(folder.path(), "revoke --ca DIR/ca --cert DIR/ada/client.crt").await, 1, "another authority's");
+        assert_eq!(
+            check(folder.path(), "revoke --ca DIR/ca --cert DIR/ada/client.crt").await,
+            1,
+            "another authority's"
+        );
         assert_eq!(check(folder.path(), "revoke --ca DIR/ca --cert DIR/none").await, 1);
         assert!(!folder.path().join("ca/service.crl").exists());
     }

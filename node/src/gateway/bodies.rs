@@ -142,10 +142,7 @@ impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = tonic::codegen::StdError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let body = self.get_mut();
         if let Err(full) = body.make_room() {
             return Poll::Ready(Some(Err(full.into())));

@@ -26,11 +26,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const HEALTH_BARRIER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until `stop` is done, then lets running calls end.
-pub async fn serve(
-    gateway: Arc<Gateway>,
-    listener: ServiceListener,
-    stop: impl Future<Output = ()>,
-) {
+pub async fn serve(gateway: Arc<Gateway>, listener: ServiceListener, stop: impl Future<Output = ()>) {
     let (health, health_service) = tonic_health::server::health_reporter();
     let watch = tokio::spawn(report_health(Arc::clone(&gateway), health));
     let reflection = tonic_reflection::server::Builder::configure()
@@ -45,7 +41,8 @@ pub async fn serve(
         .add_service(limited_charts(&gateway))
         .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
         .add_service(ClusterServer::new(ClusterService(gateway)));
-    let service = ServiceBuilder::new().layer(MapResponseLayer::new(malformed::explain)).service(services.routes().prepare());
+    let service =
+        ServiceBuilder::new().layer(MapResponseLayer::new(malformed::explain)).service(services.routes().prepare());
     connections::serve(listener, service, stop).await;
     watch.abort();
 }

@@ -25,9 +25,9 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, warn};
 
+use super::TlsError;
 use super::places::{Episode, Place, Places};
 use super::port::{Ending, Port, Registration};
-use super::TlsError;
 
 /// Finished handshakes that nobody has taken yet.
 const FINISHED_MAX: usize = 16;
@@ -210,7 +210,10 @@ impl<Identity: Unpin> AsyncRead for Connection<Identity> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let connection = self.get_mut();
         if connection.cut.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its certificate counts no more")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "its certificate counts no more",
+            )));
         }
         Pin::new(&mut connection.stream).poll_read(context, buffer)
     }

@@ -84,11 +84,7 @@ impl Port {
 
     pub fn condition(&self) -> Condition {
         let setup = self.setup();
-        Condition {
-            expires_at: setup.expires_at,
-            revoked: setup.own_revoked,
-            lists_due_at: setup.lists_due_at,
-        }
+        Condition { expires_at: setup.expires_at, revoked: setup.own_revoked, lists_due_at: setup.lists_due_at }
     }
 
     /// Uses the new setup from here on. What remains open under an older certificate is in `outdated`.
@@ -160,9 +156,9 @@ impl Open {
         let open: Vec<_> = self.connections.lock().values().cloned().collect();
         let now = UnixTime::now();
         let refused = open.iter().filter(|(chain, ending)| {
-            let accepted = chain.split_first().is_some_and(|(leaf, intermediates)| {
-                verifier.verify_client_cert(leaf, intermediates, now).is_ok()
-            });
+            let accepted = chain
+                .split_first()
+                .is_some_and(|(leaf, intermediates)| verifier.verify_client_cert(leaf, intermediates, now).is_ok());
             !accepted && !ending.cut.is_cancelled()
         });
         refused.map(|(_, ending)| ending.cut.cancel()).count()

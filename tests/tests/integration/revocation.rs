@@ -111,8 +111,10 @@ async fn a_revoked_node_is_cut_off() {
     .await;
     for node in [0, 1] {
         let client = cluster.client_at(node);
-        until("the others serve", || async { client.put(&chart, &record, Put::fhir("{}")).await.map_err(|e| e.to_string()) })
-            .await;
+        until("the others serve", || async {
+            client.put(&chart, &record, Put::fhir("{}")).await.map_err(|e| e.to_string())
+        })
+        .await;
     }
     let alone = cluster.client_at(2).with_deadline(std::time::Duration::from_secs(3));
     until("the revoked node serves nobody", || async {

@@ -151,7 +151,8 @@ async fn the_clients_authority_is_replaced_under_load() {
     let load = Load::start(&cluster.client());
     let nodes: Vec<PathBuf> = (0..cluster.size()).map(|node| certs(&cluster, node)).collect();
     let own = cluster.folder().join("client");
-    let everywhere = || nodes.iter().cloned().chain([own.clone(), cluster.folder().join("operator")]).collect::<Vec<_>>();
+    let everywhere =
+        || nodes.iter().cloned().chain([own.clone(), cluster.folder().join("operator")]).collect::<Vec<_>>();
 
     write_authorities(&cluster, "service", &["authority", "authority2"], &everywhere());
     wait_reloaded(&cluster, "service", 1).await;
@@ -209,15 +210,13 @@ async fn what_cannot_be_used_changes_nothing() {
     replace(&folder.join("service.crt"), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let config = std::fs::read_to_string(cluster.config(0)).unwrap();
     std::fs::write(cluster.config(0), format!("colour = 1\n{config}")).unwrap();
-    until("the node complains of both", || async {
-        if complaints() == 2 { Ok(()) } else { Err(log()) }
-    })
-    .await;
+    until("the node complains of both", || async { if complaints() == 2 { Ok(()) } else { Err(log()) } }).await;
     assert!(log().contains("service.crt") && log().contains("unknown key `colour`"), "{}", log());
     read_as(&cluster, &cluster.folder().join("client")).await.unwrap();
 
     // What can be changed is, what cannot is named.
-    let config = config.replace("[raft]", "[limits]\nbody_bytes_max = 8\n[raft]").replace("join = []", "join = [\"x:1\"]");
+    let config =
+        config.replace("[raft]", "[limits]\nbody_bytes_max = 8\n[raft]").replace("join = []", "join = [\"x:1\"]");
     std::fs::write(cluster.config(0), config).unwrap();
     replace(&folder.join("service.crt"), &good);
     until("the node has read them", || async {

@@ -63,7 +63,9 @@ async fn a_revoked_peer_is_refused_in_both_directions() {
     }
     drop((accepted, caller));
     assert!(a.dial(to(&b)).await.is_err());
-    assert!(refused(a.local_address(), Some(&TlsFiles::in_folder(&cluster.path("b1"), "peer")), b"charthold-peer/1").await);
+    assert!(
+        refused(a.local_address(), Some(&TlsFiles::in_folder(&cluster.path("b1"), "peer")), b"charthold-peer/1").await
+    );
     assert!(!a.condition().revoked && a.condition().lists_due_at.is_some());
 
     // A list that names the node itself counts for the others all the same.
