@@ -1,5 +1,5 @@
-//! `charthold cert create-ca | create-node | create-client | revoke`: authorities and certificates. Works on files only; nothing
-//! here talks to a cluster.
+//! `charthold cert create-ca | create-node | create-client | revoke`: authorities and certificates. Works on files only;
+//! nothing here talks to a cluster.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -3,12 +3,13 @@
 //! | limit | what is beyond it |
 //! | --- | --- |
 //! | [`ARRIVAL_MAX`] waiting for each [`ARRIVAL_BYTES`] of a request, or its end | answered REQUEST_INCOMPLETE |
-//! | [`CONNECTION_KIB_MAX`] of half-received messages on a connection, [`GATEWAY_KIB_MAX`] in all | answered OVERLOADED |
+//! | [`CONNECTION_KIB_MAX`] of half-received messages on a connection | answered OVERLOADED |
+//! | [`GATEWAY_KIB_MAX`] of them in all | answered OVERLOADED |
 //! | [`EMPTY_FRAMES_MAX`] empty frames in a row | answered INVALID_FIELD |
 //! | [`READER_STALLS_MAX`] without taking a piece of an answer that is there | the stream is reset |
 //!
-//! A piece of an answer that a client does not take is seen from the outside only: HTTP/2 asks the body for the next piece
-//! when the one before has left. So each stream's task is watched by a second one that looks when it asked last.
+//! A piece of an answer that a client does not take is seen from the outside only: HTTP/2 asks the body for the next
+//! piece when the one before has left. So beside each stream runs a watch that looks when it asked last.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -15,8 +15,8 @@
 //! | its certificate is revoked, expired, of no trusted authority | cut at once, streams too |
 //! | no answer to a ping within [`KEEPALIVE_TIMEOUT`]: also a client that reads nothing at all | closed |
 //!
-//! What a request's and an answer's body may do is in [`super::bodies`]; how many connections there may be, and how long
-//! a handshake takes, in [`crate::tls`]. Must not know: methods, tenants, grants.
+//! What a request's and an answer's body may do is in [`super::bodies`]; how many connections there may be, and how
+//! long a handshake takes, in [`crate::tls`]. Must not know: methods, tenants, grants.
 
 use std::convert::Infallible;
 use std::sync::Arc;

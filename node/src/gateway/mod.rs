@@ -4,8 +4,8 @@
 //! commands and reads rows through [`Replica`], and is given authenticated connections.
 //!
 //! # Layout
-//! - [`server`]: the gRPC server with health and reflection; [`connections`]: how long each connection lasts, and what it
-//!   may cost; [`bodies`]: what a request and an answer on their way may cost
+//! - [`server`]: the gRPC server with health and reflection
+//! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens

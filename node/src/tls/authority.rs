@@ -1,7 +1,8 @@
 //! A cluster's two certificate authorities, and what they issue. For `charthold cert`, `charthold dev` and tests.
 //!
 //! ```text
-//! <authority folder>/  peer-ca.crt  peer-ca.key  service-ca.crt  service-ca.key  and, by `revocation`, peer.crl  service.crl
+//! <authority folder>/  peer-ca.crt  peer-ca.key  service-ca.crt  service-ca.key
+//!                      and, by `revocation`,  peer.crl  service.crl
 //! <a node's folder>/   peer-ca.crt  peer.crt  peer.key  and, unless keyless,  service-ca.crt  service.crt  service.key
 //! <a client's folder>/ service-ca.crt  client.crt  client.key
 //! ```
