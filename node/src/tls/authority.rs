@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The authorities' keys stay in their folder, which no node needs. Keys are written with mode 0600, and no file is
-//! ever overwritten. The cluster's name is in the authorities' common names ("charthold c1 peer authority") and is read
+//! ever overwritten but revocation lists. The cluster's name is in the authorities' common names ("charthold c1 peer authority") and is read
 //! back from there.
 //!
 //! A cluster may as well use authorities of its own: nodes look at the URI, the key usages and the chain, not at who

@@ -20,6 +20,8 @@ use super::port::{Condition, Port, Reloaded, Setup};
 use super::{ClientIdentity, HANDSHAKE_TIMEOUT, PROTOCOL_VERSIONS, TlsError, TlsFiles, provider};
 
 const ALPN: &[u8] = b"h2";
+/// Between two connections that are told to end: a thousand clients must not shake hands at the same moment.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceLimits {
@@ -97,11 +99,16 @@ pub struct ServiceCertificates(Arc<Port>);
 
 impl ServiceCertificates {
     /// Reads the files again, for connections made from then on; the old ones stay in use if this fails. Connections
-    /// whose client is not let in any more are cut. If the own certificate is another one, all others are told to end:
-    /// [`Ending::outdated`].
+    /// whose client is not let in any more are cut. If the own certificate is another one, all others are told to end, one
+    /// after the other: [`Ending::outdated`](super::Ending::outdated).
     pub fn reload(&self, files: &TlsFiles) -> Result<Reloaded, TlsError> {
         let (reloaded, outdated) = self.0.replace(configure(files)?);
-        outdated.iter().for_each(|connection| connection.outdated.cancel());
+        tokio::spawn(async move {
+            for connection in outdated {
+                tokio::time::sleep(RENEWAL_PAUSE).await;
+                connection.outdated.cancel();
+            }
+        });
         Ok(reloaded)
     }
 
