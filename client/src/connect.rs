@@ -42,14 +42,40 @@ const WAITING_CALLS_MAX: usize = 1_024;
 /// How connections are secured.
 #[derive(Clone)]
 pub(crate) enum Security {
-    Tls(TlsConnector),
+    Tls(Arc<Certificates>),
     #[cfg(test)]
     Plaintext,
 }
 
 impl Security {
     pub(crate) fn from_profile(profile: &Profile) -> Result<Self, Error> {
-        tls_config(profile).map(|config| Self::Tls(TlsConnector::from(Arc::new(config)))).map_err(Error::Config)
+        Certificates::read(profile).map(|certificates| Self::Tls(Arc::new(certificates))).map_err(Error::Config)
+    }
+}
+
+/// A profile's files. They are read again for each connection: a service runs for months, its certificate is renewed
+/// meanwhile, and authorities are replaced.
+pub(crate) struct Certificates {
+    profile: Profile,
+    /// Used while the files cannot be: they are replaced one after the other.
+    last: Mutex<TlsConnector>,
+}
+
+impl Certificates {
+    fn read(profile: &Profile) -> Result<Self, String> {
+        let connector = TlsConnector::from(Arc::new(tls_config(profile)?));
+        Ok(Self { profile: profile.clone(), last: Mutex::new(connector) })
+    }
+
+    async fn connector(self: &Arc<Self>) -> TlsConnector {
+        let certificates = Arc::clone(self);
+        // Files are no work for a thread that others wait for.
+        let read = tokio::task::spawn_blocking(move || tls_config(&certificates.profile)).await;
+        let mut last = lock(&self.last);
+        if let Ok(Ok(config)) = read {
+            *last = TlsConnector::from(Arc::new(config));
+        }
+        last.clone()
     }
 }
 
@@ -186,7 +212,7 @@ impl Dialer {
         let tcp = TcpStream::connect(&self.address).await?;
         tcp.set_nodelay(true)?;
         match &self.security {
-            Security::Tls(connector) => self.secure(connector, tcp).await,
+            Security::Tls(certificates) => self.secure(&certificates.connector().await, tcp).await,
             #[cfg(test)]
             Security::Plaintext => Ok(Box::new(tcp)),
         }

@@ -249,7 +249,8 @@ pub struct Client {
 
 impl Client {
     /// Reads the profile's certificates and gets ready; nothing is dialed before the first call. Needs a Tokio runtime
-    /// around it.
+    /// around it. The files are read again for every new connection, so that certificates can be renewed where they
+    /// are: a gateway ends each connection within an hour.
     pub fn connect(profile: &Profile) -> Result<Self, Error> {
         profile.check().map_err(Error::Config)?;
         Self::new(&profile.endpoints, Security::from_profile(profile)?)

@@ -21,8 +21,8 @@
 //! client = "a1.example:7400"             # with the machine's host name in place of 0.0.0.0
 //! peer = "a1.example:7401"
 //! [tls]
-//! peer = { ca = "peer-ca.crt", cert = "peer.crt", key = "peer.key" }
-//! service = { ca = "service-ca.crt", cert = "service.crt", key = "service.key" }
+//! peer = { ca = "peer-ca.crt", cert = "peer.crt", key = "peer.key", crl = "peer.crl" }             # crl: optional;
+//! service = { ca = "service-ca.crt", cert = "service.crt", key = "service.key", crl = "service.crl" } # who is revoked
 //! [keys]
 //! root = "file:/etc/charthold/root.key"  # absent: a keyless node, and no [tls].service
 //! [raft]
@@ -78,7 +78,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 25] = [
+const KEYS: [(&str, Form); 27] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -91,9 +91,11 @@ const KEYS: [(&str, Form); 25] = [
     ("tls.peer.ca", Form::Text),
     ("tls.peer.cert", Form::Text),
     ("tls.peer.key", Form::Text),
+    ("tls.peer.crl", Form::Text),
     ("tls.service.ca", Form::Text),
     ("tls.service.cert", Form::Text),
     ("tls.service.key", Form::Text),
+    ("tls.service.crl", Form::Text),
     ("keys.root", Form::Text),
     ("raft.heartbeat_ms", Form::Number),
     ("raft.election_min_ms", Form::Number),
@@ -291,6 +293,25 @@ impl Config {
         Ok(config)
     }
 
+    /// The keys whose values differ and count from the next start only. All others can be changed while a node runs:
+    /// where the TLS files are (unless it is whether there are any), and the limits.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self { name, site, data, join, listen, advertise, tls, keys, raft, limits: _, log } = self;
+        let differs = [
+            ("name", *name != new.name),
+            ("site", *site != new.site),
+            ("data", *data != new.data),
+            ("join", *join != new.join),
+            ("listen", *listen != new.listen),
+            ("advertise", *advertise != new.advertise),
+            ("tls.service", tls.service.is_some() != new.tls.service.is_some()),
+            ("keys", *keys != new.keys),
+            ("raft", *raft != new.raft),
+            ("log", *log != new.log),
+        ];
+        differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
     /// Keyed: holds the root key and serves clients.
     pub fn is_keyed(&self) -> bool {
         self.keys.root.is_some()
@@ -308,9 +329,10 @@ impl Config {
 
     /// Makes every path absolute.
     fn anchor(&mut self, base: &Path) {
-        let service = self.tls.service.iter_mut().flat_map(|paths| [&mut paths.ca, &mut paths.cert, &mut paths.key]);
-        let peer = &mut self.tls.peer;
-        for path in [&mut self.data, &mut peer.ca, &mut peer.cert, &mut peer.key].into_iter().chain(service) {
+        let tls = [Some(&mut self.tls.peer), self.tls.service.as_mut()].into_iter().flatten();
+        let files =
+            tls.flat_map(|files| [&mut files.ca, &mut files.cert, &mut files.key].into_iter().chain(&mut files.crl));
+        for path in files.chain([&mut self.data]) {
             *path = base.join(&*path);
         }
         if let Some(root) = &mut self.keys.root
@@ -592,6 +614,19 @@ mod tests {
         assert_eq!(config.advertised_peer(), "10.0.0.1:2");
         let config = resolve(KEYED, &[], &[]).unwrap();
         assert!(config.advertised_peer().ends_with(":7401") && !config.advertised_peer().starts_with("0.0.0.0"));
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let before = resolve(KEYED, &[], &[]).unwrap();
+        let differs = |flags: &[(&str, &str)]| before.needs_restart(&resolve(KEYED, &[], flags).unwrap());
+        assert!(
+            differs(&[("limits.body_bytes_max", "1"), ("tls.peer.cert", "x"), ("tls.service.crl", "y")]).is_empty()
+        );
+        assert_eq!(
+            differs(&[("name", "b1"), ("raft.heartbeat_ms", "100"), ("log.format", "json")]),
+            ["name", "raft", "log"]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`gateway`]: talks to clients; [`seal`]: envelopes, keys, tokens; [`tls`]: certificates and connections
-//! - [`node`]: one running node; [`config`], [`telemetry`]: what it is started with
+//! - [`node`]: one running node; [`config`], [`telemetry`]: what it is started with; [`reload`]: what changes meanwhile
 //! - [`cli`]: the commands; [`fhir`]: reading bundles for `import`; [`error_pages`]: what each error means
 
 pub mod cli;
@@ -14,6 +14,8 @@ pub mod error_pages;
 pub mod fhir;
 pub mod gateway;
 pub mod node;
+mod open_files;
+pub mod reload;
 pub mod seal;
 pub mod telemetry;
 pub mod tls;

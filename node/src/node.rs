@@ -11,6 +11,8 @@ use charthold_replica::store::StoreError;
 
 use crate::config::{Config, ConfigError};
 use crate::gateway::{Gateway, RootKeyMismatch, server, sweep};
+use crate::open_files;
+use crate::reload::{Clients, ConfigSource, Reloader, Watch};
 use crate::seal::{RootKey, RootKeyError, provider_from_uri};
 use crate::tls::{PeerTransport, ServiceLimits, ServiceListener, TlsError};
 
@@ -39,17 +41,17 @@ pub enum NodeError {
     ReplicaStopped { shard: u16, why: String },
     #[error("{0}")]
     Clock(String),
-    #[error("the client port failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
 }
 
 /// Runs a node until it is told to stop by SIGTERM or SIGINT, or cannot go on.
-pub async fn run(config: Config) -> Result<(), NodeError> {
+pub async fn run(config: Config, source: ConfigSource) -> Result<(), NodeError> {
     let stop = stop_signal().map_err(NodeError::Signals)?;
+    let open_files_max = open_files::raise_limit();
+    let watch = Watch::begin(source, &config).map_err(NodeError::Signals)?;
     let root = config.keys.root.as_deref().map(|uri| provider_from_uri(uri)?.load()).transpose()?;
-    let transport = PeerTransport::bind(config.listen.peer, &config.tls.peer)?;
+    let transport = Arc::new(PeerTransport::bind(config.listen.peer, &config.tls.peer)?);
     let identity = transport.identity().clone();
     check_certificate(&config, &identity)?;
     let member = Member {
@@ -76,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         join: config.join.clone(),
         key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
     };
-    let replica = Replica::open(replica_config, Arc::new(transport), Platform::system()).await?;
+    let replica = Replica::open(replica_config, Arc::clone(&transport) as _, Platform::system()).await?;
     tracing::info!(
         cluster = identity.cluster,
         node = config.name,
@@ -92,12 +94,17 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         tracing::info!("handing over leadership");
         replica.hand_over().await;
     };
+    let reloader = |config: Config, clients| Reloader::new(watch, config, transport, clients);
     let ended = match root {
-        Some(root) => run_keyed(&config, &replica, root, stop).await,
-        None => tokio::select! {
-            () = stop => Ok(()),
-            stopped = watch_replica(&replica) => Err(stopped),
-        },
+        Some(root) => run_keyed(config, &replica, root, open_files_max, reloader, stop).await,
+        None => {
+            let reloading = reloader(config, None).run();
+            tokio::select! {
+                () = stop => Ok(()),
+                stopped = watch_replica(&replica) => Err(stopped),
+                () = reloading => Ok(()),
+            }
+        }
     };
     tracing::info!("stopping");
     replica.shutdown().await;
@@ -108,19 +115,25 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
 }
 
 async fn run_keyed(
-    config: &Config,
+    config: Config,
     replica: &Arc<Replica>,
     root: RootKey,
+    open_files_max: Option<u64>,
+    reloader: impl FnOnce(Config, Option<Clients>) -> Reloader,
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let gateway = Gateway::new(Arc::clone(replica), root, config.limits.body_bytes_max as usize);
     // Known already, or learnt from the leader: either way nothing is served under another root key.
     gateway.check_root_key()?;
     let Some(files) = &config.tls.service else { return Ok(()) };
-    let listener = ServiceListener::bind(config.listen.client, files, ServiceLimits::default())?;
+    let mut limits = ServiceLimits::default();
+    limits.connections_max = open_files::connections_within(open_files_max, limits.connections_max);
+    let listener = ServiceListener::bind(config.listen.client, files, limits)?;
     tracing::info!(client = %listener.local_address(), "serving clients");
     let sweep_after = Duration::from_secs(u64::from(config.limits.index_sweep_after_s));
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&gateway), sweep_after));
+    let clients = Clients { gateway: Arc::clone(&gateway), certificates: listener.certificates() };
+    let reloading = reloader(config, Some(clients)).run();
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let served = server::serve(Arc::clone(&gateway), listener, async {
         let _either_way = drained.await;
@@ -130,7 +143,8 @@ async fn run_keyed(
         () = stop => Ok(()),
         stopped = watch_replica(replica) => Err(stopped),
         mismatch = watch_root_key(&gateway) => Err(mismatch.into()),
-        served = &mut served => return Ok(served?),
+        () = &mut served => return Ok(()),
+        () = reloading => Ok(()),
     };
     sweeping.abort();
     drop(drain);

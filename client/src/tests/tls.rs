@@ -125,6 +125,22 @@ async fn a_refused_certificate_fails_fast_and_says_whose() {
     assert_eq!(gateway.commits().len(), 0);
 }
 
+/// As when a service's certificate is renewed, or its authority replaced, while it runs.
+#[tokio::test]
+async fn files_are_read_again_for_each_connection() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (gateway, folder) = (Gateway::start([]).await, tempfile::tempdir().unwrap());
+    let front = authority.front("127.0.0.1", &gateway).await;
+    let client = Client::connect(&stranger.profile(&stranger, &[&front], folder.path())).unwrap();
+    assert!(matches!(client.put(&chart(), &id(), Put::fhir("{}")).await, Err(Error::Unauthenticated { .. })));
+    let renewed = authority.profile(&authority, &[&front], folder.path());
+    client.put(&chart(), &id(), Put::fhir("{}")).await.unwrap();
+    // Half of a change: what was there before is used.
+    std::fs::write(&renewed.key, "").unwrap();
+    client.put(&chart(), &id(), Put::fhir("{}")).await.unwrap();
+    assert!(matches!(Client::connect(&renewed), Err(Error::Config(_))));
+}
+
 #[tokio::test]
 async fn a_handshake_that_never_ends_has_sent_nothing() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());

@@ -1,5 +1,5 @@
-//! `charthold cert create-ca | create-node | create-client`: authorities and certificates. Works on files only; nothing
-//! here talks to a cluster.
+//! `charthold cert create-ca | create-node | create-client | revoke`: authorities and certificates. Works on files only;
+//! nothing here talks to a cluster.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,8 @@ enum Command {
     /// Make the certificate of an operator, or of a tenant's service
     #[command(name = "create-client")]
     Client(ClientArgs),
+    /// Revoke certificates, or renew the revocation lists: a node honours them within seconds of getting them
+    Revoke(super::cert_revoke::Args),
 }
 
 #[derive(clap::Args)]
@@ -117,6 +119,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
         }
         Command::Node(args) => create_node(&args, ctx),
         Command::Client(args) => create_client(&args, ctx),
+        Command::Revoke(args) => super::cert_revoke::run(&args, ctx),
     }
 }
 
@@ -215,10 +218,14 @@ mod tests {
             "create-node --ca DIR/ca --name k1 --site k --keyless --out DIR/k1",
             "create-client --ca DIR/ca --operator ada --out DIR/ada",
             &format!("create-client --ca DIR/ca --tenant {tenant} --service ehr --days 30 --out DIR/ehr"),
+            "revoke --ca DIR/ca",
+            "revoke --ca DIR/ca --cert DIR/ehr/client.crt --cert DIR/a1/peer.crt",
         ] {
             assert_eq!(check(folder.path(), line).await, 0, "{line}");
         }
-        for file in ["ca/peer-ca.key", "a1/service.crt", "k1/peer.crt", "ada/client.key", "ehr/service-ca.crt"] {
+        for file in
+            ["ca/peer-ca.key", "a1/service.crt", "k1/peer.crt", "ada/client.key", "ehr/service-ca.crt", "ca/peer.crl"]
+        {
             assert!(folder.path().join(file).exists(), "{file}");
         }
         assert!(!folder.path().join("k1/service.crt").exists());
@@ -247,5 +254,14 @@ mod tests {
         assert!(!folder.path().join("x").exists());
         assert_eq!(check(folder.path(), "create-ca --cluster c1 --out DIR/ca").await, 1);
         assert_eq!(check(folder.path(), "create-client --ca DIR/none --operator ada --out DIR/x").await, 1);
+        assert_eq!(check(folder.path(), "create-ca --cluster c1 --out DIR/other").await, 0);
+        assert_eq!(check(folder.path(), "create-client --ca DIR/other --operator ada --out DIR/ada").await, 0);
+        assert_eq!(
+            check(folder.path(), "revoke --ca DIR/ca --cert DIR/ada/client.crt").await,
+            1,
+            "another authority's"
+        );
+        assert_eq!(check(folder.path(), "revoke --ca DIR/ca --cert DIR/none").await, 1);
+        assert!(!folder.path().join("ca/service.crl").exists());
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod cert;
+pub mod cert_revoke;
 pub mod chart;
 pub mod cluster;
 pub mod completion;

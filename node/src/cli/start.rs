@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::exit::CliError;
 use crate::config::{self, Config, ConfigError};
+use crate::reload::ConfigSource;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -35,7 +36,8 @@ pub fn run(args: Args) -> Result<(), CliError> {
     for name in config::unknown_variables() {
         tracing::warn!(name, "this environment variable is no key of the configuration and is ignored");
     }
-    super::runtime()?.block_on(crate::node::run(config)).map_err(ended)
+    let source = ConfigSource { path: args.config, flags: args.set };
+    super::runtime()?.block_on(crate::node::run(config, source)).map_err(ended)
 }
 
 /// The last line of a node that ended by itself.

@@ -76,6 +76,11 @@ pub fn deadline(metadata: &MetadataMap) -> Instant {
     Instant::now() + limit.saturating_sub(HEADROOM.min(limit / 4))
 }
 
+/// What the caller gave it, for all of it.
+pub fn given_timeout(headers: &http::HeaderMap) -> Option<Duration> {
+    parse_timeout(headers.get("grpc-timeout")?.to_str().ok()?)
+}
+
 /// The gRPC-over-HTTP/2 protocol's `Timeout`: up to 8 digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

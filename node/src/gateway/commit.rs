@@ -32,7 +32,7 @@ impl Gateway {
         request: CommitRequest,
         deadline: Instant,
     ) -> Result<CommitResponse, GatewayError> {
-        validate::commit(&request, self.body_bytes_max)?;
+        validate::commit(&request, self.body_bytes_max())?;
         let request_id = validate::request_id(&request.request_id)?;
         let kib = (request.encoded_len() >> 10).max(1) as u32;
         let _room = Arc::clone(&self.commits).try_acquire_many_owned(kib).map_err(|_| GatewayError::Overloaded)?;

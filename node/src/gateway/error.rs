@@ -54,6 +54,8 @@ pub enum GatewayError {
     NoQuorum,
     #[error("the outcome is not known; repeat with the same request id")]
     OutcomeUnknown,
+    #[error("the request did not arrive whole in time; nothing was done")]
+    Incomplete,
     #[error("stored data is damaged")]
     Damaged,
     #[error("internal error")]
@@ -84,6 +86,7 @@ impl GatewayError {
             Self::NoLeader => (Code::Unavailable, "NO_LEADER"),
             Self::NoQuorum | Self::NodesMissing(_) => (Code::Unavailable, "NO_QUORUM"),
             Self::OutcomeUnknown => (Code::Unavailable, "OUTCOME_UNKNOWN"),
+            Self::Incomplete => (Code::DeadlineExceeded, "REQUEST_INCOMPLETE"),
             Self::Damaged => (Code::DataLoss, "DAMAGED"),
             Self::Internal => (Code::Internal, "INTERNAL"),
         }
@@ -108,7 +111,7 @@ impl GatewayError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoLeader | Self::NoQuorum | Self::NodesMissing(_) | Self::OutcomeUnknown => Some(RETRY_LEADER),
-            Self::Overloaded => Some(RETRY_OVERLOAD),
+            Self::Overloaded | Self::Incomplete => Some(RETRY_OVERLOAD),
             _ => None,
         }
     }

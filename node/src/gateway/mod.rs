@@ -7,6 +7,7 @@
 //! - [`server`]: the gRPC server with health and reflection
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`]: what they do
 //! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
+//! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
@@ -14,10 +15,12 @@
 pub mod access;
 mod answer;
 mod audit;
+mod bodies;
 mod charts;
 mod clinical_date;
 mod cluster;
 mod commit;
+mod connections;
 pub mod error;
 mod find;
 mod keyring;
@@ -32,6 +35,7 @@ mod tenants;
 mod validate;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use charthold_replica::replica::Replica;
 use tokio::sync::Semaphore;
@@ -51,7 +55,7 @@ pub struct Gateway {
     pub(crate) root: Arc<RootKey>,
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
-    pub(crate) body_bytes_max: usize,
+    body_bytes_max: AtomicUsize,
     pub(crate) commits: Arc<Semaphore>,
     pub(crate) sorts: Arc<Semaphore>,
 }
@@ -64,10 +68,20 @@ impl Gateway {
             access: Access::new(),
             replica,
             root,
-            body_bytes_max,
+            body_bytes_max: AtomicUsize::new(body_bytes_max),
             commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
             sorts: Arc::new(Semaphore::new(SORTS_MAX)),
         })
+    }
+
+    /// What a record's body may have.
+    pub(crate) fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// For commits from here on.
+    pub fn set_body_bytes_max(&self, bytes: usize) {
+        self.body_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
     /// Whether this gateway's root key is the cluster's; nothing while the cluster's is not known here.

@@ -1,4 +1,4 @@
-//! The gRPC server on the client port, with health and reflection.
+//! The gRPC services of the client port, with health and reflection. How connections are served is in [`connections`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,37 +8,25 @@ use charthold_proto::v1::charts_server::ChartsServer;
 use charthold_proto::v1::cluster_server::ClusterServer;
 use charthold_proto::v1::tenants_server::TenantsServer;
 use charthold_replica::{DIRECTORY, all_shards};
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tower::ServiceBuilder;
 use tower::util::MapResponseLayer;
 
 use super::Gateway;
 use super::charts::ChartsService;
 use super::cluster::ClusterService;
+use super::connections;
 use super::malformed;
 use super::tenants::TenantsService;
 use crate::tls::ServiceListener;
 
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
-const STREAMS_MAX: u32 = 256;
-const HEADERS_BYTES_MAX: u32 = 16 << 10;
-/// Streams that a client resets before they are served: more, and its connection is closed (CVE-2023-44487).
-const RESETS_MAX: usize = 64;
-const WINDOW_STREAM_BYTES: u32 = 1 << 20;
-const WINDOW_CONNECTION_BYTES: u32 = 8 << 20;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection is closed after this, and the client makes another: with the certificate that it has then.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const HEALTH_BARRIER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until `stop` is done, then lets running calls end.
-pub async fn serve(
-    gateway: Arc<Gateway>,
-    listener: ServiceListener,
-    stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+pub async fn serve(gateway: Arc<Gateway>, listener: ServiceListener, stop: impl Future<Output = ()>) {
     let (health, health_service) = tonic_health::server::health_reporter();
     let watch = tokio::spawn(report_health(Arc::clone(&gateway), health));
     let reflection = tonic_reflection::server::Builder::configure()
@@ -46,26 +34,17 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("invariant: the descriptors were compiled with the crate");
-    let served = Server::builder()
-        .initial_stream_window_size(WINDOW_STREAM_BYTES)
-        .initial_connection_window_size(WINDOW_CONNECTION_BYTES)
-        .http2_adaptive_window(Some(false))
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_connection_age(CONNECTION_AGE_MAX)
-        .layer(MapResponseLayer::new(malformed::explain))
+    let mut services = Routes::builder();
+    services
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited_charts(&gateway))
         .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
-        .add_service(ClusterServer::new(ClusterService(Arc::clone(&gateway))))
-        .serve_with_incoming_shutdown(listener, stop)
-        .await;
+        .add_service(ClusterServer::new(ClusterService(gateway)));
+    let service =
+        ServiceBuilder::new().layer(MapResponseLayer::new(malformed::explain)).service(services.routes().prepare());
+    connections::serve(listener, service, stop).await;
     watch.abort();
-    served
 }
 
 fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {

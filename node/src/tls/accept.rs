@@ -2,7 +2,8 @@
 //!
 //! Handshakes run beside each other, each with a time limit, so that one that never finishes delays nobody. Finished
 //! connections wait in a bounded channel; when nobody takes them, handshakes stop being started and the kernel's
-//! backlog holds the rest.
+//! backlog holds the rest. No address may take all places or all handshakes: what it has beyond its share is closed at
+//! once, so that a flood from a few addresses costs others nothing.
 //!
 //! Must not know: which authority or identity counts; that is in the configuration and in what the receiver makes of
 //! the certificate.
@@ -14,17 +15,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use rustls::{CertificateError, OtherError, ServerConfig};
+use rustls::{CertificateError, OtherError};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, warn};
 
 use super::TlsError;
+use super::places::{Episode, Place, Places};
+use super::port::{Ending, Port, Registration};
 
 /// Finished handshakes that nobody has taken yet.
 const FINISHED_MAX: usize = 16;
@@ -35,20 +38,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct AcceptLimits {
     /// Connections, handshakes among them. One more is closed at once: its client has other nodes to go to.
     pub connections_max: usize,
+    pub connections_per_address_max: usize,
     pub handshakes_max: usize,
+    pub handshakes_per_address_max: usize,
     pub handshake_timeout: Duration,
 }
 
-/// A finished handshake: the stream, and the end-entity certificate that the configuration's verifier has accepted.
+/// A finished handshake: the stream, and the chain that the configuration's verifier has accepted.
 pub(super) struct Accepted {
     stream: TlsStream<TcpStream>,
-    pub leaf: CertificateDer<'static>,
-    place: OwnedSemaphorePermit,
+    leaf: CertificateDer<'static>,
+    registration: Registration,
+    place: Place,
 }
 
 impl Accepted {
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.leaf
+    }
+
     pub fn identified<Identity>(self, identity: Identity) -> Connection<Identity> {
-        Connection { stream: self.stream, identity, _place: Some(self.place) }
+        Connection { _place: Some(self.place), ..Connection::dialled(self.stream, identity, self.registration) }
     }
 }
 
@@ -74,49 +84,47 @@ impl Drop for Accepting {
 
 pub(super) fn start(
     listener: TcpListener,
-    config: Arc<ArcSwap<ServerConfig>>,
+    port: Arc<Port>,
     limits: AcceptLimits,
 ) -> (Accepting, mpsc::Receiver<Accepted>) {
     let (finished, receiver) = mpsc::channel(FINISHED_MAX);
-    (Accepting(tokio::spawn(accept_all(listener, config, limits, finished))), receiver)
+    (Accepting(tokio::spawn(accept_all(listener, port, limits, finished))), receiver)
 }
 
-async fn accept_all(
-    listener: TcpListener,
-    config: Arc<ArcSwap<ServerConfig>>,
-    limits: AcceptLimits,
-    finished: mpsc::Sender<Accepted>,
-) {
-    let connections = Arc::new(Semaphore::new(limits.connections_max));
+async fn accept_all(listener: TcpListener, port: Arc<Port>, limits: AcceptLimits, finished: mpsc::Sender<Accepted>) {
+    let places = Arc::new(Places::new(limits));
     let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
     let mut tasks = JoinSet::new();
-    let mut full = false;
+    let (mut failing, mut refusing) = (Episode::default(), Episode::default());
     loop {
         let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "accepting connections fails");
+                if failing.begins() {
+                    warn!(%error, "accepting connections fails");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         while tasks.try_join_next().is_some() {}
-        let place = Arc::clone(&connections).try_acquire_owned();
-        // Once per episode: a flood of connections must not become a flood of log lines.
-        if place.is_err() && !full {
-            warn!(%remote, limit = limits.connections_max, "refusing connections: the limit is reached");
-        }
-        full = place.is_err();
-        let Ok(place) = place else { continue };
-        // Read per connection: a reload counts from the next one on.
-        let acceptor = TlsAcceptor::from(config.load_full());
-        let finished = finished.clone();
+        let mut place = match places.take(remote.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                if refusing.begins() {
+                    warn!(%remote, limit = %full, "refusing connections: a limit is reached");
+                }
+                continue;
+            }
+        };
+        let (port, finished) = (Arc::clone(&port), finished.clone());
         tasks.spawn(async move {
-            match handshake(acceptor, stream, limits.handshake_timeout).await {
-                Ok((stream, leaf)) => {
+            match handshake(&port, stream, limits.handshake_timeout).await {
+                Ok((stream, leaf, registration)) => {
+                    place.handshake_is_over();
                     // The receiver is gone when its owner shuts down; the connection then closes with it.
-                    let _ = finished.send(Accepted { stream, leaf, place }).await;
+                    let _ = finished.send(Accepted { stream, leaf, registration, place }).await;
                 }
                 Err(error) => debug!(%remote, error = reason(&error), "handshake failed"),
             }
@@ -135,33 +143,59 @@ fn reason(error: &io::Error) -> String {
 }
 
 async fn handshake(
-    acceptor: TlsAcceptor,
+    port: &Port,
     stream: TcpStream,
     timeout: Duration,
-) -> io::Result<(TlsStream<TcpStream>, CertificateDer<'static>)> {
+) -> io::Result<(TlsStream<TcpStream>, CertificateDer<'static>, Registration)> {
     stream.set_nodelay(true)?;
+    // Read per connection: a reload counts from the next one on.
+    let setup = port.setup();
+    let acceptor = TlsAcceptor::from(Arc::clone(&setup.server));
     let stream = tokio::time::timeout(timeout, acceptor.accept(stream)).await??;
-    finish(stream.into())
+    let (stream, chain) = finish(stream.into())?;
+    let leaf = chain[0].clone();
+    let registration = port.register(&setup, chain).ok_or_else(changed_meanwhile)?;
+    Ok((stream, leaf, registration))
 }
 
-/// The verified certificate of the other end, which every configuration here demands.
-pub(super) fn finish(stream: TlsStream<TcpStream>) -> io::Result<(TlsStream<TcpStream>, CertificateDer<'static>)> {
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-    let leaf = leaf.ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "no certificate was presented"))?;
-    Ok((stream, leaf.into_owned()))
+pub(super) fn changed_meanwhile() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the certificates were changed during the handshake")
+}
+
+/// The verified chain of the other end, which every configuration here demands; never empty.
+pub(super) fn finish(stream: TlsStream<TcpStream>) -> io::Result<(TlsStream<TcpStream>, Vec<CertificateDer<'static>>)> {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    if chain.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "no certificate was presented"));
+    }
+    Ok((stream, chain))
 }
 
 /// An encrypted stream whose other end is known. It holds its place under the limit of connections until it is dropped.
+/// Once it is cut, reading fails: see [`Ending`].
 pub struct Connection<Identity> {
     stream: TlsStream<TcpStream>,
-    pub(super) identity: Identity,
+    identity: Identity,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    registration: Registration,
     /// None for a connection that this node has dialled.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl<Identity> Connection<Identity> {
-    pub(super) fn dialled(stream: TlsStream<TcpStream>, identity: Identity) -> Self {
-        Self { stream, identity, _place: None }
+    pub(super) fn dialled(stream: TlsStream<TcpStream>, identity: Identity, registration: Registration) -> Self {
+        let cut = Box::pin(registration.ending.cut.clone().cancelled_owned());
+        Self { stream, identity, cut, registration, _place: None }
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How it is told to end, for who serves it.
+    pub fn ending(&self) -> Ending {
+        self.registration.ending.clone()
     }
 
     fn stream(self: Pin<&mut Self>) -> Pin<&mut TlsStream<TcpStream>>
@@ -174,7 +208,14 @@ impl<Identity> Connection<Identity> {
 
 impl<Identity: Unpin> AsyncRead for Connection<Identity> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_read(context, buffer)
+        let connection = self.get_mut();
+        if connection.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "its certificate counts no more",
+            )));
+        }
+        Pin::new(&mut connection.stream).poll_read(context, buffer)
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! Rules for every connection: TLS 1.3 only, certificates on both sides, no session resumption (a resumed session would
 //! skip the check of a certificate that has expired or was replaced since), a handshake within
-//! [`HANDSHAKE_TIMEOUT`]. The crypto provider is named per configuration: a process default would depend on who was
+//! [`HANDSHAKE_TIMEOUT`]. What an open connection's certificate was worth is asked again whenever the files change, and
+//! now and then, since certificates expire. The crypto provider is named per configuration: a process default would depend on who was
 //! first to set it.
 
 mod accept;
@@ -14,6 +15,9 @@ pub mod authority;
 pub mod files;
 pub mod identity;
 pub mod peer;
+mod places;
+mod port;
+pub mod revocation;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -30,6 +34,7 @@ pub use authority::{Authority, AuthorityError, Validity};
 pub use files::TlsFiles;
 pub use identity::{ClientIdentity, IdentityError, Principal};
 pub use peer::PeerTransport;
+pub use port::{Condition, Ending, Reloaded};
 pub use service::{ServiceCertificates, ServiceLimits, ServiceListener};
 
 /// From an accepted (or dialled) connection to a finished handshake.
@@ -55,6 +60,10 @@ pub enum TlsError {
     Identity { certificate: PathBuf, source: IdentityError },
     #[error("{certificate} is for {found}, and this node runs as {running}: restart it to change its identity")]
     IdentityChanged { certificate: PathBuf, found: String, running: String },
+    #[error("{list} holds no revocation list of {authority}, an authority that is trusted here")]
+    ListMissing { list: PathBuf, authority: String },
+    #[error("{list} holds a revocation list that cannot be used: {reason}")]
+    ListUnusable { list: PathBuf, reason: String },
     #[error("cannot listen on {address}: {source}")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("TLS configuration: {0}")]

@@ -10,19 +10,18 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use charthold_replica::peer::transport::{PeerIdentity, Stream, Transport};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
@@ -32,18 +31,26 @@ use tokio_rustls::TlsConnector;
 use super::accept::{self, AcceptLimits, Accepted, Accepting, Connection};
 use super::files::Material;
 use super::identity::{peer_of_certificate, peer_uri};
+use super::port::{Condition, Port, Reloaded, Setup};
 use super::{HANDSHAKE_TIMEOUT, IdentityError, PROTOCOL_VERSIONS, TlsError, TlsFiles, provider};
 
 const ALPN: &[u8] = b"charthold-peer/1";
 /// Peers are the other nodes, with a few connections each way.
-const LIMITS: AcceptLimits =
-    AcceptLimits { connections_max: 512, handshakes_max: 64, handshake_timeout: HANDSHAKE_TIMEOUT };
+const LIMITS: AcceptLimits = AcceptLimits {
+    connections_max: 512,
+    connections_per_address_max: 256,
+    handshakes_max: 64,
+    handshakes_per_address_max: 16,
+    handshake_timeout: HANDSHAKE_TIMEOUT,
+};
+/// Between two connections that are made anew under another certificate.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Dials peers and accepts them; the implementation of [`Transport`] that nodes run with.
 pub struct PeerTransport {
     identity: PeerIdentity,
     local: SocketAddr,
-    server: Arc<ArcSwap<ServerConfig>>,
+    port: Arc<Port>,
     client: Arc<ArcSwap<ClientConfig>>,
     accepted: Mutex<mpsc::Receiver<Accepted>>,
     _accepting: Accepting,
@@ -52,14 +59,14 @@ pub struct PeerTransport {
 impl PeerTransport {
     /// Listens from here on. Needs a tokio runtime.
     pub fn bind(listen: SocketAddr, files: &TlsFiles) -> Result<Self, TlsError> {
-        let (identity, server, client) = configure(files)?;
+        let (identity, setup, client) = configure(files)?;
         let (listener, local) = accept::listen(listen)?;
-        let server = Arc::new(ArcSwap::from_pointee(server));
-        let (accepting, accepted) = accept::start(listener, Arc::clone(&server), LIMITS);
+        let port = Port::new(setup);
+        let (accepting, accepted) = accept::start(listener, Arc::clone(&port), LIMITS);
         Ok(Self {
             identity,
             local,
-            server,
+            port,
             client: Arc::new(ArcSwap::from_pointee(client)),
             accepted: Mutex::new(accepted),
             _accepting: accepting,
@@ -76,9 +83,11 @@ impl PeerTransport {
         self.local
     }
 
-    /// Reads the files again; counts for connections made from then on. The old ones stay in use if this fails.
-    pub fn reload(&self, files: &TlsFiles) -> Result<(), TlsError> {
-        let (identity, server, client) = configure(files)?;
+    /// Reads the files again, for connections made from then on; the old ones stay in use if this fails. Connections
+    /// whose peer is not let in any more are cut. If the own certificate is another one, all others are made anew, one
+    /// after the other: a peer dials again within a tenth of an election's time, and never loses both of its lanes.
+    pub fn reload(&self, files: &TlsFiles) -> Result<Reloaded, TlsError> {
+        let (identity, setup, client) = configure(files)?;
         if peer_uri(&identity) != peer_uri(&self.identity) {
             return Err(TlsError::IdentityChanged {
                 certificate: files.cert.clone(),
@@ -86,9 +95,25 @@ impl PeerTransport {
                 running: peer_uri(&self.identity),
             });
         }
-        self.server.store(Arc::new(server));
+        // First: what is dialled from here on shows the new certificate.
         self.client.store(Arc::new(client));
-        Ok(())
+        let (reloaded, outdated) = self.port.replace(setup);
+        tokio::spawn(async move {
+            for connection in outdated {
+                tokio::time::sleep(RENEWAL_PAUSE).await;
+                connection.cut.cancel();
+            }
+        });
+        Ok(reloaded)
+    }
+
+    /// Cuts connections to peers whose certificates have expired; tells how many.
+    pub fn recheck(&self) -> usize {
+        self.port.recheck()
+    }
+
+    pub fn condition(&self) -> Condition {
+        self.port.condition()
     }
 }
 
@@ -96,15 +121,18 @@ type Incoming = io::Result<(Box<dyn Stream>, PeerIdentity)>;
 
 impl Transport for PeerTransport {
     fn dial(&self, address: String) -> BoxFuture<'static, Incoming> {
+        // The port's setup first: if the files change in between, the connection does not count.
+        let (port, setup) = (Arc::clone(&self.port), self.port.setup());
         let connector = TlsConnector::from(self.client.load_full());
         let connect = async move {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
             // The client demands a name; the verifier compares it with nothing, and an address is sent to nobody.
             let stream = connector.connect(ServerName::from(Ipv4Addr::LOCALHOST), stream).await?;
-            let (stream, leaf) = accept::finish(stream.into())?;
-            let identity = identify(&leaf)?;
-            let stream: Box<dyn Stream> = Box::new(Connection::dialled(stream, ()));
+            let (stream, chain) = accept::finish(stream.into())?;
+            let identity = identify(&chain[0])?;
+            let registration = port.register(&setup, chain).ok_or_else(accept::changed_meanwhile)?;
+            let stream: Box<dyn Stream> = Box::new(Connection::dialled(stream, (), registration));
             Ok((stream, identity))
         };
         async move { tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await? }.boxed()
@@ -114,7 +142,7 @@ impl Transport for PeerTransport {
         async {
             let closed = || io::Error::new(io::ErrorKind::NotConnected, "the peer port is closed");
             let accepted = self.accepted.lock().await.recv().await.ok_or_else(closed)?;
-            let identity = identify(&accepted.leaf)?;
+            let identity = identify(accepted.leaf())?;
             let stream: Box<dyn Stream> = Box::new(accepted.identified(()));
             Ok((stream, identity))
         }
@@ -127,15 +155,15 @@ fn identify(leaf: &CertificateDer<'_>) -> io::Result<PeerIdentity> {
     peer_of_certificate(leaf).map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))
 }
 
-fn configure(files: &TlsFiles) -> Result<(PeerIdentity, ServerConfig, ClientConfig), TlsError> {
+fn configure(files: &TlsFiles) -> Result<(PeerIdentity, Setup, ClientConfig), TlsError> {
     let material = files.load()?;
-    files.check_server_chain(&material)?;
     let identity = peer_of_certificate(material.leaf())
         .map_err(|source| TlsError::Identity { certificate: files.cert.clone(), source })?;
-    let verifier = Arc::new(PeerVerifier::new(&material.roots, identity.cluster.clone())?);
+    let verifier = Arc::new(PeerVerifier::new(&material, identity.cluster.clone())?);
     let server = server_config(&material, Arc::clone(&verifier)).map_err(config_error)?;
+    let setup = Setup::new(server, Arc::clone(&verifier) as _, &material);
     let client = client_config(material, verifier).map_err(config_error)?;
-    Ok((identity, server, client))
+    Ok((identity, setup, client))
 }
 
 fn server_config(material: &Material, verifier: Arc<PeerVerifier>) -> Result<ServerConfig, rustls::Error> {
@@ -163,22 +191,19 @@ fn config_error(error: rustls::Error) -> TlsError {
     TlsError::Config(error.to_string())
 }
 
-/// Chain, validity and key usage as webpki checks them, then the URI in place of a host name; both directions alike.
+/// Chain, validity, revocation and key usage as webpki checks them, then the URI in place of a host name; both
+/// directions alike: whoever is dialled must be let in as a caller too. The identity demands both usages.
 #[derive(Debug)]
 struct PeerVerifier {
-    roots: Arc<RootCertStore>,
     chain: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
     cluster: String,
 }
 
 impl PeerVerifier {
-    fn new(roots: &Arc<RootCertStore>, cluster: String) -> Result<Self, TlsError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
-            .build()
-            .map_err(|error| TlsError::Config(error.to_string()))?;
+    fn new(material: &Material, cluster: String) -> Result<Self, TlsError> {
         let algorithms = provider().signature_verification_algorithms;
-        Ok(Self { roots: Arc::clone(roots), chain, algorithms, cluster })
+        Ok(Self { chain: material.verifier()?, algorithms, cluster })
     }
 
     fn check_identity(&self, leaf: &CertificateDer<'_>) -> Result<(), rustls::Error> {
@@ -197,9 +222,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
-        self.check_identity(leaf)?;
+        self.verify_client_cert(leaf, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 

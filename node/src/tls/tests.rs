@@ -18,11 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tonic::transport::server::Connected;
 
 use super::*;
 
 mod conduct;
+mod renewal;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const TENANT: [u8; 16] = [0xab; 16];
@@ -130,7 +130,7 @@ async fn connect(address: SocketAddr, files: Option<&TlsFiles>, alpn: &[u8]) -> 
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Gullible));
-    let mut config = match files.map(|files| files.load().unwrap()) {
+    let mut config = match files.map(|files| files.read().unwrap()) {
         Some(material) => config.with_client_auth_cert(material.chain, material.key).unwrap(),
         None => config.with_no_client_auth(),
     };
@@ -150,7 +150,7 @@ async fn refused(address: SocketAddr, files: Option<&TlsFiles>, alpn: &[u8]) -> 
 
 /// A server with any certificate, which demands none, for dialling.
 async fn serve_any(files: &TlsFiles) -> SocketAddr {
-    let material = files.load().unwrap();
+    let material = files.read().unwrap();
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(PROTOCOL_VERSIONS)
         .unwrap()
@@ -193,13 +193,13 @@ async fn check_in(listener: &mut ServiceListener, files: &TlsFiles) -> ClientIde
     let address = listener.local_address();
     let both = async { tokio::join!(connect(address, Some(files), b"h2"), listener.next()) };
     let (client, accepted) = tokio::time::timeout(PATIENCE, both).await.unwrap();
-    let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap().unwrap());
+    let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
     client.write_all(b"ping").await.unwrap();
     client.flush().await.unwrap();
     let mut bytes = [0; 4];
     accepted.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"ping");
-    accepted.connect_info()
+    accepted.identity().clone()
 }
 
 #[tokio::test]

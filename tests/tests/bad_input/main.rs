@@ -8,6 +8,7 @@
 //! fsync.rs         a disk that fails                       reads.rs        what a read may not ask for
 //! admin.rs         what operators may not ask for          health.rs       a node that cannot serve
 //! limits.rs        every limit, at it and one above       tenants.rs      one tenant's callers and another's data
+//! floods.rs        too much of one thing, or too little    http2.rs       frames by hand, for floods.rs
 //! python.rs        a stock gRPC client: not refused
 //! ```
 #![allow(clippy::unwrap_used)]
@@ -16,8 +17,10 @@ mod admin;
 mod certificates;
 mod configs;
 mod directories;
+mod floods;
 mod fsync;
 mod health;
+mod http2;
 mod imports;
 mod keys;
 mod keys_on_disk;

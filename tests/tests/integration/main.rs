@@ -14,5 +14,7 @@ mod manual;
 mod once;
 mod pages;
 mod power_cut;
+mod revocation;
+mod rotation;
 mod snapshots;
 mod stops;
