@@ -31,6 +31,10 @@
 //! election_max_ms = 1500
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
+//! [disk]
+//! reserve_bytes = 1073741824             # room kept for what is acknowledged: below it, writes are refused
+//! stall_warn_ms = 2000                   # a sync that takes longer: leadership is handed over
+//! stall_max_ms = 10000                   # one that takes longer: the process ends
 //! [log]
 //! format = "text"                        # or "json"
 //! ```
@@ -47,6 +51,8 @@ use crate::tls::TlsFiles;
 
 /// No configuration may allow more: the messages between nodes are sized for it.
 pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
+/// Less could not even hold one flush.
+pub const RESERVE_BYTES_MIN: u64 = 16 << 20;
 /// A name or a site in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
@@ -74,7 +80,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 21] = [
+const KEYS: [(&str, Form); 24] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -95,6 +101,9 @@ const KEYS: [(&str, Form); 21] = [
     ("raft.election_min_ms", Form::Number),
     ("raft.election_max_ms", Form::Number),
     ("limits.body_bytes_max", Form::Number),
+    ("disk.reserve_bytes", Form::Number),
+    ("disk.stall_warn_ms", Form::Number),
+    ("disk.stall_max_ms", Form::Number),
     ("log.format", Form::Text),
 ];
 
@@ -122,6 +131,8 @@ pub struct Config {
     pub raft: Raft,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub disk: Disk,
     #[serde(default)]
     pub log: Log,
 }
@@ -198,6 +209,22 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { body_bytes_max: 1024 * 1024 }
+    }
+}
+
+/// When the data directory's disk counts as full, and when as hanging.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disk {
+    /// Room that is kept for what is acknowledged already; a quarter of it is held by a file of that size.
+    pub reserve_bytes: u64,
+    pub stall_warn_ms: u64,
+    pub stall_max_ms: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { reserve_bytes: 1 << 30, stall_warn_ms: 2_000, stall_max_ms: 10_000 }
     }
 }
 
@@ -333,7 +360,16 @@ impl Config {
         )?;
         check(raft.election_max_ms <= 600_000, "raft.election_max_ms", "must be at most 600000")?;
         let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
-        check(body, "limits.body_bytes_max", "must be 1 to 4194304")
+        check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
+        self.validate_disk(&check)
+    }
+
+    fn validate_disk(&self, check: &impl Fn(bool, &str, &str) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+        let disk = &self.disk;
+        check(disk.reserve_bytes >= RESERVE_BYTES_MIN, "disk.reserve_bytes", "must be at least 16777216")?;
+        check((100..=60_000).contains(&disk.stall_warn_ms), "disk.stall_warn_ms", "must be 100 to 60000")?;
+        let reason = "must exceed `disk.stall_warn_ms` and be at most 600000";
+        check(disk.stall_max_ms > disk.stall_warn_ms && disk.stall_max_ms <= 600_000, "disk.stall_max_ms", reason)
     }
 
     /// A keyed node needs both the root key and a service certificate, a keyless one has neither.
@@ -463,6 +499,7 @@ mod tests {
             (250, 1000, 1500)
         );
         assert_eq!(config.limits.body_bytes_max, 1 << 20);
+        assert_eq!(config.disk, Disk { reserve_bytes: 1 << 30, stall_warn_ms: 2_000, stall_max_ms: 10_000 });
         assert_eq!(config.log.format, LogFormat::Text);
         assert_eq!(config.data, Path::new("/etc/c/data"));
         assert_eq!(config.tls.peer.ca, Path::new("/etc/c/p.crt"));
@@ -527,6 +564,10 @@ mod tests {
         refused("raft.election_max_ms", "1000", "exceed");
         refused("limits.body_bytes_max", "0", "1 to 4194304");
         refused("limits.body_bytes_max", "4194305", "1 to 4194304");
+        refused("disk.reserve_bytes", "16777215", "at least 16777216");
+        refused("disk.stall_warn_ms", "99", "100 to 60000");
+        refused("disk.stall_max_ms", "2000", "exceed");
+        refused("disk.stall_max_ms", "600001", "at most 600000");
         refused("log.format", "xml", "xml");
         let same = resolve(KEYED, &[], &[("listen.peer", "0.0.0.0:7400")]).unwrap_err();
         assert!(same.contains("same address twice"), "{same}");

@@ -8,6 +8,7 @@ use charthold_replica::replica::{Replica, ReplicaConfig};
 use charthold_replica::shard::config::Timing;
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::StoreError;
+use charthold_replica::store::disk::DiskLimits;
 
 use crate::config::{Config, ConfigError};
 use crate::gateway::{Gateway, RootKeyMismatch, server};
@@ -67,6 +68,11 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
             heartbeat_ms: config.raft.heartbeat_ms,
             election_min_ms: config.raft.election_min_ms,
             election_max_ms: config.raft.election_max_ms,
+        },
+        disk: DiskLimits {
+            reserve_bytes: config.disk.reserve_bytes,
+            stall_warn: Duration::from_millis(config.disk.stall_warn_ms),
+            stall_max: Duration::from_millis(config.disk.stall_max_ms),
         },
         join: config.join.clone(),
         key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use charthold_proto::v1::{AnswerContext, Durability, LeaderHint};
 use charthold_replica::ShardId;
+use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 use super::Gateway;
@@ -12,6 +13,7 @@ use super::Gateway;
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 /// A longer one is cut to this: what waits longer holds room that others need.
 const DEADLINE_MAX: Duration = Duration::from_secs(5 * 60);
+const TIMEOUT: &str = "grpc-timeout";
 /// The gateway gives up a little before the caller does, so that its answer says what is known.
 const HEADROOM: Duration = Duration::from_millis(50);
 
@@ -33,9 +35,20 @@ fn position(shard: ShardId, seq: u64) -> String {
 
 /// When a call must be answered.
 pub fn deadline(metadata: &MetadataMap) -> Instant {
-    let given = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-    let limit = given.unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX);
+    let limit = timeout(metadata.as_ref());
     Instant::now() + limit.saturating_sub(HEADROOM.min(limit / 4))
+}
+
+/// What a call that comes now has.
+pub(super) fn timeout(headers: &HeaderMap) -> Duration {
+    let given = headers.get(TIMEOUT).and_then(|value| parse_timeout(value.to_str().ok()?));
+    given.unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX)
+}
+
+/// Says what is left of it.
+pub(super) fn set_timeout(headers: &mut HeaderMap, left: Duration) {
+    // At most 5 minutes: 6 digits of milliseconds.
+    headers.insert(TIMEOUT, format!("{}m", left.min(DEADLINE_MAX).as_millis()).try_into().expect("invariant: ASCII"));
 }
 
 /// The gRPC-over-HTTP/2 protocol's `Timeout`: up to 8 digits and a unit.
@@ -56,6 +69,16 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_is_told_onwards() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(timeout(&headers), DEADLINE_DEFAULT);
+        for left in [Duration::from_millis(1), Duration::from_secs(7), DEADLINE_MAX] {
+            set_timeout(&mut headers, left);
+            assert_eq!(timeout(&headers), left);
+        }
+    }
 
     #[test]
     fn reads_grpc_timeouts() {

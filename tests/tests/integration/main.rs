@@ -5,6 +5,8 @@
 mod canary;
 mod command_line;
 mod dev;
+mod disk_full;
+mod disk_stall;
 mod hand_over;
 mod main_job;
 mod once;

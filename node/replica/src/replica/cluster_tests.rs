@@ -18,6 +18,7 @@ use crate::platform::Platform;
 use crate::shard::command::Command;
 use crate::shard::config::Timing;
 use crate::shard::types::Member;
+use crate::store::disk::DiskLimits;
 use crate::store::table::ChartAddress;
 use crate::testing::transport::MemoryNetwork;
 use crate::testing::{WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
@@ -74,6 +75,7 @@ impl Cluster {
                 cluster: "c".to_owned(),
                 member: member(name),
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
+                disk: DiskLimits { reserve_bytes: 1 << 20, ..DiskLimits::default() },
                 key_check: Bytes::new(),
                 join: Vec::clone(&others),
             };

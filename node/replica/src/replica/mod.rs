@@ -22,16 +22,18 @@ use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
+use crate::peer::disks::ClusterDisks;
 use crate::peer::hello::{Admit, Greeter, Standing};
 use crate::peer::registry::{Registry, Start};
 use crate::peer::transport::Transport;
 use crate::platform::Platform;
 use crate::shard::codec;
 use crate::shard::config::Timing;
-use crate::shard::group::{Group, GroupStatus};
+use crate::shard::group::{Conditions, Group, GroupStatus};
 use crate::shard::inbound::Inbound;
 use crate::shard::types::Member;
 use crate::store::StoreError;
+use crate::store::disk::{self, Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::log::LogEngine;
 use crate::store::log::group::GroupLog;
@@ -47,12 +49,16 @@ pub use self::propose::ReplicaError;
 /// How soon a new member is connected to.
 const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a node with a bad disk looks whether it leads anything.
+const GIVE_WAY_INTERVAL: Duration = Duration::from_millis(250);
+
 /// What a replica is started with.
 pub struct ReplicaConfig {
     pub data: PathBuf,
     pub cluster: String,
     pub member: Member,
     pub timing: Timing,
+    pub disk: DiskLimits,
     /// Peer addresses of the nodes to form a cluster with.
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
@@ -85,6 +91,7 @@ struct Stores {
     log_engine: Arc<dyn LogEngine>,
     log: LogWriter,
     state: StateStore,
+    disk: Arc<Disk>,
 }
 
 impl Replica {
@@ -98,6 +105,7 @@ impl Replica {
         let stores = open_stores(&config, &platform)?;
         let node_id = stores.data.node_id;
         let directory = Arc::new(OnceLock::<Arc<Group>>::new());
+        let disks = Arc::new(ClusterDisks::new(Arc::clone(&stores.disk)));
         let greeter = Arc::new(Greeter {
             cluster: config.cluster.clone(),
             member: codec::member_to_pb(node_id, &config.member),
@@ -106,17 +114,20 @@ impl Replica {
             admit: admit_members(Arc::clone(&directory)),
             registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
             clock: Arc::new(ClusterClock::new(platform)),
+            disks: Arc::clone(&disks),
             log: stores.log.clone(),
         });
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
-        let groups = start_groups(&config, &stores, &peers, &greeter.clock).await?;
+        let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks));
+        let groups = start_groups(&config, &stores, &peers, &conditions).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
         let inbound = Arc::new(Inbound::new(groups.clone(), started, silence));
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound);
         let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
-        let server = tokio::spawn(async { tokio::join!(server, reach_out).0 });
+        let give_way = give_way(groups.clone(), disks);
+        let server = tokio::spawn(async { tokio::join!(server, reach_out, give_way).0 });
         allow_elections_later(groups.clone(), started + silence);
         Ok(Arc::new(Self {
             node_id,
@@ -179,6 +190,11 @@ impl Replica {
         self.greeter.clock.now_ms(members).err().map(|error| error.to_string())
     }
 
+    /// What this node's disk permits, and how many bytes are left there.
+    pub fn disk(&self) -> (DiskLevel, u64) {
+        (self.greeter.disks.own(), self.greeter.disks.own_room_bytes())
+    }
+
     /// Gives away what this node leads, all at once, so that its stop costs no election timeout.
     pub async fn hand_over(&self) {
         futures::future::join_all(self.groups.iter().map(|group| group.hand_over())).await;
@@ -199,6 +215,7 @@ impl Replica {
 }
 
 fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, StoreError> {
+    disk::make_room(&config.data, &config.disk);
     let data = DataDirectory::open(&config.data, &config.cluster, &config.member.name, platform)?;
     let log_engine: Arc<dyn LogEngine> = Arc::new(RocksLog::open(&data.log_path())?);
     // Before anything is written.
@@ -207,22 +224,23 @@ fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, St
     let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
     let state = StateStore::start(Arc::new(RocksState::open(&data.state_path())?), log.clone())?;
     data.sync()?;
+    let disk = disk::watch(&config.data, config.disk, log.busy())?;
     let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
-    Ok(Stores { data, start, log_engine, log, state })
+    Ok(Stores { data, start, log_engine, log, state, disk })
 }
 
 async fn start_groups(
     config: &ReplicaConfig,
     stores: &Stores,
     peers: &Arc<Peers>,
-    clock: &Arc<ClusterClock>,
+    conditions: &Arc<Conditions>,
 ) -> Result<Vec<Arc<Group>>, StoreError> {
     let mut groups = Vec::new();
     for shard in all_shards() {
         let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
         let (state, peers) = (stores.state.clone(), Arc::clone(peers));
         let group =
-            Group::start(shard, stores.data.node_id, &config.timing, log, state, peers, Arc::clone(clock)).await;
+            Group::start(shard, stores.data.node_id, &config.timing, log, state, peers, Arc::clone(conditions)).await;
         let group = group.map_err(|source| StoreError::Io { path: config.data.clone(), source })?;
         groups.push(Arc::new(group));
     }
@@ -248,6 +266,21 @@ async fn reach_members(peers: Arc<Peers>, directory: Arc<Group>) {
             peers.client(id, &member.peer_address);
         }
         tokio::time::sleep(REACH_INTERVAL).await;
+    }
+}
+
+/// Whatever a node with a bad disk leads, one with a good disk should lead.
+async fn give_way(groups: Vec<Arc<Group>>, disks: Arc<ClusterDisks>) {
+    let mut said = DiskLevel::Good;
+    loop {
+        tokio::time::sleep(GIVE_WAY_INTERVAL).await;
+        let level = disks.own();
+        let led = groups.iter().filter(|group| level != DiskLevel::Good && group.leads()).collect::<Vec<_>>();
+        if level != said && !led.is_empty() {
+            tracing::warn!(?level, shards = led.len(), "the disk is full or hangs: handing over leadership");
+        }
+        said = level;
+        futures::future::join_all(led.iter().map(|group| group.hand_over_to(|node| disks.is_good(node)))).await;
     }
 }
 
