@@ -6,11 +6,13 @@
 //! # Layout
 //! - [`server`]: the gRPC server with health and reflection
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
+//! - [`admission`]: how many calls at once, fair among tenants
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
 
 pub mod access;
+mod admission;
 mod answer;
 mod audit;
 mod charts;
@@ -29,14 +31,10 @@ mod validate;
 use std::sync::Arc;
 
 use charthold_replica::replica::Replica;
-use tokio::sync::Semaphore;
 
 use self::access::Access;
 use self::keyring::Keyring;
 use crate::seal::RootKey;
-
-/// Bytes of commits that may be under way at once, in units of 1 KiB; more are answered as overload.
-const COMMITS_KIB_MAX: usize = 64 << 10;
 
 /// What all services of a gateway share.
 pub struct Gateway {
@@ -45,7 +43,6 @@ pub struct Gateway {
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
     pub(crate) body_bytes_max: usize,
-    pub(crate) commits: Arc<Semaphore>,
 }
 
 impl Gateway {
@@ -57,7 +54,6 @@ impl Gateway {
             replica,
             root,
             body_bytes_max,
-            commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
         })
     }
 

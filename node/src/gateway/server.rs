@@ -13,6 +13,7 @@ use tonic_health::ServingStatus;
 use tower::util::MapResponseLayer;
 
 use super::Gateway;
+use super::admission::AdmissionLayer;
 use super::charts::ChartsService;
 use super::cluster::ClusterService;
 use super::malformed;
@@ -24,8 +25,9 @@ const STREAMS_MAX: u32 = 256;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// Streams that a client resets before they are served: more, and its connection is closed (CVE-2023-44487).
 const RESETS_MAX: usize = 64;
-const WINDOW_STREAM_BYTES: u32 = 1 << 20;
-const WINDOW_CONNECTION_BYTES: u32 = 8 << 20;
+/// What a client may send that nobody has read yet. Times the connections, this is memory that clients decide about.
+const WINDOW_STREAM_BYTES: u32 = 512 << 10;
+const WINDOW_CONNECTION_BYTES: u32 = 1 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection is closed after this, and the client makes another: with the certificate that it has then.
@@ -57,6 +59,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_connection_age(CONNECTION_AGE_MAX)
         .layer(MapResponseLayer::new(malformed::explain))
+        .layer(AdmissionLayer::default())
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited_charts(&gateway))

@@ -7,7 +7,7 @@
 //! configs.rs       configurations and files of a node      imports.rs      bundles that cannot be imported
 //! fsync.rs         a disk that fails                       reads.rs        what a read may not ask for
 //! admin.rs         what operators may not ask for          health.rs       a node that cannot serve
-//! python.rs        a stock gRPC client: not refused
+//! overload.rs      more than there is room for          python.rs       a stock gRPC client: not refused
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -20,6 +20,7 @@ mod health;
 mod imports;
 mod keys;
 mod keys_on_disk;
+mod overload;
 mod python;
 mod reads;
 mod requests;
