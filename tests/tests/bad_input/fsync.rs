@@ -75,7 +75,8 @@ async fn a_node_does_not_start_on_a_disk_that_cannot_sync() {
     std::fs::write(&control, b"").unwrap();
     let cluster = Cluster::prepare(Options { sites: 1, ..Options::default() });
     let mut start = cluster.cli_command("operator", &["start", "--config", cluster.config(0).to_str().unwrap()]);
-    let output = start.env("LD_PRELOAD", fsync_shim(folder.path())).env("FSYNC_SHIM_CONTROL", &control).output().unwrap();
+    let output =
+        start.env("LD_PRELOAD", fsync_shim(folder.path())).env("FSYNC_SHIM_CONTROL", &control).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.lines().last().unwrap().contains("Input/output error"), "{said}");

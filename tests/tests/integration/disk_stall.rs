@@ -26,9 +26,7 @@ impl Nodes {
         };
         let options = Options {
             node_environment: (0..3).flat_map(variables).collect(),
-            config: format!(
-                "[disk]\nreserve_bytes = 67108864\nstall_warn_ms = 1000\nstall_max_ms = {stall_max_ms}\n"
-            ),
+            config: format!("[disk]\nreserve_bytes = 67108864\nstall_warn_ms = 1000\nstall_max_ms = {stall_max_ms}\n"),
             ..Options::default()
         };
         Self { cluster: Cluster::start_with(options).await, folder }

@@ -10,7 +10,6 @@ use charthold::tls::{Principal, Validity};
 use charthold_client::Role;
 use charthold_proto::v1;
 use charthold_tests::harness::{CLUSTER, Cluster, Options, until};
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -252,7 +251,8 @@ async fn overload() {
     tokio::time::sleep_until(warm.into()).await;
     let before = tenants.iter().map(|tenant| tenant.tally.lock().unwrap().acknowledged.len()).collect::<Vec<_>>();
     let memory = watch_memory(processes, end).await;
-    let counted = tenants.iter().zip(&before).map(|(tenant, before)| tenant.tally.lock().unwrap().acknowledged.len() - before);
+    let counted =
+        tenants.iter().zip(&before).map(|(tenant, before)| tenant.tally.lock().unwrap().acknowledged.len() - before);
     let goodput = counted.sum::<usize>() as f64 / (minutes * 60.0);
     let mut offered = Vec::new();
     for load in loads {
@@ -272,7 +272,8 @@ async fn overload() {
         let served = tenant.tally.lock().unwrap().acknowledged.len() as u64;
         assert!(served * 100 >= offered * 90, "{} was served {served} of {offered}", tenant.name);
     }
-    let unexplained = tenants.iter().map(|tenant| tenant.tally.lock().unwrap().others.values().sum::<u64>()).sum::<u64>();
+    let unexplained =
+        tenants.iter().map(|tenant| tenant.tally.lock().unwrap().others.values().sum::<u64>()).sum::<u64>();
     let all = offered.iter().sum::<u64>();
     assert!(unexplained * 100 <= all, "{unexplained} of {all} ended otherwise than answered or refused");
     cluster.wait_ready().await;

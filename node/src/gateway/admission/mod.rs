@@ -39,7 +39,7 @@ const RETRY_BYTES: Duration = Duration::from_millis(200);
 const SERVICE_TARGET: Duration = Duration::from_millis(500);
 
 /// A kind of call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Kind {
     Commit,
     Get,

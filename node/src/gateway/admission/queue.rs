@@ -43,7 +43,8 @@ pub trait Waiter {
 }
 
 /// What becomes of a call that comes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub enum Arrival {
     Admitted,
     Waits,

@@ -18,6 +18,8 @@ use crate::store::{EngineError, abort_on_lost_durability};
 /// What may gather before a flush.
 const FLUSH_BYTES: usize = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// What may gather while a flush runs: then writers wait for it.
+const GATHERED_BYTES_MAX: usize = 2 * FLUSH_BYTES;
 
 /// The state engine with its flusher. Clones share it.
 #[derive(Clone)]
@@ -33,6 +35,23 @@ struct Inner {
     unflushed_bytes: AtomicUsize,
     signal: Mutex<Signal>,
     wake: Condvar,
+}
+
+impl Inner {
+    /// Blocks while a disk takes less than what is written.
+    fn await_room(&self) {
+        let full = || self.unflushed_bytes.load(Ordering::Relaxed) >= GATHERED_BYTES_MAX;
+        if full() {
+            let mut signal = self.signal.lock();
+            self.wake.wait_while(&mut signal, |signal| full() && !signal.stop);
+        }
+    }
+
+    /// Who waits for room looks again; nobody is between a look and the wait.
+    fn note_room(&self) {
+        let _signal = self.signal.lock();
+        self.wake.notify_all();
+    }
 }
 
 #[derive(Default)]
@@ -66,6 +85,7 @@ impl StateStore {
 
     /// Writes a group's batch.
     pub fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
+        self.inner.await_room();
         let size_bytes = ops.iter().map(StateOp::size_bytes).sum::<usize>();
         {
             let _gate = self.inner.gate.read();
@@ -127,6 +147,7 @@ fn flush(inner: &Inner, log: &LogWriter) {
         }
         inner.unflushed_bytes.swap(0, Ordering::Relaxed)
     };
+    inner.note_room();
     if let Err(error) = inner.engine.finish_flush() {
         abort_on_lost_durability("cannot flush the state", &error);
     }
