@@ -59,7 +59,7 @@ pub enum Error {
     /// The chart was erased, for good.
     #[error("the chart was erased")]
     Erased,
-    /// The cluster was busy until the deadline. Nothing happened.
+    /// The cluster was busy until the deadline, or its disks have no room for writes. Nothing happened.
     #[error("the cluster is overloaded: {why}")]
     Overloaded {
         /// What the last answer said.
@@ -174,7 +174,8 @@ impl Failure {
             }
             (Code::ResourceExhausted, reason) => {
                 // Without our reason it may be a proxy's answer: it can't know what became of the request.
-                return Self::retry(Error::Overloaded { why: why() }, reason != "OVERLOADED", &details, false);
+                let maybe_applied = !matches!(reason, "OVERLOADED" | "DISK_FULL");
+                return Self::retry(Error::Overloaded { why: why() }, maybe_applied, &details, false);
             }
             // Everything else that lost its way: our OUTCOME_UNKNOWN, what a later version may say, a proxy's answer.
             (Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown, _) => {

@@ -22,6 +22,8 @@ use crate::types::Chart;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A gateway may ask for no longer a pause.
+const ASKED_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// Where a call may go.
 #[derive(Clone, Copy)]
@@ -167,16 +169,16 @@ impl<'a> Course<'a> {
         }
         // Another gateway is worth asking at once; the same ones again only after a while.
         let backoff = if round_done { self.backoff() } else { Duration::ZERO };
-        Ok(Pause { length: asked_for.unwrap_or_default().max(backoff), error })
+        // Never sooner than asked, and up to half as long again: those who were refused together come back apart.
+        let asked_for = asked_for.unwrap_or_default().min(ASKED_FOR_MAX);
+        Ok(Pause { length: (asked_for + random_part(asked_for / 2)).max(backoff), error })
     }
 
     /// Half of it fixed, half random, so that the clients of a failed gateway don't come back in step.
     fn backoff(&mut self) -> Duration {
         let ceiling = BACKOFF_MIN.saturating_mul(1 << self.rounds.min(16)).min(BACKOFF_MAX);
         self.rounds += 1;
-        // A fresh RandomState is the standard library's one source of randomness.
-        let random = RandomState::new().build_hasher().finish() % 1_024;
-        ceiling / 2 + (ceiling / 2).mul_f64(random as f64 / 1_024.0)
+        ceiling / 2 + random_part(ceiling / 2)
     }
 
     /// What the caller hears when no attempt settled the call.
@@ -186,4 +188,11 @@ impl<'a> Course<'a> {
             _ => error,
         }
     }
+}
+
+/// From nothing to `most`.
+fn random_part(most: Duration) -> Duration {
+    // A fresh RandomState is the standard library's one source of randomness.
+    let random = RandomState::new().build_hasher().finish() % 1_024;
+    most.mul_f64(random as f64 / 1_024.0)
 }

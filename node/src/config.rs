@@ -35,6 +35,10 @@
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
+//! [disk]
+//! reserve_bytes = 1073741824             # room kept for what is acknowledged: below it, writes are refused
+//! stall_warn_ms = 2000                   # a sync that takes longer: leadership is handed over
+//! stall_max_ms = 10000                   # one that takes longer: the process ends
 //! [log]
 //! format = "text"                        # or "json"
 //! ```
@@ -51,6 +55,8 @@ use crate::tls::TlsFiles;
 
 /// No configuration may allow more: the messages between nodes are sized for it.
 pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
+/// Less could not even hold one flush.
+pub const RESERVE_BYTES_MIN: u64 = 16 << 20;
 /// A name or a site in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
@@ -78,7 +84,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 27] = [
+const KEYS: [(&str, Form); 30] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -105,6 +111,9 @@ const KEYS: [(&str, Form); 27] = [
     ("raft.snapshot_bytes_per_s", Form::Number),
     ("limits.body_bytes_max", Form::Number),
     ("limits.index_sweep_after_s", Form::Number),
+    ("disk.reserve_bytes", Form::Number),
+    ("disk.stall_warn_ms", Form::Number),
+    ("disk.stall_max_ms", Form::Number),
     ("log.format", Form::Text),
 ];
 
@@ -132,6 +141,8 @@ pub struct Config {
     pub raft: Raft,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub disk: Disk,
     #[serde(default)]
     pub log: Log,
 }
@@ -224,6 +235,22 @@ impl Default for Limits {
     }
 }
 
+/// When the data directory's disk counts as full, and when as hanging.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disk {
+    /// Room that is kept for what is acknowledged already; a quarter of it is held by a file of that size.
+    pub reserve_bytes: u64,
+    pub stall_warn_ms: u64,
+    pub stall_max_ms: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { reserve_bytes: 1 << 30, stall_warn_ms: 2_000, stall_max_ms: 10_000 }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
@@ -296,7 +323,7 @@ impl Config {
     /// The keys whose values differ and count from the next start only. All others can be changed while a node runs:
     /// where the TLS files are (unless it is whether there are any), and the limits.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self { name, site, data, join, listen, advertise, tls, keys, raft, limits: _, log } = self;
+        let Self { name, site, data, join, listen, advertise, tls, keys, raft, limits, disk, log } = self;
         let differs = [
             ("name", *name != new.name),
             ("site", *site != new.site),
@@ -307,6 +334,8 @@ impl Config {
             ("tls.service", tls.service.is_some() != new.tls.service.is_some()),
             ("keys", *keys != new.keys),
             ("raft", *raft != new.raft),
+            ("limits.index_sweep_after_s", limits.index_sweep_after_s != new.limits.index_sweep_after_s),
+            ("disk", *disk != new.disk),
             ("log", *log != new.log),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
@@ -381,7 +410,16 @@ impl Config {
         let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
         check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
         let sweep = (1..=86_400 * 365).contains(&self.limits.index_sweep_after_s);
-        check(sweep, "limits.index_sweep_after_s", "must be 1 to 31536000")
+        check(sweep, "limits.index_sweep_after_s", "must be 1 to 31536000")?;
+        self.validate_disk(&check)
+    }
+
+    fn validate_disk(&self, check: &impl Fn(bool, &str, &str) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
+        let disk = &self.disk;
+        check(disk.reserve_bytes >= RESERVE_BYTES_MIN, "disk.reserve_bytes", "must be at least 16777216")?;
+        check((100..=60_000).contains(&disk.stall_warn_ms), "disk.stall_warn_ms", "must be 100 to 60000")?;
+        let reason = "must exceed `disk.stall_warn_ms` and be at most 600000";
+        check(disk.stall_max_ms > disk.stall_warn_ms && disk.stall_max_ms <= 600_000, "disk.stall_max_ms", reason)
     }
 
     /// A keyed node needs both the root key and a service certificate, a keyless one has neither.
@@ -511,6 +549,7 @@ mod tests {
             (250, 1000, 1500)
         );
         assert_eq!(config.limits.body_bytes_max, 1 << 20);
+        assert_eq!(config.disk, Disk { reserve_bytes: 1 << 30, stall_warn_ms: 2_000, stall_max_ms: 10_000 });
         assert_eq!(config.log.format, LogFormat::Text);
         assert_eq!(config.data, Path::new("/etc/c/data"));
         assert_eq!(config.tls.peer.ca, Path::new("/etc/c/p.crt"));
@@ -575,6 +614,10 @@ mod tests {
         refused("raft.election_max_ms", "1000", "exceed");
         refused("limits.body_bytes_max", "0", "1 to 4194304");
         refused("limits.body_bytes_max", "4194305", "1 to 4194304");
+        refused("disk.reserve_bytes", "16777215", "at least 16777216");
+        refused("disk.stall_warn_ms", "99", "100 to 60000");
+        refused("disk.stall_max_ms", "2000", "exceed");
+        refused("disk.stall_max_ms", "600001", "at most 600000");
         refused("log.format", "xml", "xml");
         let same = resolve(KEYED, &[], &[("listen.peer", "0.0.0.0:7400")]).unwrap_err();
         assert!(same.contains("same address twice"), "{same}");

@@ -8,6 +8,7 @@ use charthold_replica::replica::{Replica, ReplicaConfig};
 use charthold_replica::shard::config::{Retention, Timing};
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::StoreError;
+use charthold_replica::store::disk::DiskLimits;
 
 use crate::config::{Config, ConfigError};
 use crate::gateway::{Gateway, RootKeyMismatch, server, sweep};
@@ -74,6 +75,11 @@ pub async fn run(config: Config, source: ConfigSource) -> Result<(), NodeError> 
             snapshot_after_entries: config.raft.snapshot_after_entries,
             keep_entries: config.raft.keep_entries,
             snapshot_bytes_per_s: config.raft.snapshot_bytes_per_s,
+        },
+        disk: DiskLimits {
+            reserve_bytes: config.disk.reserve_bytes,
+            stall_warn: Duration::from_millis(config.disk.stall_warn_ms),
+            stall_max: Duration::from_millis(config.disk.stall_max_ms),
         },
         join: config.join.clone(),
         key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),

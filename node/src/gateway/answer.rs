@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use charthold_proto::v1::{AnswerContext, Durability, LeaderHint};
 use charthold_replica::ShardId;
+use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 use super::Gateway;
@@ -13,6 +14,7 @@ use super::error::GatewayError;
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 /// A longer one is cut to this: what waits longer holds room that others need.
 const DEADLINE_MAX: Duration = Duration::from_secs(5 * 60);
+const TIMEOUT: &str = "grpc-timeout";
 /// The gateway gives up a little before the caller does, so that its answer says what is known.
 const HEADROOM: Duration = Duration::from_millis(50);
 const POSITION_VERSION: u8 = 1;
@@ -71,14 +73,24 @@ impl AsOf {
 
 /// When a call must be answered.
 pub fn deadline(metadata: &MetadataMap) -> Instant {
-    let given = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-    let limit = given.unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX);
+    let limit = timeout(metadata.as_ref());
     Instant::now() + limit.saturating_sub(HEADROOM.min(limit / 4))
 }
 
 /// What the caller gave it, for all of it.
-pub fn given_timeout(headers: &http::HeaderMap) -> Option<Duration> {
-    parse_timeout(headers.get("grpc-timeout")?.to_str().ok()?)
+pub fn given_timeout(headers: &HeaderMap) -> Option<Duration> {
+    parse_timeout(headers.get(TIMEOUT)?.to_str().ok()?)
+}
+
+/// What a call that comes now has.
+pub(super) fn timeout(headers: &HeaderMap) -> Duration {
+    given_timeout(headers).unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX)
+}
+
+/// Says what is left of it.
+pub(super) fn set_timeout(headers: &mut HeaderMap, left: Duration) {
+    // At most 5 minutes: 6 digits of milliseconds.
+    headers.insert(TIMEOUT, format!("{}m", left.min(DEADLINE_MAX).as_millis()).try_into().expect("invariant: ASCII"));
 }
 
 /// The gRPC-over-HTTP/2 protocol's `Timeout`: up to 8 digits and a unit.
@@ -131,6 +143,16 @@ mod tests {
             assert!(AsOf::parse(bad, 3).is_err(), "{bad}");
         }
         assert!(AsOf::parse(&position, 4).is_err(), "of another shard");
+    }
+
+    #[test]
+    fn what_is_left_is_told_onwards() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(timeout(&headers), DEADLINE_DEFAULT);
+        for left in [Duration::from_millis(1), Duration::from_secs(7), DEADLINE_MAX] {
+            set_timeout(&mut headers, left);
+            assert_eq!(timeout(&headers), left);
+        }
     }
 
     #[test]

@@ -47,8 +47,9 @@ pub const RESETS_MAX: usize = 64;
 /// Streams that it resets while they are served, or whose answers it does not take, in a second.
 pub const ABANDONED_MAX: u64 = 1_000;
 const ABANDONED_WINDOW: Duration = Duration::from_secs(1);
-const WINDOW_STREAM_BYTES: u32 = 1 << 20;
-const WINDOW_CONNECTION_BYTES: u32 = 8 << 20;
+/// What a client may send that nobody has read yet. Times the connections, this is memory that clients decide about.
+const WINDOW_STREAM_BYTES: u32 = 512 << 10;
+const WINDOW_CONNECTION_BYTES: u32 = 1 << 20;
 /// Of one answer, what waits for a client to take it.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);

@@ -16,6 +16,8 @@ const DOMAIN: &str = "charthold";
 /// What `RetryInfo` asks for: an election takes a few seconds, a full queue less.
 const RETRY_LEADER: Duration = Duration::from_millis(500);
 const RETRY_OVERLOAD: Duration = Duration::from_millis(200);
+/// Room on a disk is made by hand, or by a clean-up: not within the second.
+const RETRY_DISK_FULL: Duration = Duration::from_secs(2);
 
 /// Texts name fields and limits, never values.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,11 @@ pub enum GatewayError {
     NodesMissing(String),
     #[error("too much is under way")]
     Overloaded,
+    /// The same, with when to come again.
+    #[error("too much is under way")]
+    OverloadedFor(Duration),
+    #[error("the disks have no room for writes; reads go on")]
+    DiskFull,
     #[error("no leader is known; nothing was done")]
     NoLeader,
     #[error("no majority answers; nothing was done")]
@@ -82,7 +89,8 @@ impl GatewayError {
             Self::NotInitialized => (Code::FailedPrecondition, "NOT_INITIALIZED"),
             Self::AlreadyInitialized => (Code::FailedPrecondition, "ALREADY_INITIALIZED"),
             Self::CannotForm(_) => (Code::FailedPrecondition, "CANNOT_FORM"),
-            Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::Overloaded | Self::OverloadedFor(_) => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
             Self::NoLeader => (Code::Unavailable, "NO_LEADER"),
             Self::NoQuorum | Self::NodesMissing(_) => (Code::Unavailable, "NO_QUORUM"),
             Self::OutcomeUnknown => (Code::Unavailable, "OUTCOME_UNKNOWN"),
@@ -112,6 +120,8 @@ impl GatewayError {
         match self {
             Self::NoLeader | Self::NoQuorum | Self::NodesMissing(_) | Self::OutcomeUnknown => Some(RETRY_LEADER),
             Self::Overloaded | Self::Incomplete => Some(RETRY_OVERLOAD),
+            Self::OverloadedFor(delay) => Some(*delay),
+            Self::DiskFull => Some(RETRY_DISK_FULL),
             _ => None,
         }
     }
@@ -142,6 +152,8 @@ impl From<ReplicaError> for GatewayError {
             ReplicaError::NoQuorum | ReplicaError::Stopped(_) => Self::NoQuorum,
             ReplicaError::Unknown => Self::OutcomeUnknown,
             ReplicaError::Malformed => Self::Internal,
+            ReplicaError::Overloaded => Self::Overloaded,
+            ReplicaError::DiskFull => Self::DiskFull,
         }
     }
 }
@@ -196,6 +208,7 @@ mod tests {
         check(mismatch, Code::Aborted, "VERSION_MISMATCH", &[("index", "2"), ("version", "7")], false);
         check(GatewayError::OutcomeUnknown, Code::Unavailable, "OUTCOME_UNKNOWN", &[], true);
         check(GatewayError::Overloaded, Code::ResourceExhausted, "OVERLOADED", &[], true);
+        check(GatewayError::DiskFull, Code::ResourceExhausted, "DISK_FULL", &[], true);
     }
 
     #[test]

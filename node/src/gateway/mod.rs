@@ -8,11 +8,13 @@
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`]: what they do
 //! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
 //! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
+//! - [`admission`]: how many calls at once, fair among tenants
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
 
 pub mod access;
+mod admission;
 mod answer;
 mod audit;
 mod bodies;
@@ -44,8 +46,6 @@ use self::access::Access;
 use self::keyring::Keyring;
 use crate::seal::RootKey;
 
-/// Bytes of commits that may be under way at once, in units of 1 KiB; more are answered as overload.
-const COMMITS_KIB_MAX: usize = 64 << 10;
 /// Ordered lists that are made at once: each looks at a whole chart, and the others' turn must come.
 const SORTS_MAX: usize = 4;
 
@@ -56,7 +56,6 @@ pub struct Gateway {
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
     body_bytes_max: AtomicUsize,
-    pub(crate) commits: Arc<Semaphore>,
     pub(crate) sorts: Arc<Semaphore>,
 }
 
@@ -69,7 +68,6 @@ impl Gateway {
             replica,
             root,
             body_bytes_max: AtomicUsize::new(body_bytes_max),
-            commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
             sorts: Arc::new(Semaphore::new(SORTS_MAX)),
         })
     }

@@ -14,6 +14,7 @@ use tower::ServiceBuilder;
 use tower::util::MapResponseLayer;
 
 use super::Gateway;
+use super::admission::AdmissionLayer;
 use super::charts::ChartsService;
 use super::cluster::ClusterService;
 use super::connections;
@@ -41,8 +42,10 @@ pub async fn serve(gateway: Arc<Gateway>, listener: ServiceListener, stop: impl 
         .add_service(limited_charts(&gateway))
         .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
         .add_service(ClusterServer::new(ClusterService(gateway)));
-    let service =
-        ServiceBuilder::new().layer(MapResponseLayer::new(malformed::explain)).service(services.routes().prepare());
+    let service = ServiceBuilder::new()
+        .layer(MapResponseLayer::new(malformed::explain))
+        .layer(AdmissionLayer::default())
+        .service(services.routes().prepare());
     connections::serve(listener, service, stop).await;
     watch.abort();
 }

@@ -21,6 +21,9 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Quicker than in production: tests kill leaders by the dozen.
 const RAFT: &str = "[raft]\nheartbeat_ms = 100\nelection_min_ms = 500\nelection_max_ms = 1000\n";
 
+/// Small: tests run many clusters on one disk.
+const DISK: &str = "[disk]\nreserve_bytes = 67108864\n";
+
 pub struct Files {
     pub folder: PathBuf,
     /// Client, peer, ops; for each node.
@@ -98,13 +101,14 @@ impl Files {
         let others = (0..self.ports.len()).filter(|other| *other != node);
         let join: Vec<String> = others.map(|other| format!("\"{}\"", self.peer_endpoint(other))).collect();
         let raft = if more.contains("[raft]") { "" } else { RAFT };
+        let disk = if more.contains("[disk]") { "" } else { DISK };
         format!(
             "name = \"{name}\"\nsite = \"{site}\"\ndata = \"data\"\njoin = [{join}]\n\
              [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n\
              [tls]\n\
              peer = {{ ca = \"certs/peer-ca.crt\", cert = \"certs/peer.crt\", key = \"certs/peer.key\" }}\n\
              service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\
-             [keys]\nroot = \"file:../root.key\"\n{raft}{more}",
+             [keys]\nroot = \"file:../root.key\"\n{raft}{disk}{more}",
             name = name(node),
             site = site(node),
             join = join.join(", "),

@@ -3,21 +3,26 @@
 //! ```text
 //! cluster.rs  start, kill, restart, clients, commands     files.rs    what is on disk for it
 //! process.rs  the program, its processes, free ports      observe.rs  leaders, roots, how far it is
+//! disk.rs     small disks, disks that fail                writers.rs  clients that remember every promise
 //! ```
 //!
 //! Each cluster has a folder and ports of its own, and leaves neither files nor processes behind, also when the test
 //! panics. Set `CHARTHOLD_TEST_KEEP=1` to keep the folders, to look at.
 
 mod cluster;
+mod disk;
 mod files;
 mod observe;
 mod process;
+mod writers;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
+pub use disk::{SmallDisk, fsync_shim};
 pub use process::{Background, Finished, Running, command, free_ports, free_range, program};
+pub use writers::{Log, Writers};
 
 /// Of anything that is waited for: long, so that a loaded machine fails no test.
 pub const WAIT_MAX: Duration = Duration::from_secs(90);

@@ -1,26 +1,12 @@
 //! A disk that fails: its node ends at once and says so, the others go on, and it comes back with what it has.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use charthold_client::{Chart, Put, RecordId};
-use charthold_tests::harness::{Cluster, Options, until};
+use charthold_tests::harness::{Cluster, Options, fsync_shim, until};
 
 const BAD: usize = 1;
-
-/// The library that fails, built with whatever compiler is there.
-fn shim(folder: &Path) -> PathBuf {
-    let library = folder.join("fsync_shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fsync_shim.c");
-    let built = ["clang", "cc", "gcc"].iter().any(|compiler| {
-        let mut command = Command::new(compiler);
-        command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");
-        command.status().is_ok_and(|status| status.success())
-    });
-    assert!(built, "no C compiler (clang, cc, gcc) builds {}", source.display());
-    library
-}
 
 async fn write(cluster: &Cluster, count: usize, from: usize) {
     for index in from..from + count {
@@ -42,7 +28,7 @@ async fn all_is_there(cluster: &Cluster, count: usize) {
 async fn a_failed_sync_ends_the_node_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("disk-is-bad");
-    let shim = shim(folder.path());
+    let shim = fsync_shim(folder.path());
     let environment = |name: &str, value: &Path| (BAD, name.to_owned(), value.to_str().unwrap().to_owned());
     let options = Options {
         node_environment: vec![environment("LD_PRELOAD", &shim), environment("FSYNC_SHIM_CONTROL", &control)],
@@ -89,7 +75,8 @@ async fn a_node_does_not_start_on_a_disk_that_cannot_sync() {
     std::fs::write(&control, b"").unwrap();
     let cluster = Cluster::prepare(Options { sites: 1, ..Options::default() });
     let mut start = cluster.cli_command("operator", &["start", "--config", cluster.config(0).to_str().unwrap()]);
-    let output = start.env("LD_PRELOAD", shim(folder.path())).env("FSYNC_SHIM_CONTROL", &control).output().unwrap();
+    let output =
+        start.env("LD_PRELOAD", fsync_shim(folder.path())).env("FSYNC_SHIM_CONTROL", &control).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.lines().last().unwrap().contains("Input/output error"), "{said}");

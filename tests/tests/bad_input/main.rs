@@ -9,7 +9,7 @@
 //! admin.rs         what operators may not ask for          health.rs       a node that cannot serve
 //! limits.rs        every limit, at it and one above       tenants.rs      one tenant's callers and another's data
 //! floods.rs        too much of one thing, or too little    http2.rs       frames by hand, for floods.rs
-//! python.rs        a stock gRPC client: not refused
+//! overload.rs      more than there is room for          python.rs       a stock gRPC client: not refused
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -25,6 +25,7 @@ mod imports;
 mod keys;
 mod keys_on_disk;
 mod limits;
+mod overload;
 mod python;
 mod reads;
 mod requests;

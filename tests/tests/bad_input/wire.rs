@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use charthold_tests::harness::Cluster;
+use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -91,7 +92,8 @@ impl ServerCertVerifier for Believer {
     }
 }
 
-/// One caller at one gateway.
+/// One caller at one gateway. Clones share the connection.
+#[derive(Clone)]
 pub struct Wire(Channel);
 
 impl Wire {
@@ -128,6 +130,20 @@ impl Wire {
             messages.push(message);
         }
         Ok(messages)
+    }
+
+    /// A call that sends a message, or none, and then neither ends nor goes on.
+    pub async fn hold(&self, method: &str, request: Option<Bytes>) -> Status {
+        let mut grpc = tonic::client::Grpc::new(self.0.clone());
+        if let Err(error) = grpc.ready().await {
+            return Status::unavailable(error.to_string());
+        }
+        let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
+        let messages = futures::stream::iter(request).chain(futures::stream::pending());
+        match grpc.client_streaming(Request::new(messages), path, Raw).await {
+            Ok(_) => Status::ok("answered"),
+            Err(status) => status,
+        }
     }
 
     /// A call with one answer.

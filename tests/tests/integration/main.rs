@@ -6,6 +6,8 @@ mod bench;
 mod canary;
 mod command_line;
 mod dev;
+mod disk_full;
+mod disk_stall;
 mod find;
 mod hand_over;
 mod listing;

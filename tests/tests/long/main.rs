@@ -7,6 +7,7 @@ mod away;
 mod failover;
 mod listing;
 mod month;
+mod overload;
 
 use std::time::Duration;
 
@@ -38,4 +39,10 @@ async fn listing() {
 #[ignore = "takes an hour; a proof and figures"]
 async fn month() {
     month::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half an hour; a proof and figures"]
+async fn overload() {
+    overload::run().await;
 }

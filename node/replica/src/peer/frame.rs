@@ -117,7 +117,7 @@ pub struct Assembler {
 /// Messages that may be begun and not ended on one connection; one a shard is normal.
 const BEGUN_MAX: usize = 16;
 /// What they may hold together: what a sender's outbox may, twice.
-const BEGUN_BYTES_MAX: usize = 64 << 20;
+const BEGUN_BYTES_MAX: usize = 32 << 20;
 
 impl Assembler {
     /// Takes a message off the front of `input`, if one is complete.

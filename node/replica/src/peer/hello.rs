@@ -13,6 +13,7 @@ use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::clock::ClusterClock;
+use super::disks::{self, ClusterDisks};
 use super::frame::{Assembler, Kind, Message};
 use super::outbox::Outbox;
 use super::registry::{Presence, Registry, Start};
@@ -47,6 +48,7 @@ pub struct Greeter {
     pub admit: Admit,
     pub registry: Registry,
     pub clock: Arc<ClusterClock>,
+    pub disks: Arc<ClusterDisks>,
     pub log: LogWriter,
 }
 
@@ -149,10 +151,11 @@ impl Greeter {
         self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
     }
 
-    /// Tells a peer how far this node's log is synced and what its clock shows, until the connection ends.
+    /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, until the connection ends.
     pub(super) async fn send_marks(&self, outbox: &Outbox) -> std::io::Error {
         loop {
-            let mark = pb::Mark { synced: self.log.synced(), clock_ms: self.clock.own_ms() };
+            let disk = disks::level_to_pb(self.disks.own()) as i32;
+            let mark = pb::Mark { synced: self.log.synced(), clock_ms: self.clock.own_ms(), disk };
             let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
             if outbox.send(message).await.is_err() {
                 return std::io::ErrorKind::ConnectionAborted.into();
@@ -167,6 +170,7 @@ impl Greeter {
         let member = from.hello.member.as_ref().ok_or_else(|| std::io::Error::other("a node without a name"))?;
         let standing = (self.admit)(member.id, &member.name).map_err(std::io::Error::other)?;
         self.clock.hear(member.id, mark.clock_ms);
+        self.disks.hear(member.id, disks::level_from_pb(mark.disk()));
         self.registry.note(member.id, &from.presence, mark.synced, standing == Standing::Member);
         Ok(())
     }

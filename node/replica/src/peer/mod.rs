@@ -9,6 +9,7 @@
 pub mod client;
 pub mod clock;
 mod connection;
+pub mod disks;
 pub mod frame;
 pub mod hello;
 mod outbox;
@@ -33,7 +34,7 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// Calls and streams that a caller may have open on one connection.
 const CALLS_MAX: usize = 4_096;
 /// Requests of one append stream that may wait for their answers.
-pub const STREAM_WINDOW: usize = 16;
+pub const STREAM_WINDOW: usize = 8;
 
 /// Which of a peer's two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

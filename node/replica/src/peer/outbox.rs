@@ -10,7 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::frame::{MESSAGE_BYTES_MAX, Message};
 
 /// Bytes that may wait, in units of 1 KiB; whoever would exceed them waits.
-const WAITING_KIB_MAX: usize = 32 << 10;
+const WAITING_KIB_MAX: usize = 16 << 10;
 /// What is gathered for one write.
 const WRITE_BYTES: usize = 512 << 10;
 

@@ -18,6 +18,7 @@ use crate::platform::Platform;
 use crate::shard::command::Command;
 use crate::shard::config::{Retention, Timing};
 use crate::shard::types::Member;
+use crate::store::disk::DiskLimits;
 use crate::store::table::ChartAddress;
 use crate::testing::transport::MemoryNetwork;
 use crate::testing::{WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
@@ -75,6 +76,7 @@ impl Cluster {
                 member: member(name),
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
                 retention: Retention { snapshot_after_entries: 64, keep_entries: 32, ..Retention::default() },
+                disk: DiskLimits { reserve_bytes: 1 << 20, ..DiskLimits::default() },
                 key_check: Bytes::new(),
                 join: Vec::clone(&others),
             };

@@ -24,18 +24,20 @@ use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
+use crate::peer::disks::ClusterDisks;
 use crate::peer::hello::{Admit, Greeter, Standing};
 use crate::peer::registry::{Registry, Start};
 use crate::peer::transport::Transport;
 use crate::platform::Platform;
 use crate::shard::codec;
 use crate::shard::config::{Retention, Timing};
-use crate::shard::group::{Group, GroupStatus, GroupStores};
+use crate::shard::group::{Conditions, Group, GroupStatus, GroupStores};
 use crate::shard::inbound::Inbound;
 use crate::shard::network::GroupNetwork;
 use crate::shard::transfer::Outgoing;
 use crate::shard::types::Member;
 use crate::store::StoreError;
+use crate::store::disk::{self, Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::incoming::Incoming;
 use crate::store::log::LogEngine;
@@ -52,6 +54,9 @@ pub use self::propose::ReplicaError;
 /// How soon a new member is connected to.
 const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a node with a bad disk looks whether it leads anything.
+const GIVE_WAY_INTERVAL: Duration = Duration::from_millis(250);
+
 /// What a replica is started with.
 pub struct ReplicaConfig {
     pub data: PathBuf,
@@ -59,6 +64,7 @@ pub struct ReplicaConfig {
     pub member: Member,
     pub timing: Timing,
     pub retention: Retention,
+    pub disk: DiskLimits,
     /// Peer addresses of the nodes to form a cluster with.
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
@@ -92,6 +98,7 @@ struct Stores {
     log: LogWriter,
     state: StateStore,
     incoming: Incoming,
+    disk: Arc<Disk>,
 }
 
 impl Replica {
@@ -105,6 +112,7 @@ impl Replica {
         let stores = open_stores(&config, &platform)?;
         let node_id = stores.data.node_id;
         let directory = Arc::new(OnceLock::<Arc<Group>>::new());
+        let disks = Arc::new(ClusterDisks::new(Arc::clone(&stores.disk)));
         let greeter = Arc::new(Greeter {
             cluster: config.cluster.clone(),
             member: codec::member_to_pb(node_id, &config.member),
@@ -113,17 +121,20 @@ impl Replica {
             admit: admit_members(Arc::clone(&directory)),
             registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
             clock: Arc::new(ClusterClock::new(platform)),
+            disks: Arc::clone(&disks),
             log: stores.log.clone(),
         });
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
-        let groups = start_groups(&config, &stores, &peers, &greeter.clock).await?;
+        let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks));
+        let groups = start_groups(&config, &stores, &peers, &conditions).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
         let inbound = Arc::new(Inbound::new(groups.clone(), stores.incoming.clone(), started, silence));
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound);
         let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
-        let server = tokio::spawn(async { tokio::join!(server, reach_out).0 });
+        let give_way = give_way(groups.clone(), disks);
+        let server = tokio::spawn(async { tokio::join!(server, reach_out, give_way).0 });
         allow_elections_later(groups.clone(), started + silence);
         Ok(Arc::new(Self {
             node_id,
@@ -191,6 +202,11 @@ impl Replica {
         self.greeter.clock.now_ms(members).err().map(|error| error.to_string())
     }
 
+    /// What this node's disk permits, and how many bytes are left there.
+    pub fn disk(&self) -> (DiskLevel, u64) {
+        (self.greeter.disks.own(), self.greeter.disks.own_room_bytes())
+    }
+
     /// Gives away what this node leads, all at once, so that its stop costs no election timeout.
     pub async fn hand_over(&self) {
         futures::future::join_all(self.groups.iter().map(|group| group.hand_over())).await;
@@ -211,6 +227,7 @@ impl Replica {
 }
 
 fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, StoreError> {
+    disk::make_room(&config.data, &config.disk);
     let data = DataDirectory::open(&config.data, &config.cluster, &config.member.name, platform)?;
     let log_engine: Arc<dyn LogEngine> = Arc::new(RocksLog::open(&data.log_path())?);
     // Before anything is written.
@@ -221,15 +238,16 @@ fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, St
     let incoming = Incoming::open(&data.incoming_path());
     let incoming = incoming.map_err(|source| StoreError::Io { path: data.incoming_path(), source })?;
     data.sync()?;
+    let disk = disk::watch(&config.data, config.disk, log.busy())?;
     let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
-    Ok(Stores { data, start, log_engine, log, state, incoming })
+    Ok(Stores { data, start, log_engine, log, state, incoming, disk })
 }
 
 async fn start_groups(
     config: &ReplicaConfig,
     stores: &Stores,
     peers: &Arc<Peers>,
-    clock: &Arc<ClusterClock>,
+    conditions: &Arc<Conditions>,
 ) -> Result<Vec<Arc<Group>>, StoreError> {
     let mut groups = Vec::new();
     let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
@@ -237,9 +255,9 @@ async fn start_groups(
         let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
         let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
         let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(&outgoing));
-        let (stored, clock) = (GroupStores { log, state, incoming }, Arc::clone(clock));
+        let (stored, conditions) = (GroupStores { log, state, incoming }, Arc::clone(conditions));
         let (node, timing, retention) = (stores.data.node_id, &config.timing, &config.retention);
-        let group = Group::start(shard, node, timing, retention, stored, network, clock).await;
+        let group = Group::start(shard, node, timing, retention, stored, network, conditions).await;
         let group = group.map_err(|source| StoreError::Io { path: config.data.clone(), source })?;
         groups.push(Arc::new(group));
     }
@@ -265,6 +283,21 @@ async fn reach_members(peers: Arc<Peers>, directory: Arc<Group>) {
             peers.client(id, &member.peer_address);
         }
         tokio::time::sleep(REACH_INTERVAL).await;
+    }
+}
+
+/// Whatever a node with a bad disk leads, one with a good disk should lead.
+async fn give_way(groups: Vec<Arc<Group>>, disks: Arc<ClusterDisks>) {
+    let mut said = DiskLevel::Good;
+    loop {
+        tokio::time::sleep(GIVE_WAY_INTERVAL).await;
+        let level = disks.own();
+        let led = groups.iter().filter(|group| level != DiskLevel::Good && group.leads()).collect::<Vec<_>>();
+        if level != said && !led.is_empty() {
+            tracing::warn!(?level, shards = led.len(), "the disk is full or hangs: handing over leadership");
+        }
+        said = level;
+        futures::future::join_all(led.iter().map(|group| group.hand_over_to(|node| disks.is_good(node)))).await;
     }
 }
 

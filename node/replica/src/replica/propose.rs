@@ -33,6 +33,12 @@ pub enum ReplicaError {
     Unknown,
     #[error("malformed command")]
     Malformed,
+    /// Nothing was done.
+    #[error("the leader has too much under way")]
+    Overloaded,
+    /// Nothing was done.
+    #[error("the disks have no room for a write")]
+    DiskFull,
     #[error("this node's replica has stopped: {0}")]
     Stopped(String),
 }
@@ -57,8 +63,12 @@ impl Replica {
             match self.try_propose(shard, &command, left).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(GroupError::Malformed) if !maybe_done => return Err(ReplicaError::Malformed),
+                Err(GroupError::Overloaded) if !maybe_done => return Err(ReplicaError::Overloaded),
+                Err(GroupError::DiskFull) if !maybe_done => return Err(ReplicaError::DiskFull),
                 Err(GroupError::Unknown | GroupError::Malformed | GroupError::Stopped(_)) => maybe_done = true,
                 Err(GroupError::NotLeader { .. } | GroupError::NoQuorum) => {}
+                // Of a try before, the outcome is still not known.
+                Err(GroupError::Overloaded | GroupError::DiskFull) => {}
             }
             tokio::time::sleep(LEADER_POLL.min(left)).await;
         }
@@ -90,6 +100,8 @@ pub(super) fn group_error(failure: CallFailure) -> GroupError {
             ErrorKind::NotLeader => GroupError::NotLeader { leader: (error.leader != 0).then_some(error.leader) },
             ErrorKind::Unavailable | ErrorKind::TooEarly => GroupError::NoQuorum,
             ErrorKind::Malformed => GroupError::Malformed,
+            ErrorKind::Overloaded => GroupError::Overloaded,
+            ErrorKind::DiskFull => GroupError::DiskFull,
             ErrorKind::Unknown | ErrorKind::Unspecified => GroupError::Unknown,
         },
     }

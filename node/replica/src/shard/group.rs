@@ -10,6 +10,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::ReadLogId;
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 
 use super::apply::Progress;
 use super::apply::merkle::Hash;
@@ -21,6 +22,8 @@ use super::network::GroupNetwork;
 use super::repair::repair;
 use super::types::{LogId, Member, Proposal, Raft};
 use crate::peer::clock::ClusterClock;
+use crate::peer::disks::ClusterDisks;
+use crate::store::disk::DiskLevel;
 use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
@@ -28,6 +31,11 @@ use crate::{NodeId, ShardId};
 
 /// What a successor gets to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+
+/// Proposals that a group may have under way: fewer than openraft's queue holds, so that none waits in front of it.
+const PROPOSALS_MAX: usize = 2_048;
+/// What the proposals of all groups may hold together, in units of 1 KiB.
+const PROPOSED_KIB_MAX: usize = 64 << 10;
 
 /// Why a proposal or a barrier did not succeed here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,9 +52,28 @@ pub enum GroupError {
     /// Nothing was done: no command of ours.
     #[error("malformed command")]
     Malformed,
+    /// Nothing was done: too much is under way.
+    #[error("overloaded")]
+    Overloaded,
+    /// Nothing was done: this node's disk, or those of too many others, have no room.
+    #[error("disk full")]
+    DiskFull,
     /// This replica has stopped.
     #[error("the replica has stopped: {0}")]
     Stopped(String),
+}
+
+/// What a leader asks before it takes a proposal; all groups of a node share it.
+pub struct Conditions {
+    pub clock: Arc<ClusterClock>,
+    pub disks: Arc<ClusterDisks>,
+    room: Semaphore,
+}
+
+impl Conditions {
+    pub fn new(clock: Arc<ClusterClock>, disks: Arc<ClusterDisks>) -> Arc<Self> {
+        Arc::new(Self { clock, disks, room: Semaphore::new(PROPOSED_KIB_MAX) })
+    }
 }
 
 /// What a status page shows of a group.
@@ -79,7 +106,8 @@ pub struct Group {
     pub shard: ShardId,
     pub node: NodeId,
     raft: Raft,
-    clock: Arc<ClusterClock>,
+    conditions: Arc<Conditions>,
+    proposals: Semaphore,
     /// The newest log time given out: log time does not go back while this node leads.
     log_time_ms: Mutex<u64>,
     progress: Arc<RwLock<Progress>>,
@@ -94,7 +122,7 @@ impl Group {
         retention: &Retention,
         stores: GroupStores,
         network: GroupNetwork,
-        clock: Arc<ClusterClock>,
+        conditions: Arc<Conditions>,
     ) -> std::io::Result<Self> {
         let GroupStores { log, state, incoming } = stores;
         let machine = blocking(|| GroupMachine::open(shard, state, incoming))?;
@@ -107,7 +135,15 @@ impl Group {
         // Once it answers, the metrics tell the stored members: nobody takes the group for one that is not formed yet.
         raft.is_initialized().await.map_err(std::io::Error::other)?;
         log_leaders(shard, node, &raft);
-        Ok(Self { shard, node, raft, clock, log_time_ms: Mutex::new(0), progress })
+        Ok(Self {
+            shard,
+            node,
+            raft,
+            conditions,
+            proposals: Semaphore::new(PROPOSALS_MAX),
+            log_time_ms: Mutex::new(0),
+            progress,
+        })
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -164,8 +200,16 @@ impl Group {
 
     /// Proposes on the leader; answers what apply said.
     pub async fn propose_here(&self, command: &Bytes, limit: Duration) -> Result<pb::Outcome, GroupError> {
-        let Ok(now_ms) = self.clock.now_ms(self.member_count()) else {
+        let Conditions { clock, disks, room } = &*self.conditions;
+        let Ok(now_ms) = clock.now_ms(self.member_count()) else {
             return Err(GroupError::NotLeader { leader: None });
+        };
+        if !disks.may_write(|| self.members().into_iter().map(|(id, _)| id).collect()) {
+            return Err(GroupError::DiskFull);
+        }
+        let kib = (command.len() >> 10).clamp(1, PROPOSED_KIB_MAX) as u32;
+        let (Ok(_turn), Ok(_room)) = (self.proposals.try_acquire(), room.try_acquire_many(kib)) else {
+            return Err(GroupError::Overloaded);
         };
         let log_time_ms = {
             let mut newest = self.log_time_ms.lock();
@@ -210,14 +254,21 @@ impl Group {
         }
     }
 
-    /// Gives leadership to the follower that lacks least, before this node stops. Not for a node that goes on: openraft
-    /// does not take a transfer back (#1747).
+    /// Gives leadership to the follower that lacks least, before this node stops.
     pub async fn hand_over(&self) {
+        self.hand_over_to(|_| true).await;
+    }
+
+    /// Gives leadership to the follower that lacks least, of those that are fit for it.
+    ///
+    /// Openraft does not take a transfer back (#1747): whether or not the successor follows, this node takes no write and
+    /// sends no heartbeat until somebody else is elected, or it is stopped.
+    pub async fn hand_over_to(&self, fit: impl Fn(NodeId) -> bool) {
         if !self.raft.is_leader() {
             return;
         }
-        let followers = self.status().followers;
-        let Some((successor, _)) = followers.into_iter().min_by_key(|(_, behind)| *behind) else { return };
+        let followers = self.status().followers.into_iter().filter(|(id, _)| fit(*id));
+        let Some((successor, _)) = followers.min_by_key(|(_, behind)| *behind) else { return };
         if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
             tracing::warn!(shard = self.shard, %error, "cannot hand over leadership");
             return;
@@ -232,6 +283,16 @@ impl Group {
     /// What this replica knows to be committed.
     pub(super) fn committed(&self) -> Option<LogId> {
         self.raft.metrics().borrow_watched().local_committed
+    }
+
+    /// Whether this node leads the group.
+    pub fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Whether this replica can take a leader's entries: not on a full disk.
+    pub(super) fn takes_entries(&self) -> bool {
+        self.conditions.disks.own() != DiskLevel::Critical
     }
 
     /// Recorded outcomes so far.

@@ -155,6 +155,8 @@ fn call_error(failure: &GroupError) -> pb::CallError {
         // A proposal may have been accepted before the group stopped.
         GroupError::Unknown | GroupError::Stopped(_) => error(ErrorKind::Unknown),
         GroupError::Malformed => error(ErrorKind::Malformed),
+        GroupError::Overloaded => error(ErrorKind::Overloaded),
+        GroupError::DiskFull => error(ErrorKind::DiskFull),
     }
 }
 
@@ -174,14 +176,20 @@ impl Handler for Inbound {
             Ok(group) => group,
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
+        if kind == Kind::Snapshot && !group.takes_entries() {
+            return futures::stream::iter([Err(error(ErrorKind::Unavailable))]).boxed();
+        }
         if kind == Kind::Snapshot {
             let places = Arc::clone(&self.snapshots[usize::from(shard)]);
             return transfer::receive(Arc::clone(group), self.incoming.clone(), places, from, requests);
         }
-        // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices.
+        // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices. So do
+        // entries on a full disk: an answer would have them sent again at once.
+        let replica = Arc::clone(group);
         let requests = requests.map(move |bytes| {
             let request = network::append_request_from_pb(bytes).ok()?;
-            own(&request.vote, from).ok().map(|()| request)
+            let taken = request.entries.is_empty() || replica.takes_entries();
+            own(&request.vote, from).ok().filter(|()| taken).map(|()| request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);

@@ -8,6 +8,7 @@ use super::transport::MemoryNetwork;
 use crate::NodeId;
 use crate::peer::client::PeerClient;
 use crate::peer::clock::ClusterClock;
+use crate::peer::disks::ClusterDisks;
 use crate::peer::hello::{Greeter, Standing};
 use crate::peer::registry::{Registry, Start};
 use crate::peer::server::{Handler, serve};
@@ -34,6 +35,7 @@ pub fn new_greeter(id: NodeId, name: &str) -> Greeter {
         admit: Arc::new(|id, _| if id == 66 { Err("no member".to_owned()) } else { Ok(Standing::Member) }),
         registry: Registry::new(engine, writer.clone()),
         clock: Arc::new(ClusterClock::new(Platform::system())),
+        disks: Arc::new(ClusterDisks::new(Arc::default())),
         log: writer,
     }
 }

@@ -178,7 +178,8 @@ impl Folder {
              [tls]\n\
              peer = {{ ca = \"certs/peer-ca.crt\", cert = \"certs/peer.crt\", key = \"certs/peer.key\" }}\n\
              service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\
-             \n[keys]\nroot = \"file:../root.key\"\n",
+             \n[keys]\nroot = \"file:../root.key\"\n\n\
+             # Small: all nodes share this machine's disk.\n[disk]\nreserve_bytes = 268435456\n",
             name = node.name,
             site = node.site,
             others = others.join(", "),

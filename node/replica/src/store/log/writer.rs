@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::synced_mark::SyncedMark;
 use super::{LogEngine, LogOp};
+use crate::store::disk::watchdog::Busy;
 use crate::store::{EngineError, abort_on_lost_durability};
 
 /// Jobs that may wait; a further one waits to be queued.
@@ -40,6 +41,7 @@ pub struct LogWriter {
     queue: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     synced: Arc<AtomicU64>,
+    busy: Busy,
     _thread: Arc<Joined>,
 }
 
@@ -61,17 +63,24 @@ impl LogWriter {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
         let synced = Arc::new(AtomicU64::new(0));
         let note_synced = Arc::clone(&synced);
+        let busy = Busy::default();
+        let at_work = busy.clone();
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || run(engine.as_ref(), mark, &note_synced, jobs))
+            .spawn(move || run(engine.as_ref(), mark, &note_synced, &at_work, jobs))
             .map_err(|error| EngineError::new("log", error))?;
         let thread = Arc::new(Joined(Some(thread)));
-        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced, _thread: thread })
+        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced, busy, _thread: thread })
     }
 
     /// The engine's number of the last write that was synced here; whatever was called back as durable is not after it.
     pub fn synced(&self) -> u64 {
         self.synced.load(Ordering::Acquire)
+    }
+
+    /// Whether the thread is at a batch.
+    pub fn busy(&self) -> Busy {
+        self.busy.clone()
     }
 
     /// Queues a write; `done` is called from the thread, in order, once it is durable (with `sync`) or written.
@@ -114,7 +123,13 @@ impl LogWriter {
     }
 }
 
-fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, synced: &AtomicU64, mut jobs: mpsc::Receiver<Job>) {
+fn run(
+    engine: &dyn LogEngine,
+    mut mark: Option<SyncedMark>,
+    synced: &AtomicU64,
+    busy: &Busy,
+    mut jobs: mpsc::Receiver<Job>,
+) {
     while let Some(first) = jobs.blocking_recv() {
         let mut size_bytes = first.size_bytes;
         let mut batch = vec![first];
@@ -123,25 +138,30 @@ fn run(engine: &dyn LogEngine, mut mark: Option<SyncedMark>, synced: &AtomicU64,
             size_bytes += job.size_bytes;
             batch.push(job);
         }
-        let sync = batch.iter().any(|job| job.sync);
-        let ops = batch.iter_mut().flat_map(|job| std::mem::take(&mut job.ops)).collect::<Vec<_>>();
-        let write_number = match engine.write(&ops, sync) {
-            Ok(number) => number,
-            Err(error) => abort_on_lost_durability("cannot write the log", &error),
-        };
-        if sync {
-            synced.store(write_number, Ordering::Release);
-        }
-        let marked = batch.iter().any(|job| job.marked);
-        if marked {
-            note(&mut mark, write_number, true);
-        }
-        for job in batch {
-            (job.done)();
-        }
-        if sync && !marked {
-            note(&mut mark, write_number, false);
-        }
+        busy.during(|| write(engine, &mut mark, synced, batch));
+    }
+}
+
+/// Writes a batch, and calls back.
+fn write(engine: &dyn LogEngine, mark: &mut Option<SyncedMark>, synced: &AtomicU64, mut batch: Vec<Job>) {
+    let sync = batch.iter().any(|job| job.sync);
+    let ops = batch.iter_mut().flat_map(|job| std::mem::take(&mut job.ops)).collect::<Vec<_>>();
+    let write_number = match engine.write(&ops, sync) {
+        Ok(number) => number,
+        Err(error) => abort_on_lost_durability("cannot write the log", &error),
+    };
+    if sync {
+        synced.store(write_number, Ordering::Release);
+    }
+    let marked = batch.iter().any(|job| job.marked);
+    if marked {
+        note(mark, write_number, true);
+    }
+    for job in batch {
+        (job.done)();
+    }
+    if sync && !marked {
+        note(mark, write_number, false);
     }
 }
 

@@ -26,6 +26,8 @@ use crate::{ShardId, all_shards};
 /// What may gather before a flush.
 const FLUSH_BYTES: usize = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// What may gather while a flush runs: then writers wait for it.
+const GATHERED_BYTES_MAX: usize = 2 * FLUSH_BYTES;
 
 /// How far each group was.
 type Positions = BTreeMap<ShardId, applied::Row>;
@@ -49,6 +51,23 @@ struct Inner {
     flushed: Mutex<Positions>,
     signal: Mutex<Signal>,
     changed: Condvar,
+}
+
+impl Inner {
+    /// Blocks while a disk takes less than what is written.
+    fn await_room(&self) {
+        let full = || self.unflushed_bytes.load(Ordering::Relaxed) >= GATHERED_BYTES_MAX;
+        if full() {
+            let mut signal = self.signal.lock();
+            self.changed.wait_while(&mut signal, |signal| full() && !signal.stop && !signal.ended);
+        }
+    }
+
+    /// Who waits for room looks again; nobody is between a look and the wait.
+    fn note_room(&self) {
+        let _signal = self.signal.lock();
+        self.changed.notify_all();
+    }
 }
 
 #[derive(Default)]
@@ -111,6 +130,7 @@ impl StateStore {
 
     /// Writes a group's batch.
     pub fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
+        self.inner.await_room();
         let size_bytes = ops.iter().map(StateOp::size_bytes).sum::<usize>();
         {
             let _gate = self.inner.gate.read();
@@ -217,6 +237,7 @@ fn flush(inner: &Inner, log: &LogWriter) -> bool {
         }
         (inner.unflushed_bytes.swap(0, Ordering::Relaxed), positions(inner.engine.as_ref()))
     };
+    inner.note_room();
     if let Err(error) = inner.engine.finish_flush() {
         abort_on_lost_durability("cannot flush the state", &error);
     }

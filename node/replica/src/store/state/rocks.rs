@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub struct RocksState {
     db: Db,
     unlogged: WriteOptions,
     cutoffs: Arc<Cutoffs>,
+    /// When the flush that is under way began.
+    errors_before: AtomicU64,
 }
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -44,11 +47,17 @@ impl RocksState {
         let db = DBWithThreadMode::open_cf_descriptors(&options(), path, Table::ALL.map(family)).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { db, unlogged, cutoffs })
+        Ok(Self { db, unlogged, cutoffs, errors_before: AtomicU64::new(0) })
     }
 
     fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, EngineError> {
         self.db.cf_handle(table.name()).ok_or_else(|| failed(format!("no column family {}", table.name())))
+    }
+
+    /// Counted for the whole database, and shown by its default column family only. Those of compactions that found the
+    /// disk full are among them, and mean nothing to a flush: RocksDB goes on by itself when there is room.
+    fn background_errors(&self) -> Result<u64, EngineError> {
+        Ok(self.db.property_int_value("rocksdb.background-errors").map_err(failed)?.unwrap_or(0))
     }
 
     fn immutable_memtables(&self) -> Result<u64, EngineError> {
@@ -221,6 +230,7 @@ impl StateEngine for RocksState {
         options.set_wait(false);
         let families = Table::ALL.iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
         let families = families.iter().collect::<Vec<_>>();
+        self.errors_before.store(self.background_errors()?, Ordering::Relaxed);
         loop {
             match self.db.flush_cfs_opt(&families, &options) {
                 // Writes are stopped until compaction has caught up: no fault of the disk.
@@ -232,9 +242,7 @@ impl StateEngine for RocksState {
 
     fn finish_flush(&self) -> Result<(), EngineError> {
         while self.immutable_memtables()? > 0 {
-            // Counted for the whole database, and shown by its default column family only.
-            let errors = self.db.property_int_value("rocksdb.background-errors").map_err(failed)?;
-            if errors.unwrap_or(0) > 0 {
+            if self.background_errors()? > self.errors_before.load(Ordering::Relaxed) {
                 return Err(failed("a flush failed in the background"));
             }
             std::thread::sleep(FLUSH_POLL);

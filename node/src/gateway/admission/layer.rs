@@ -1,0 +1,139 @@
+//! The door as a layer of the server: before a request's body is read, until its answer's body is gone.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::super::answer;
+use super::super::error::GatewayError;
+use super::{Admission, Kind, Ticket};
+use crate::seal::Token;
+use crate::tls::{ClientIdentity, Principal};
+
+/// What is not a service of a tenant: operators, and who has no name at all.
+const OTHERS: Token = [0xff; 16];
+
+#[derive(Clone, Default)]
+pub struct AdmissionLayer(Arc<Admission>);
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = Admitting<S>;
+
+    fn layer(&self, inner: S) -> Admitting<S> {
+        Admitting { admission: Arc::clone(&self.0), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Admitting<S> {
+    admission: Arc<Admission>,
+    inner: S,
+}
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+impl<S> Service<Request> for Admitting<S>
+where
+    S: Service<Request, Response = Response> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        // The clone is not ready yet, this one is.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let Some(kind) = Kind::of(request.uri().path()) else { return Box::pin(inner.call(request)) };
+        let admission = Arc::clone(&self.admission);
+        Box::pin(async move {
+            let deadline = Instant::now() + answer::timeout(request.headers());
+            let ticket = match admission.enter(kind, tenant_of(&request), deadline).await {
+                Ok(ticket) => Arc::new(ticket),
+                Err(delay) => return Ok(refusal(delay).into_http()),
+            };
+            // What was waited for is gone.
+            answer::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
+            let asked = Arc::clone(&ticket);
+            let request = request.map(|body| Body::new(Metered { body, meter: Meter::Request(asked) }));
+            // A body that does not come would hold its place for ever: the handler's own deadline begins after it.
+            let Ok(answered) = tokio::time::timeout_at(deadline.into(), inner.call(request)).await else {
+                return Ok(Status::from(GatewayError::OutcomeUnknown).into_http());
+            };
+            let response = answered?;
+            Ok(response.map(|body| Body::new(Metered { body, meter: Meter::Answer(ticket) })))
+        })
+    }
+}
+
+fn tenant_of(request: &Request) -> Token {
+    match request.extensions().get::<ClientIdentity>() {
+        Some(ClientIdentity::Known(Principal::Service { tenant, .. })) => *tenant,
+        _ => OTHERS,
+    }
+}
+
+fn refusal(delay: Duration) -> Status {
+    GatewayError::OverloadedFor(delay).into()
+}
+
+/// A body whose bytes are counted, and which holds the place while it lives.
+struct Metered {
+    body: Body,
+    meter: Meter,
+}
+
+enum Meter {
+    Request(Arc<Ticket>),
+    Answer(Arc<Ticket>),
+}
+
+impl Meter {
+    fn count(&self, bytes: u64) -> Result<(), Status> {
+        match self {
+            Self::Request(ticket) => ticket.take(bytes).map_err(refusal),
+            Self::Answer(ticket) => {
+                ticket.answered(bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl HttpBody for Metered {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+            && let Err(refused) = self.meter.count(data.len() as u64)
+        {
+            return Poll::Ready(Some(Err(refused)));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

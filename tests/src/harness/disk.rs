@@ -1,0 +1,68 @@
+//! Disks that are small, and disks that fail.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Built with whatever compiler is there: a library that makes syncs fail or hang. See its source.
+pub fn fsync_shim(folder: &Path) -> PathBuf {
+    let library = folder.join("fsync_shim.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fsync_shim.c");
+    let built = ["clang", "cc", "gcc"].iter().any(|compiler| {
+        let mut command = Command::new(compiler);
+        command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");
+        command.status().is_ok_and(|status| status.success())
+    });
+    assert!(built, "no C compiler (clang, cc, gcc) builds {}", source.display());
+    library
+}
+
+/// A file system of its own, in memory. Unmounted when this is dropped, also under running processes: drop it first.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Nothing if this process may not mount: only root may.
+    pub fn mount(folder: &Path, mib: u64) -> Option<Self> {
+        std::fs::create_dir_all(folder).expect("a folder to mount on");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m,mode=0700"), "tmpfs"]).arg(folder);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(folder.to_owned()))
+    }
+
+    pub fn free_mib(&self) -> u64 {
+        let found = rustix::fs::statvfs(&self.0).expect("statvfs");
+        found.f_bavail * found.f_frsize >> 20
+    }
+
+    /// As another program fills a disk: with a file that leaves so much.
+    pub fn fill(&self, leave_mib: u64) {
+        let mut file = File::options().create(true).append(true).open(self.filling()).expect("a file that fills");
+        let block = vec![0xfe; 1 << 20];
+        while self.free_mib() > leave_mib && file.write_all(&block).is_ok() {}
+    }
+
+    /// To the last byte.
+    pub fn fill_up(&self) {
+        self.fill(0);
+        let mut file = File::options().append(true).open(self.filling()).expect("a file that fills");
+        while file.write_all(&[0xfe; 512]).is_ok() {}
+    }
+
+    pub fn empty(&self) {
+        std::fs::remove_file(self.filling()).expect("removing the file that fills");
+    }
+
+    fn filling(&self) -> PathBuf {
+        self.0.join("somebody-elses-file")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: it goes when its last user goes.
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        debug_assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
