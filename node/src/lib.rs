@@ -6,13 +6,18 @@
 //! # Layout
 //! - [`gateway`]: talks to clients; [`seal`]: envelopes, keys, tokens; [`tls`]: certificates and connections
 //! - [`node`]: one running node; [`config`], [`telemetry`]: what it is started with
+//! - [`ops`]: the port of probes and of Prometheus, with [`health`], [`metrics`], [`process`]
 //! - [`cli`]: the commands; [`fhir`]: reading bundles for `import`
 
 pub mod cli;
 pub mod config;
 pub mod fhir;
 pub mod gateway;
+pub mod health;
+pub mod metrics;
 pub mod node;
+pub mod ops;
+pub mod process;
 pub mod seal;
 pub mod telemetry;
 pub mod tls;

@@ -5,10 +5,11 @@
 //!
 //! # Layout
 //! - [`server`]: the gRPC server with health and reflection
-//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
+//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`status`]: how the cluster is
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
-//! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
+//! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses;
+//!   [`observe`]: requests measured and traced
 
 pub mod access;
 mod answer;
@@ -19,10 +20,12 @@ mod commit;
 pub mod error;
 mod keyring;
 mod malformed;
+mod observe;
 mod page;
 mod read;
 mod record;
 pub mod server;
+mod status;
 mod tenants;
 mod validate;
 

@@ -96,7 +96,7 @@ async fn accept_all(
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "accepting connections fails");
+                warn!(%error, "accepting connections fails; most likely too many files are open: raise the limit");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -19,6 +19,8 @@ use rustls::server::ParsedCertificate;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use serde::Deserialize;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use super::{TlsError, provider};
@@ -58,6 +60,14 @@ impl TlsFiles {
             cert: folder.join(format!("{kind}.crt")),
             key: folder.join(format!("{kind}.key")),
         }
+    }
+
+    /// When the certificate that lies there ends, in seconds since 1970.
+    pub fn expires_at(&self) -> Result<u64, TlsError> {
+        let chain = read_certificates(&self.cert)?;
+        let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        let (_, leaf) = leaf.ok_or_else(|| malformed(&self.cert, "certificates"))?;
+        Ok(leaf.validity().not_after.timestamp().max(0) as u64)
     }
 
     pub(super) fn load(&self) -> Result<Material, TlsError> {

@@ -3,6 +3,7 @@
 //! ```text
 //! cluster.rs  start, kill, restart, clients, commands     files.rs    what is on disk for it
 //! process.rs  the program, its processes, free ports      observe.rs  leaders, roots, how far it is
+//! ops.rs      probes and metrics
 //! ```
 //!
 //! Each cluster has a folder and ports of its own, and leaves neither files nor processes behind, also when the test
@@ -11,12 +12,14 @@
 mod cluster;
 mod files;
 mod observe;
+mod ops;
 mod process;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
+pub use ops::{Metrics, Page, Sample};
 pub use process::{Background, Finished, Running, command, free_ports, free_range, program};
 
 /// Of anything that is waited for: long, so that a loaded machine fails no test.

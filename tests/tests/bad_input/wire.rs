@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 /// A TLS client that trusts one authority and shows one certificate.
@@ -112,12 +112,17 @@ impl Wire {
         })))
     }
 
-    /// One call, its request as bytes; of a stream, the messages until its end.
-    pub async fn call(&self, method: &str, request: Bytes) -> Result<Vec<Bytes>, Status> {
+    /// A call whose messages are taken one by one.
+    pub async fn open(&self, method: &str, request: Bytes) -> Result<Streaming<Bytes>, Status> {
         let mut grpc = tonic::client::Grpc::new(self.0.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
-        let mut answers = grpc.server_streaming(Request::new(request), path, Raw).await?.into_inner();
+        Ok(grpc.server_streaming(Request::new(request), path, Raw).await?.into_inner())
+    }
+
+    /// One call, its request as bytes; of a stream, the messages until its end.
+    pub async fn call(&self, method: &str, request: Bytes) -> Result<Vec<Bytes>, Status> {
+        let mut answers = self.open(method, request).await?;
         let mut messages = Vec::new();
         while let Some(message) = answers.message().await? {
             messages.push(message);

@@ -75,6 +75,7 @@ impl Cluster {
                 member: member(name),
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
                 key_check: Bytes::new(),
+                describe: Arc::new(pb::NodeStatus::default),
                 join: Vec::clone(&others),
             };
             Replica::open(config, Arc::clone(&transport) as _, platform.clone()).await.ok()

@@ -6,6 +6,7 @@ mod barrier;
 #[cfg(test)]
 mod cluster_tests;
 pub mod form;
+pub mod observe;
 pub mod peers;
 mod propose;
 pub mod rows;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
+use self::observe::Observer;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
@@ -29,7 +31,7 @@ use crate::platform::Platform;
 use crate::shard::codec;
 use crate::shard::config::Timing;
 use crate::shard::group::{Group, GroupStatus};
-use crate::shard::inbound::Inbound;
+use crate::shard::inbound::{Describe, Inbound};
 use crate::shard::types::Member;
 use crate::store::StoreError;
 use crate::store::identity::DataDirectory;
@@ -57,6 +59,8 @@ pub struct ReplicaConfig {
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
     pub key_check: Bytes,
+    /// What is known of this node above the replica, for its status.
+    pub describe: Describe,
 }
 
 /// A node's groups, running.
@@ -73,6 +77,7 @@ pub struct Replica {
     started: Instant,
     timing: Timing,
     state: StateStore,
+    observer: Arc<Observer>,
     server: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
     _data: DataDirectory,
@@ -113,9 +118,21 @@ impl Replica {
         let groups = start_groups(&config, &stores, &peers, &greeter.clock).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
-        let inbound = Arc::new(Inbound::new(groups.clone(), started, silence));
+        let observer = Arc::new(Observer {
+            node: node_id,
+            started,
+            groups: groups.clone(),
+            peers: Arc::clone(&peers),
+            clock: Arc::clone(&greeter.clock),
+            log_engine: stores.log_engine,
+            state: stores.state.clone(),
+            above: config.describe,
+        });
+        let describe = Arc::clone(&observer);
+        let describe: Describe = Arc::new(move || describe.describe());
+        let inbound = Arc::new(Inbound::new(groups.clone(), started, silence, describe));
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound);
-        let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
+        let reach_out = reach_members(Arc::clone(&observer));
         let server = tokio::spawn(async { tokio::join!(server, reach_out).0 });
         allow_elections_later(groups.clone(), started + silence);
         Ok(Arc::new(Self {
@@ -131,6 +148,7 @@ impl Replica {
             started,
             timing: config.timing,
             state: stores.state,
+            observer,
             server,
             _data: stores.data,
         }))
@@ -242,11 +260,10 @@ fn admit_members(directory: Arc<OnceLock<Arc<Group>>>) -> Admit {
 }
 
 /// Keeps connections to all members, also while no group has anything to tell them: they hear this node's marks there.
-async fn reach_members(peers: Arc<Peers>, directory: Arc<Group>) {
+async fn reach_members(observer: Arc<Observer>) {
     loop {
-        for (id, member) in directory.members().into_iter().filter(|(id, _)| *id != directory.node) {
-            peers.client(id, &member.peer_address);
-        }
+        // Whoever is asked is connected to.
+        observer.measure_round_trips().await;
         tokio::time::sleep(REACH_INTERVAL).await;
     }
 }

@@ -4,6 +4,7 @@ use charthold_proto::internal as pb;
 use prost::Message;
 
 use crate::Token;
+use crate::metrics::{METRICS, timed};
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
@@ -68,6 +69,7 @@ impl ChartRows {
 
     /// One version of a record.
     pub fn version(&self, record: &RecordAddress, version: u64) -> Result<Option<StoredVersion>, EngineError> {
+        let _timed = timed(&METRICS.read_rows);
         let key = version::Key { record: *record, version };
         let row = self.state.engine().get(Table::Version, &key.encode())?;
         row.map(|row| decode(key, row)).transpose()
@@ -135,6 +137,7 @@ impl ChartRows {
         to: &[u8],
         mut on_row: impl FnMut(&[u8], StoredVersion) -> bool,
     ) -> Result<(), EngineError> {
+        let _timed = timed(&METRICS.read_rows);
         let mut from = from;
         loop {
             let rows = self.state.engine().scan(Table::Version, &from, to, SCAN_ROWS, SCAN_BYTES)?;

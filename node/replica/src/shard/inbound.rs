@@ -18,20 +18,25 @@ use super::network;
 use super::types::Vote;
 use crate::peer::frame::Kind;
 use crate::peer::server::Handler;
+use crate::trace::{self, Context};
 use crate::{NodeId, ShardId};
+
+/// Tells a node's status.
+pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
 
 /// Serves the groups of a node to its peers.
 pub struct Inbound {
     groups: Vec<Arc<Group>>,
     started: Instant,
     restart_silence: Duration,
+    describe: Describe,
 }
 
 type Answer = Result<Bytes, pb::CallError>;
 
 impl Inbound {
-    pub fn new(groups: Vec<Arc<Group>>, started: Instant, restart_silence: Duration) -> Self {
-        Self { groups, started, restart_silence }
+    pub fn new(groups: Vec<Arc<Group>>, started: Instant, restart_silence: Duration, describe: Describe) -> Self {
+        Self { groups, started, restart_silence, describe }
     }
 
     /// The group, if the sender is one of its members (or it has none yet).
@@ -50,6 +55,8 @@ impl Inbound {
             Kind::TransferLeader => self.transfer_leader(group, from, payload).await,
             Kind::ReadIndex => read_index(group).await,
             Kind::Forward => forward(keyed(group, from)?, payload).await,
+            Kind::Echo => Ok(Bytes::new()),
+            Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
             _ => Err(error(ErrorKind::Malformed)),
         }
     }
@@ -127,7 +134,9 @@ async fn read_index(group: &Group) -> Answer {
 async fn forward(group: &Group, payload: Bytes) -> Answer {
     let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
     let limit = Duration::from_millis(u64::from(request.timeout_ms));
-    let outcome = group.propose_here(&request.command, limit).await.map_err(|failure| call_error(&failure))?;
+    let proposed = group.propose_here(&request.command, limit);
+    let outcome = trace::within(Context::from_bytes(&request.trace), proposed).await;
+    let outcome = outcome.map_err(|failure| call_error(&failure))?;
     Ok(pb::ForwardResponse { outcome: Some(outcome) }.encode_to_vec().into())
 }
 
@@ -168,7 +177,7 @@ impl Handler for Inbound {
         };
         // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices.
         let requests = requests.map(move |bytes| {
-            let request = network::append_request_from_pb(bytes).ok()?;
+            let request = network::append_request_from_pb(shard, bytes).ok()?;
             own(&request.vote, from).ok().map(|()| request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));

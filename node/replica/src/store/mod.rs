@@ -12,6 +12,7 @@
 //! DATA/state/     RocksDB, flushed every 64 MiB or 30 s          state/
 //! ```
 
+pub mod figures;
 pub mod identity;
 pub mod log;
 pub mod state;

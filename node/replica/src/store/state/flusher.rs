@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{StateEngine, StateOp};
+use crate::metrics::METRICS;
 use crate::store::log::writer::LogWriter;
 use crate::store::{EngineError, abort_on_lost_durability};
 
@@ -119,7 +120,7 @@ fn flush(inner: &Inner, log: &LogWriter) {
     let bytes = {
         let _gate = inner.gate.write();
         if let Err(error) = log.sync_blocking() {
-            tracing::warn!(%error, "the state is not flushed: the log has ended");
+            tracing::warn!(%error, "the state is not flushed, the log has ended: nothing is lost, it is applied again at the next start");
             return;
         }
         if let Err(error) = inner.engine.begin_flush() {
@@ -130,5 +131,7 @@ fn flush(inner: &Inner, log: &LogWriter) {
     if let Err(error) = inner.engine.finish_flush() {
         abort_on_lost_durability("cannot flush the state", &error);
     }
+    METRICS.flush.observe(started.elapsed().as_secs_f64());
+    METRICS.flush_bytes.observe(bytes as f64);
     tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, "state flushed");
 }

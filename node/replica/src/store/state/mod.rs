@@ -13,6 +13,7 @@ pub mod rocks;
 use bytes::Bytes;
 
 use super::EngineError;
+use super::figures::EngineFigures;
 
 /// The tables. A file each in [`super::table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,4 +121,7 @@ pub trait StateEngine: Send + Sync + 'static {
     fn begin_flush(&self) -> Result<(), EngineError>;
     /// Waits until what was begun is durable.
     fn finish_flush(&self) -> Result<(), EngineError>;
+    fn figures(&self) -> EngineFigures {
+        EngineFigures::default()
+    }
 }
