@@ -25,6 +25,7 @@ const INTERNAL: [&str; 6] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=charthold");
+    println!("cargo:rerun-if-changed=otlp");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
     let public = protox::compile(PUBLIC, ["."])?;
@@ -35,5 +36,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let internal = protox::compile(INTERNAL, ["."])?;
     prost_build::Config::new().bytes(["."]).skip_debug(["."]).compile_fds(internal)?;
+
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]);
+    let otlp = protox::compile(["otlp/trace_service.proto"], ["."])?;
+    tonic_prost_build::configure().compile_fds_with_config(otlp, config)?;
     Ok(())
 }

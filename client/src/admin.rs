@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::retry::{Attempt, Call, Route};
 use crate::types::{new_request_id, system_time};
-use crate::{Client, Error, request};
+use crate::{Client, ClusterStatus, Error, request};
 
 /// Of a page, when all pages are wanted anyway.
 const PAGE_ROWS: u32 = 1_000;
@@ -159,16 +159,21 @@ impl Admin {
 
     /// What some node, the nearest that answers, knows of every shard and node. For operators.
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
-        self.status_by(Route::Any).await
+        self.status_by(Route::Any, false).await
+    }
+
+    /// The same, with what every node says of itself: a node that cannot be reached is shown as such.
+    pub async fn status_of_all(&self) -> Result<ClusterStatus, Error> {
+        self.status_by(Route::Any, true).await
     }
 
     /// What the node behind this endpoint knows; asked once, without retries.
     pub async fn status_of(&self, endpoint: &str) -> Result<ClusterStatus, Error> {
-        self.status_by(Route::Only(endpoint)).await
+        self.status_by(Route::Only(endpoint), false).await
     }
 
-    async fn status_by(&self, route: Route<'_>) -> Result<ClusterStatus, Error> {
-        let message = v1::StatusRequest { context: self.context() };
+    async fn status_by(&self, route: Route<'_>, all_nodes: bool) -> Result<ClusterStatus, Error> {
+        let message = v1::StatusRequest { context: self.context(), all_nodes };
         let answer = self
             .run(route, None, |attempt| {
                 let request = request(&message, attempt.timeout);
@@ -200,7 +205,8 @@ impl Admin {
         Fut: Future<Output = Result<T, Status>>,
     {
         let deadline: Duration = self.client.deadline;
-        self.client.cluster.run(Call { route, deadline, request_id }, attempt).await
+        let traceparent = self.client.traceparent.as_ref();
+        self.client.cluster.run(Call { route, deadline, request_id, traceparent }, attempt).await
     }
 }
 
@@ -307,7 +313,7 @@ pub struct Node {
 }
 
 impl Node {
-    fn from_proto(node: v1::NodeInfo) -> Self {
+    pub(crate) fn from_proto(node: v1::NodeInfo) -> Self {
         Self {
             id: node.id,
             name: node.name,
@@ -315,111 +321,6 @@ impl Node {
             client_endpoint: node.client_endpoint,
             peer_endpoint: node.peer_endpoint,
             keyed: node.keyed,
-        }
-    }
-}
-
-/// What one node knows of its cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterStatus {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The node that answered.
-    pub node_id: String,
-    /// Its software.
-    pub version: String,
-    /// Whether the cluster was formed.
-    pub initialized: bool,
-    /// All nodes of the cluster.
-    pub nodes: Vec<Node>,
-    /// Those that this node has a replica of.
-    pub shards: Vec<ShardStatus>,
-}
-
-impl ClusterStatus {
-    fn from_proto(status: v1::StatusResponse) -> Self {
-        Self {
-            cluster: status.cluster,
-            node_id: status.node_id,
-            version: status.version,
-            initialized: status.initialized,
-            nodes: status.nodes.into_iter().map(Node::from_proto).collect(),
-            shards: status.shards.into_iter().map(ShardStatus::from_proto).collect(),
-        }
-    }
-}
-
-/// A shard as one of its replicas sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardStatus {
-    /// 0 is the directory.
-    pub shard: u32,
-    /// None while it is not known.
-    pub leader_node_id: Option<String>,
-    /// Raft's.
-    pub term: u64,
-    /// The last position in this replica's log.
-    pub log_index: u64,
-    /// The last it knows to be committed.
-    pub committed_index: u64,
-    /// The last it has applied.
-    pub applied_index: u64,
-    /// Up to where it has purged its log.
-    pub purged_index: u64,
-    /// Up to where its state is known to be durable, so that the log could be purged.
-    pub flushed_index: u64,
-    /// How many outcomes it has recorded.
-    pub seq: u64,
-    /// Merkle roots over the recorded outcomes, the newest last: replicas that agree have equal roots at one seq.
-    pub recent_roots: Vec<Root>,
-    /// On the leader: how far behind each follower is.
-    pub followers: Vec<FollowerLag>,
-    /// Why this replica has stopped, if it has.
-    pub stopped: Option<String>,
-}
-
-/// A Merkle root over a shard's first `seq` outcomes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Root {
-    /// How many.
-    pub seq: u64,
-    /// 32 bytes.
-    pub sha256: Vec<u8>,
-}
-
-/// How far behind its leader a follower is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FollowerLag {
-    /// Which follower.
-    pub node_id: String,
-    /// Entries of the log that it has not acknowledged.
-    pub entries_behind: u64,
-}
-
-impl ShardStatus {
-    fn from_proto(shard: v1::ShardStatus) -> Self {
-        let some = |text: String| Some(text).filter(|text| !text.is_empty());
-        Self {
-            shard: shard.shard,
-            leader_node_id: some(shard.leader_node_id),
-            term: shard.term,
-            log_index: shard.log_index,
-            committed_index: shard.committed_index,
-            applied_index: shard.applied_index,
-            purged_index: shard.purged_index,
-            flushed_index: shard.flushed_index,
-            seq: shard.seq,
-            recent_roots: shard
-                .recent_roots
-                .into_iter()
-                .map(|root| Root { seq: root.seq, sha256: root.sha256.into() })
-                .collect(),
-            followers: shard
-                .followers
-                .into_iter()
-                .map(|lag| FollowerLag { node_id: lag.node_id, entries_behind: lag.entries_behind })
-                .collect(),
-            stopped: some(shard.stopped),
         }
     }
 }

@@ -62,7 +62,12 @@ impl Client {
         if message.encoded_len() > MESSAGE_BYTES_MAX {
             return Err(Error::Invalid { message: "the commit is larger than 8 MiB".into(), fields: Vec::new() });
         }
-        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: Some(request_id) };
+        let call = Call {
+            route: Route::Chart(chart),
+            deadline: self.deadline,
+            request_id: Some(request_id),
+            traceparent: self.traceparent.as_ref(),
+        };
         let answer = self
             .cluster
             .run(call, |attempt| {
@@ -280,7 +285,12 @@ impl Client {
         F: FnMut(Attempt) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: None };
+        let call = Call {
+            route: Route::Chart(chart),
+            deadline: self.deadline,
+            request_id: None,
+            traceparent: self.traceparent.as_ref(),
+        };
         self.cluster.run(call, attempt).await
     }
 

@@ -114,7 +114,8 @@ impl Client {
             page_size,
             page_token: token.map(|token| token.as_str().to_owned()).unwrap_or_default(),
         };
-        let call = Call { route: Route::Any, deadline: self.deadline, request_id: None };
+        let traceparent = self.traceparent.as_ref();
+        let call = Call { route: Route::Any, deadline: self.deadline, request_id: None, traceparent };
         let answer = self
             .cluster
             .run(call, |attempt| {

@@ -207,8 +207,10 @@ mod hints;
 mod list;
 mod profile;
 mod retry;
+mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod types;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -216,12 +218,13 @@ use std::time::Duration;
 
 use tonic::Request;
 
-pub use admin::{Admin, ClusterStatus, FollowerLag, Grant, Node, Role, Root, ShardStatus, Tenant, Topology};
+pub use admin::{Admin, Grant, Node, Role, Tenant, Topology};
 pub use charts::RecordStream;
 pub use error::{Error, InvalidField};
 pub use find::{FindQuery, Match};
 pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
+pub use status::{Certificate, ClusterStatus, FollowerLag, NodeStatus, Root, ShardStatus};
 pub use types::{
     Chart, ChartKind, Committed, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
     RequestContext, new_request_id,
@@ -245,6 +248,7 @@ pub struct Client {
     deadline: Duration,
     /// What reads show; nothing: now.
     position: Option<Arc<str>>,
+    traceparent: Option<Arc<str>>,
 }
 
 impl Client {
@@ -267,7 +271,13 @@ impl Client {
             return Err(Error::Config("connect was called outside a Tokio runtime".into()));
         }
         let cluster = Cluster { endpoints: Endpoints::new(endpoints, security)?, hints: hints::Hints::default() };
-        Ok(Self { cluster: Arc::new(cluster), context: Arc::default(), deadline: DEFAULT_DEADLINE, position: None })
+        Ok(Self {
+            cluster: Arc::new(cluster),
+            context: Arc::default(),
+            deadline: DEFAULT_DEADLINE,
+            position: None,
+            traceparent: None,
+        })
     }
 
     /// The same client, saying who acts and why.
@@ -297,6 +307,16 @@ impl Client {
         Self { position: Some(position.into()), ..self.clone() }
     }
 
+    /// The same client, for calls that belong to a trace of the caller's: `traceparent` as W3C writes it,
+    /// `00-<trace id>-<span id>-01`. The gateway's span becomes a child of that one, and the nodes' spans its children.
+    ///
+    /// Without it each call has a trace id of its own, the same for all its attempts, and the cluster decides whether
+    /// it is traced.
+    #[must_use]
+    pub fn with_traceparent(&self, traceparent: &str) -> Self {
+        Self { traceparent: Some(traceparent.into()), ..self.clone() }
+    }
+
     /// The calls of operators and tenant admins.
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
@@ -307,6 +327,7 @@ impl Client {
 fn request<T: Clone>(message: &T, timeout: Duration) -> Request<T> {
     let mut request = Request::new(message.clone());
     request.set_timeout(timeout);
+    trace::tell(&mut request);
     request
 }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::endpoints::{Endpoints, Gateway};
 use crate::error::{Error, Failure, Next};
 use crate::hints::Hints;
+use crate::trace;
 use crate::types::Chart;
 
 /// So that a gateway that went silent does not eat the whole deadline.
@@ -44,6 +45,8 @@ pub(crate) struct Call<'a> {
     pub deadline: Duration,
     /// Set when the call changes something: what it is known by.
     pub request_id: Option<Uuid>,
+    /// The caller's trace.
+    pub traceparent: Option<&'a Arc<str>>,
 }
 
 /// What one attempt may use.
@@ -68,13 +71,15 @@ impl Cluster {
         Fut: Future<Output = Result<T, Status>>,
     {
         let deadline = Instant::now() + call.deadline;
+        let traceparent = trace::of_call(call.traceparent);
         let mut course = Course::new(self, call);
         loop {
             let gateway = course.choose()?;
             let remaining = deadline.saturating_duration_since(Instant::now());
             let budget = if let Route::First = course.call.route { remaining } else { remaining.min(ATTEMPT_TIMEOUT) };
             let mark = gateway.wire.mark();
-            let answer = attempt(Attempt { channel: gateway.channel.clone(), timeout: budget, deadline });
+            let this = Attempt { channel: gateway.channel.clone(), timeout: budget, deadline };
+            let answer = trace::within(traceparent.as_ref(), || attempt(this));
             let mut failure = match timeout(budget, answer).await {
                 Ok(Ok(answer)) => {
                     gateway.succeeded();

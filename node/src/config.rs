@@ -16,7 +16,7 @@
 //! [listen]
 //! client = "0.0.0.0:7400"                # the default; a keyless node opens no client port
 //! peer = "0.0.0.0:7401"                  # the default
-//! ops = "127.0.0.1:7402"                 # the default; reserved for metrics, nothing listens there yet
+//! ops = "127.0.0.1:7402"                 # the default: /metrics, /livez, /readyz; no TLS, no records
 //! [advertise]                            # what others are told, host:port; the default is the address listened on,
 //! client = "a1.example:7400"             # with the machine's host name in place of 0.0.0.0
 //! peer = "a1.example:7401"
@@ -41,6 +41,9 @@
 //! stall_max_ms = 10000                   # one that takes longer: the process ends
 //! [log]
 //! format = "text"                        # or "json"
+//! [telemetry]
+//! otlp_endpoint = "http://127.0.0.1:4317" # where traces go, by OTLP over gRPC; absent: nowhere
+//! sample_ratio = 0.01                    # the default: of the requests whose callers do not ask for a trace
 //! ```
 
 use std::net::SocketAddr;
@@ -80,11 +83,13 @@ const KUBERNETES_VARIABLES: [&str; 2] = ["CHARTHOLD_SERVICE_", "CHARTHOLD_PORT"]
 enum Form {
     Text,
     Number,
+    /// From 0 to 1.
+    Ratio,
     List,
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 30] = [
+const KEYS: [(&str, Form); 32] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -115,10 +120,12 @@ const KEYS: [(&str, Form); 30] = [
     ("disk.stall_warn_ms", Form::Number),
     ("disk.stall_max_ms", Form::Number),
     ("log.format", Form::Text),
+    ("telemetry.otlp_endpoint", Form::Text),
+    ("telemetry.sample_ratio", Form::Ratio),
 ];
 
 /// A whole, valid configuration.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The node's name; certificates carry it.
@@ -145,6 +152,8 @@ pub struct Config {
     pub disk: Disk,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub telemetry: Telemetry,
 }
 
 /// The addresses that the node listens on.
@@ -155,7 +164,7 @@ pub struct Listen {
     pub client: SocketAddr,
     /// For other nodes.
     pub peer: SocketAddr,
-    /// Reserved for metrics: nothing listens there yet. No records, so no TLS: an address that only the operator reaches.
+    /// For probes and Prometheus. No records, so no TLS: an address that only the operator reaches.
     pub ops: SocketAddr,
 }
 
@@ -265,6 +274,21 @@ pub enum LogFormat {
     Json,
 }
 
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// `http://host:port` of an OpenTelemetry collector. Absent: nothing is traced.
+    pub otlp_endpoint: Option<String>,
+    /// Of the requests whose callers do not ask for a trace.
+    pub sample_ratio: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 0.01 }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{}: {source}", path.display())]
@@ -323,7 +347,7 @@ impl Config {
     /// The keys whose values differ and count from the next start only. All others can be changed while a node runs:
     /// where the TLS files are (unless it is whether there are any), and the limits.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self { name, site, data, join, listen, advertise, tls, keys, raft, limits, disk, log } = self;
+        let Self { name, site, data, join, listen, advertise, tls, keys, raft, limits, disk, log, telemetry } = self;
         let differs = [
             ("name", *name != new.name),
             ("site", *site != new.site),
@@ -337,6 +361,7 @@ impl Config {
             ("limits.index_sweep_after_s", limits.index_sweep_after_s != new.limits.index_sweep_after_s),
             ("disk", *disk != new.disk),
             ("log", *log != new.log),
+            ("telemetry", *telemetry != new.telemetry),
         ];
         differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -411,7 +436,11 @@ impl Config {
         check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
         let sweep = (1..=86_400 * 365).contains(&self.limits.index_sweep_after_s);
         check(sweep, "limits.index_sweep_after_s", "must be 1 to 31536000")?;
-        self.validate_disk(&check)
+        self.validate_disk(&check)?;
+        let collector = self.telemetry.otlp_endpoint.as_deref().and_then(|url| url.strip_prefix("http://"));
+        let named = self.telemetry.otlp_endpoint.is_none() || collector.is_some_and(is_address);
+        check(named, "telemetry.otlp_endpoint", "must be http://host:port")?;
+        check((0.0..=1.0).contains(&self.telemetry.sample_ratio), "telemetry.sample_ratio", "must be 0 to 1")
     }
 
     fn validate_disk(&self, check: &impl Fn(bool, &str, &str) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
@@ -466,6 +495,14 @@ fn merge(figment: Figment, origin: &str, key: &str, form: Form, value: &str) -> 
                 origin: origin.to_owned(),
                 key: key.to_owned(),
                 reason: "must be a whole number".to_owned(),
+            }),
+        },
+        Form::Ratio => match value.trim().parse::<f64>() {
+            Ok(number) => Ok(figment.merge((key, number))),
+            Err(_) => Err(ConfigError::Invalid {
+                origin: origin.to_owned(),
+                key: key.to_owned(),
+                reason: "must be a number".to_owned(),
             }),
         },
         Form::List => {
@@ -619,6 +656,10 @@ mod tests {
         refused("disk.stall_max_ms", "2000", "exceed");
         refused("disk.stall_max_ms", "600001", "at most 600000");
         refused("log.format", "xml", "xml");
+        refused("telemetry.otlp_endpoint", "https://c:4317", "http://host:port");
+        refused("telemetry.otlp_endpoint", "http://c:4317/v1", "http://host:port");
+        refused("telemetry.sample_ratio", "1.5", "0 to 1");
+        refused("telemetry.sample_ratio", "half", "a number");
         let same = resolve(KEYED, &[], &[("listen.peer", "0.0.0.0:7400")]).unwrap_err();
         assert!(same.contains("same address twice"), "{same}");
     }

@@ -6,6 +6,7 @@
 //! # Layout
 //! - [`gateway`]: talks to clients; [`seal`]: envelopes, keys, tokens; [`tls`]: certificates and connections
 //! - [`node`]: one running node; [`config`], [`telemetry`]: what it is started with; [`reload`]: what changes meanwhile
+//! - [`ops`]: the port of probes and of Prometheus, with [`health`], [`metrics`], [`process`]
 //! - [`cli`]: the commands; [`fhir`]: reading bundles for `import`; [`error_pages`]: what each error means
 
 pub mod cli;
@@ -13,8 +14,12 @@ pub mod config;
 pub mod error_pages;
 pub mod fhir;
 pub mod gateway;
+pub mod health;
+pub mod metrics;
 pub mod node;
 mod open_files;
+pub mod ops;
+pub mod process;
 pub mod reload;
 pub mod seal;
 pub mod telemetry;

@@ -1,21 +1,30 @@
 //! One node: its replica, and if it is keyed its gateway, started in order and ended together.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use charthold_proto::internal as pb;
 use charthold_replica::platform::Platform;
 use charthold_replica::replica::{Replica, ReplicaConfig};
 use charthold_replica::shard::config::{Retention, Timing};
+use charthold_replica::shard::inbound::Describe;
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::StoreError;
 use charthold_replica::store::disk::DiskLimits;
+use charthold_replica::trace;
 
 use crate::config::{Config, ConfigError};
 use crate::gateway::{Gateway, RootKeyMismatch, server, sweep};
+use crate::health::{self, Health, NOTICE};
 use crate::open_files;
+use crate::ops::{self, Ops};
+use crate::process;
 use crate::reload::{Clients, ConfigSource, Reloader, Watch};
 use crate::seal::{RootKey, RootKeyError, provider_from_uri};
-use crate::tls::{PeerTransport, ServiceLimits, ServiceListener, TlsError};
+use crate::telemetry::otlp::Exporter;
+use crate::telemetry::sampling::Sampler;
+use crate::tls::{PeerTransport, ServiceLimits, ServiceListener, TlsError, TlsFiles};
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a clock may be off until the node ends: others lead then, and requests no longer end up here.
@@ -42,6 +51,10 @@ pub enum NodeError {
     ReplicaStopped { shard: u16, why: String },
     #[error("{0}")]
     Clock(String),
+    #[error("cannot listen on {address} (listen.ops): {source}")]
+    Ops { address: SocketAddr, source: std::io::Error },
+    #[error("cannot export traces to telemetry.otlp_endpoint: {0}")]
+    Collector(tonic::transport::Error),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -51,10 +64,63 @@ pub async fn run(config: Config, source: ConfigSource) -> Result<(), NodeError> 
     let stop = stop_signal().map_err(NodeError::Signals)?;
     let open_files_max = open_files::raise_limit();
     let watch = Watch::begin(source, &config).map_err(NodeError::Signals)?;
+    let exporter = export_traces(&config)?;
     let root = config.keys.root.as_deref().map(|uri| provider_from_uri(uri)?.load()).transpose()?;
+    let address = config.listen.ops;
+    let ops_port = ops::bind(address).await.map_err(|source| NodeError::Ops { address, source })?;
+    let health = Arc::new(Health::default());
     let transport = Arc::new(PeerTransport::bind(config.listen.peer, &config.tls.peer)?);
+    let replica = open_replica(&config, root.as_ref(), &transport, &health).await?;
+    let ops = Ops::new(&config, Arc::clone(&replica), Arc::clone(&health));
+    let ops = tokio::spawn(ops::serve(ops_port, ops));
+    // While the gateway still serves and forwards: clients notice nothing.
+    let stop = async {
+        stop.await;
+        tracing::info!("told to stop: not ready from now on, handing over leadership");
+        health.drain();
+        tokio::time::sleep(NOTICE).await;
+        replica.hand_over().await;
+    };
+    let reloader = |config: Config, clients| Reloader::new(watch, config, transport, clients);
+    let ended = match root {
+        Some(root) => run_keyed(config, &replica, root, &health, open_files_max, reloader, stop).await,
+        None => {
+            let reloading = reloader(config, None).run();
+            tokio::select! {
+                () = stop => Ok(()),
+                stopped = watch_replica(&replica) => Err(stopped),
+                () = health::watch_keyless(&replica, &health) => Ok(()),
+                () = reloading => Ok(()),
+            }
+        }
+    };
+    tracing::info!("stopping");
+    replica.shutdown().await;
+    ops.abort();
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+    // It stays open: an engine that is closed on one thread while the process ends on another may find parts of itself
+    // gone already, and abort.
+    std::mem::forget(Arc::clone(&replica));
+    ended
+}
+
+/// Begins to trace, if a collector is named.
+fn export_traces(config: &Config) -> Result<Option<Exporter>, NodeError> {
+    let Some(endpoint) = &config.telemetry.otlp_endpoint else { return Ok(None) };
+    let Some(finished) = trace::collect(Platform::system().random()) else { return Ok(None) };
+    Exporter::start(endpoint, &config.name, finished).map(Some).map_err(NodeError::Collector)
+}
+
+async fn open_replica(
+    config: &Config,
+    root: Option<&RootKey>,
+    transport: &Arc<PeerTransport>,
+    health: &Arc<Health>,
+) -> Result<Arc<Replica>, NodeError> {
     let identity = transport.identity().clone();
-    check_certificate(&config, &identity)?;
+    check_certificate(config, &identity)?;
     let member = Member {
         name: config.name.clone(),
         site: config.site.clone(),
@@ -82,48 +148,49 @@ pub async fn run(config: Config, source: ConfigSource) -> Result<(), NodeError> 
             stall_max: Duration::from_millis(config.disk.stall_max_ms),
         },
         join: config.join.clone(),
-        key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
+        key_check: root.map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
+        describe: describe(config, Arc::clone(health)),
     };
-    let replica = Replica::open(replica_config, Arc::clone(&transport) as _, Platform::system()).await?;
+    let replica = Replica::open(replica_config, Arc::clone(transport) as _, Platform::system()).await?;
     tracing::info!(
         cluster = identity.cluster,
         node = config.name,
         site = config.site,
         id = %format_args!("{:016x}", replica.node_id),
         peer = %config.listen.peer,
+        ops = %config.listen.ops,
         version = env!("CARGO_PKG_VERSION"),
         "node started"
     );
-    // While the gateway still serves and forwards: clients notice nothing.
-    let stop = async {
-        stop.await;
-        tracing::info!("handing over leadership");
-        replica.hand_over().await;
-    };
-    let reloader = |config: Config, clients| Reloader::new(watch, config, transport, clients);
-    let ended = match root {
-        Some(root) => run_keyed(config, &replica, root, open_files_max, reloader, stop).await,
-        None => {
-            let reloading = reloader(config, None).run();
-            tokio::select! {
-                () = stop => Ok(()),
-                stopped = watch_replica(&replica) => Err(stopped),
-                () = reloading => Ok(()),
-            }
+    Ok(replica)
+}
+
+/// What of this node's status the replica does not know.
+fn describe(config: &Config, health: Arc<Health>) -> Describe {
+    let (data, certificates) = (config.data.clone(), ops::certificates(config));
+    Arc::new(move || {
+        let disk = process::disk(&data).unwrap_or_default();
+        let expiry = |(port, files): &(&str, TlsFiles)| {
+            let expires_at = files.expires_at().ok()?;
+            Some(pb::CertificateExpiry { port: (*port).to_owned(), expires_at })
+        };
+        pb::NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            disk_total_bytes: disk.total_bytes,
+            disk_free_bytes: disk.free_bytes,
+            resident_bytes: process::usage().resident_bytes,
+            certificates: certificates.iter().filter_map(expiry).collect(),
+            not_ready: health.ready().err().unwrap_or_default(),
+            ..Default::default()
         }
-    };
-    tracing::info!("stopping");
-    replica.shutdown().await;
-    // It stays open: an engine that is closed on one thread while the process ends on another may find parts of itself
-    // gone already, and abort.
-    std::mem::forget(Arc::clone(&replica));
-    ended
+    })
 }
 
 async fn run_keyed(
     config: Config,
     replica: &Arc<Replica>,
     root: RootKey,
+    health: &Arc<Health>,
     open_files_max: Option<u64>,
     reloader: impl FnOnce(Config, Option<Clients>) -> Reloader,
     stop: impl Future<Output = ()>,
@@ -139,9 +206,10 @@ async fn run_keyed(
     let sweep_after = Duration::from_secs(u64::from(config.limits.index_sweep_after_s));
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&gateway), sweep_after));
     let clients = Clients { gateway: Arc::clone(&gateway), certificates: listener.certificates() };
+    let sampler = Sampler::new(config.telemetry.sample_ratio);
     let reloading = reloader(config, Some(clients)).run();
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
-    let served = server::serve(Arc::clone(&gateway), listener, async {
+    let served = server::serve(Arc::clone(&gateway), Arc::clone(health), sampler, listener, async {
         let _either_way = drained.await;
     });
     tokio::pin!(served);
@@ -155,7 +223,10 @@ async fn run_keyed(
     sweeping.abort();
     drop(drain);
     if tokio::time::timeout(DRAIN_MAX, served).await.is_err() {
-        tracing::warn!("some calls did not end in time and were cut");
+        tracing::warn!(
+            limit_s = DRAIN_MAX.as_secs(),
+            "some calls did not end in time and were cut: clients repeat them"
+        );
     }
     ended
 }

@@ -4,7 +4,12 @@
 //! patient is in a log line is the duty of whoever writes the line. The one thing kept out here is the payload of a
 //! panic: nobody can promise what is in it.
 //!
+//! Traces go another way: [`otlp`], for the requests that [`sampling`] chooses.
+//!
 //! The level is a filter in `CHARTHOLD_LOG`, else in `RUST_LOG`, else `info`: for example `info,charthold=debug`.
+
+pub mod otlp;
+pub mod sampling;
 
 use std::io::Write as _;
 

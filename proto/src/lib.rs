@@ -34,6 +34,13 @@ pub mod internal {
     include!(concat!(env!("OUT_DIR"), "/charthold.internal.v1.rs"));
 }
 
+/// What a collector of traces is told, package `opentelemetry.proto.collector.trace.v1`.
+#[cfg(feature = "otlp")]
+#[allow(clippy::all, missing_docs)]
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+}
+
 // Messages have no derived `Debug`, see build.rs; this one is part of error texts.
 #[cfg(feature = "internal")]
 impl std::fmt::Debug for internal::CallError {

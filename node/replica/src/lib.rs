@@ -10,8 +10,10 @@
 //! - [`store`]: the log and the state on disk, a file per table. The only place that names `rocksdb`.
 //! - [`peer`]: connections that carry opaque frames.
 //! - [`replica`]: one node's groups put together; what the gateway calls.
+//! - [`metrics`], [`trace`]: what is measured on the way, and a request followed over nodes.
 
 pub mod directory;
+pub mod metrics;
 pub mod peer;
 pub mod platform;
 pub mod replica;
@@ -19,6 +21,7 @@ pub mod shard;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 
 /// A keyed hash that stands for an id. Who does not hold the tenant's address secret can only compare it.
 pub type Token = [u8; 16];

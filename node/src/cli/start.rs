@@ -34,7 +34,10 @@ pub fn run(args: Args) -> Result<(), CliError> {
     let config = Config::load(&args.config, &args.set).map_err(refused)?;
     crate::telemetry::init(config.log.format).map_err(|error| CliError::Failed(error.to_string()))?;
     for name in config::unknown_variables() {
-        tracing::warn!(name, "this environment variable is no key of the configuration and is ignored");
+        tracing::warn!(
+            name,
+            "this environment variable is no key of the configuration and is ignored: look for a spelling mistake"
+        );
     }
     let source = ConfigSource { path: args.config, flags: args.set };
     super::runtime()?.block_on(crate::node::run(config, source)).map_err(ended)

@@ -7,20 +7,18 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::cluster_server::Cluster;
 use charthold_proto::v1::{
-    FollowerLag, InitRequest, InitResponse, NodeInfo, Role, Root, ShardStatus, StatusRequest, StatusResponse,
-    TopologyRequest, TopologyResponse,
+    InitRequest, InitResponse, Role, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
 };
 use charthold_replica::replica::form::FormError;
 use charthold_replica::shard::command::Command;
-use charthold_replica::shard::group::GroupStatus;
-use charthold_replica::shard::types::Member;
-use charthold_replica::{DIRECTORY, NodeId, SHARD_COUNT, slots_of};
+use charthold_replica::{DIRECTORY, SHARD_COUNT, slots_of};
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
 use super::access::{GrantPlace, NO_TENANT};
 use super::answer::deadline;
 use super::error::GatewayError;
+use super::status::node_info;
 use super::validate::Violations;
 use crate::tls::Principal;
 
@@ -78,61 +76,6 @@ impl Gateway {
             fingerprint: self.directory_fingerprint("Init", &uri, &InitRequest::default()),
         }))
     }
-
-    fn status(&self) -> Result<StatusResponse, GatewayError> {
-        let (shards, seq) = (self.replica.status(), self.replica.seq(DIRECTORY));
-        Ok(StatusResponse {
-            answer: self.answer(DIRECTORY, seq),
-            cluster: self.replica.cluster.clone(),
-            node_id: node_id(self.replica.node_id),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            initialized: self.replica.directory().cluster()?.is_some(),
-            nodes: self.nodes(),
-            shards: shards.into_iter().map(shard_status).collect(),
-        })
-    }
-
-    fn nodes(&self) -> Vec<NodeInfo> {
-        let members = self.replica.members();
-        match members.is_empty() {
-            true => vec![node_info(&(self.replica.node_id, self.replica.member.clone()))],
-            false => members.iter().map(node_info).collect(),
-        }
-    }
-}
-
-fn node_id(id: NodeId) -> String {
-    format!("{id:016x}")
-}
-
-fn node_info((id, member): &(NodeId, Member)) -> NodeInfo {
-    NodeInfo {
-        id: node_id(*id),
-        name: member.name.clone(),
-        site: member.site.clone(),
-        client_endpoint: member.client_address.clone(),
-        peer_endpoint: member.peer_address.clone(),
-        keyed: member.keyed,
-    }
-}
-
-fn shard_status(status: GroupStatus) -> ShardStatus {
-    let root = |(seq, hash): &(u64, [u8; 32])| Root { seq: *seq, sha256: Bytes::copy_from_slice(hash) };
-    let lag = |(id, behind): &(NodeId, u64)| FollowerLag { node_id: node_id(*id), entries_behind: *behind };
-    ShardStatus {
-        shard: status.shard.into(),
-        leader_node_id: status.leader.map(node_id).unwrap_or_default(),
-        term: status.term,
-        log_index: status.log_index,
-        committed_index: status.committed_index,
-        applied_index: status.applied_index,
-        seq: status.seq,
-        recent_roots: status.recent_roots.iter().map(root).collect(),
-        followers: status.followers.iter().map(lag).collect(),
-        stopped: status.stopped.unwrap_or_default(),
-        purged_index: status.purged_index,
-        flushed_index: status.flushed_index,
-    }
 }
 
 #[tonic::async_trait]
@@ -153,7 +96,7 @@ impl Cluster for ClusterService {
             Err(GatewayError::NotInitialized) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Response::new(self.0.status()?))
+        Ok(Response::new(self.0.status(request.into_inner()).await?))
     }
 
     async fn topology(&self, request: Request<TopologyRequest>) -> Result<Response<TopologyResponse>, Status> {

@@ -18,8 +18,10 @@ use super::access::Caller;
 use super::audit::clear_context;
 use super::error::GatewayError;
 use super::keyring::CurrentKey;
+use super::observe::Stages;
 use super::record::{Chart, ToSeal, refusal, timestamp};
 use super::validate;
+use crate::metrics::METRICS;
 use crate::seal::{WriteId, write_id};
 
 /// A chart's key changes rarely, and once at a time.
@@ -32,23 +34,30 @@ impl Gateway {
         request: CommitRequest,
         deadline: Instant,
     ) -> Result<CommitResponse, GatewayError> {
+        let mut stages = Stages::begin();
         validate::commit(&request, self.body_bytes_max())?;
         let request_id = validate::request_id(&request.request_id)?;
         let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.clone().unwrap_or_default());
         let fingerprint = fingerprint(caller, &request);
         // Before the commit: once it is answered, whoever looks for one of its terms finds it.
         self.put_index(&chart, &request.mutations, deadline).await?;
+        stages.done(&METRICS.commit_admit, "admit");
         for attempt in 0..STALE_KEY_TRIES {
             let current = self.keyring.current_key(&caller.tenant, &chart.address, attempt > 0, deadline).await?;
+            stages.done(&METRICS.commit_key, "key");
             let command = self.seal_commit(caller, &chart, &request, &request_id, &fingerprint, &current)?;
+            stages.done(&METRICS.commit_seal, "seal");
             let outcome = self.replica.propose(chart.shard(), command, deadline).await?;
+            stages.done(&METRICS.commit_propose, "propose");
             match outcome.result.ok_or(GatewayError::Internal)? {
                 Answer::Committed(committed) => {
-                    return Ok(CommitResponse {
+                    let answer = CommitResponse {
                         answer: self.answer(chart.shard(), committed.seq),
                         versions: committed.versions,
                         committed_at: Some(timestamp(committed.log_time_ms)),
-                    });
+                    };
+                    stages.done(&METRICS.commit_answer, "answer");
+                    return Ok(answer);
                 }
                 Answer::PreconditionFailed(failed) => return Err(precondition_failed(caller, &failed)),
                 Answer::Refused(refused) if refused.reason() == Reason::StaleChartKey => {}

@@ -8,6 +8,7 @@ use charthold_replica::store::EngineError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use super::observe;
 use crate::error_pages;
 use crate::seal::{OpenError, SealError};
 
@@ -130,6 +131,7 @@ impl GatewayError {
 impl From<GatewayError> for Status {
     fn from(error: GatewayError) -> Self {
         let (code, reason) = error.code_and_reason();
+        observe::refused(reason);
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, error.metadata());
         details.add_help_link(format!("charthold help error {reason}"), error_pages::link(reason));
         if let Some(delay) = error.retry_after() {
@@ -172,14 +174,15 @@ impl From<EngineError> for GatewayError {
 impl From<OpenError> for GatewayError {
     /// An envelope that a replica holds does not open: damage, or somebody's hand.
     fn from(error: OpenError) -> Self {
-        tracing::error!(%error, "a stored envelope does not open: data is damaged or was tampered with");
+        tracing::error!(%error, "a stored envelope does not open: data is damaged or was tampered with; compare the replicas' roots (charthold \
+             cluster status) and replace the node that differs");
         Self::Damaged
     }
 }
 
 impl From<SealError> for GatewayError {
     fn from(error: SealError) -> Self {
-        tracing::error!(%error, "cannot seal");
+        tracing::error!(%error, "cannot seal: a defect, or a body beyond every limit; report it");
         Self::Internal
     }
 }

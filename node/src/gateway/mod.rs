@@ -5,13 +5,15 @@
 //!
 //! # Layout
 //! - [`server`]: the gRPC server with health and reflection
-//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`]: what they do
+//! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`], [`status`]: what
+//!   they do
 //! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
 //! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`admission`]: how many calls at once, fair among tenants
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
-//! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
+//! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses;
+//!   [`observe`]: requests measured and traced
 
 pub mod access;
 mod admission;
@@ -28,10 +30,12 @@ mod find;
 mod keyring;
 mod list;
 mod malformed;
+mod observe;
 mod page;
 mod read;
 mod record;
 pub mod server;
+mod status;
 pub mod sweep;
 mod tenants;
 mod validate;

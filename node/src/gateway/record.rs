@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1;
+use charthold_replica::metrics::{METRICS, timed};
 use charthold_replica::replica::rows::StoredVersion;
 use charthold_replica::store::table::{ChartAddress, RecordAddress};
 use charthold_replica::{ShardId, shard_of};
@@ -94,6 +95,7 @@ impl Gateway {
         asked: Option<&v1::RecordRef>,
         stored: &StoredVersion,
     ) -> Result<v1::RecordHeader, GatewayError> {
+        let _timed = timed(&METRICS.read_open);
         let header = self.open_clear_header(&chart.tenant, stored)?;
         let found = v1::RecordRef { r#type: header.r#type.clone(), id: header.id.clone() };
         let of_chart = header.chart_kind == chart.reference.kind as u32 && header.chart_id == chart.reference.id;
@@ -102,7 +104,11 @@ impl Gateway {
             None => chart.record(&found) == stored.record,
         };
         if !of_chart || !of_record {
-            tracing::error!("an envelope holds another record than its place says");
+            tracing::error!(
+                shard = chart.shard(),
+                "an envelope holds another record than its place says: data was moved, by damage or by somebody; compare \
+                 the replicas' roots (charthold cluster status) and replace the node that differs"
+            );
             return Err(GatewayError::Damaged);
         }
         Ok(v1::RecordHeader {
@@ -142,6 +148,7 @@ impl Gateway {
         if stored.row.tombstone {
             return Ok(v1::Record { header: Some(header), body: Bytes::new() });
         }
+        let _timed = timed(&METRICS.read_open);
         let (key, address) = self.opener(&chart.tenant, stored, Kind::Body)?;
         let body = Bytes::from(open(&key, &address, &stored.row.body)?);
         if body.len() as u64 != header.length_bytes {
@@ -179,7 +186,10 @@ pub fn refusal(refused: &pb::Refused) -> GatewayError {
         Reason::AlreadyInitialized => GatewayError::AlreadyInitialized,
         Reason::NotInitialized => GatewayError::NotInitialized,
         Reason::Unspecified | Reason::StaleChartKey | Reason::WrongShard | Reason::ChartHeld | Reason::Malformed => {
-            tracing::error!(reason = refused.reason().as_str_name(), "a command was refused");
+            tracing::error!(
+                reason = refused.reason().as_str_name(),
+                "a shard refused a command of this gateway: a defect, or nodes of different versions; report it"
+            );
             GatewayError::Internal
         }
     }

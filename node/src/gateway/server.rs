@@ -10,6 +10,7 @@ use charthold_proto::v1::tenants_server::TenantsServer;
 use charthold_replica::{DIRECTORY, all_shards};
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 use tower::util::MapResponseLayer;
 
@@ -19,17 +20,40 @@ use super::charts::ChartsService;
 use super::cluster::ClusterService;
 use super::connections;
 use super::malformed;
+use super::observe::Observe;
 use super::tenants::TenantsService;
+use crate::health::{self, Health};
+use crate::telemetry::sampling::Sampler;
 use crate::tls::ServiceListener;
 
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Of which health is told, one by one; "" is the node as a whole.
+const SERVICES: [&str; 4] = ["", CLUSTER_SERVICE, "charthold.v1.Charts", "charthold.v1.Tenants"];
+const CLUSTER_SERVICE: &str = "charthold.v1.Cluster";
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const HEALTH_BARRIER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until `stop` is done, then lets running calls end.
-pub async fn serve(gateway: Arc<Gateway>, listener: ServiceListener, stop: impl Future<Output = ()>) {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let watch = tokio::spawn(report_health(Arc::clone(&gateway), health));
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    health: Arc<Health>,
+    sampler: Sampler,
+    listener: ServiceListener,
+    stop: impl Future<Output = ()>,
+) {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let checks = tokio::spawn(check_health(Arc::clone(&gateway), Arc::clone(&health)));
+    // Before the first call: the library's default is "serving".
+    report(&health, &reporter).await;
+    let mut leaving = reporter.clone();
+    let reports = tokio::spawn(keep_reporting(health, reporter));
+    // Who watches the health of a node that ends is told so by the end of the stream; it would hold up the end else.
+    let stop = async move {
+        stop.await;
+        for service in SERVICES {
+            leaving.clear_service_status(service).await;
+        }
+    };
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -43,11 +67,13 @@ pub async fn serve(gateway: Arc<Gateway>, listener: ServiceListener, stop: impl 
         .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
         .add_service(ClusterServer::new(ClusterService(gateway)));
     let service = ServiceBuilder::new()
+        .layer(Observe(sampler))
         .layer(MapResponseLayer::new(malformed::explain))
         .layer(AdmissionLayer::default())
         .service(services.routes().prepare());
     connections::serve(listener, service, stop).await;
-    watch.abort();
+    checks.abort();
+    reports.abort();
 }
 
 fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {
@@ -56,9 +82,9 @@ fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Serving means: the cluster is initialized, its root key is ours, and every shard just answered a read barrier.
-async fn report_health(gateway: Arc<Gateway>, health: tonic_health::server::HealthReporter) {
-    health.set_service_status("charthold.v1.Cluster", ServingStatus::Serving).await;
+/// Ready means: nothing is wrong with this node, the cluster is initialized, its root key is ours, and every shard just
+/// answered a read barrier.
+async fn check_health(gateway: Arc<Gateway>, health: Arc<Health>) {
     loop {
         let began = Instant::now();
         let barriers = all_shards().map(|shard| gateway.replica.barrier(shard, began + HEALTH_BARRIER_MAX));
@@ -66,12 +92,36 @@ async fn report_health(gateway: Arc<Gateway>, health: tonic_health::server::Heal
         if passed[usize::from(DIRECTORY)].is_ok() {
             gateway.access.note_current(began);
         }
-        let keyed = matches!(gateway.check_root_key(), Ok(Some(())));
-        let serves = keyed && passed.iter().all(Result::is_ok);
-        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", "charthold.v1.Charts", "charthold.v1.Tenants"] {
-            health.set_service_status(service, status).await;
-        }
+        let failed = all_shards().zip(&passed).find_map(|(shard, passed)| Some((shard, passed.as_ref().err()?)));
+        health.set(match (health::obstacle(&gateway.replica), gateway.check_root_key(), failed) {
+            (Some(obstacle), _, _) => Err(obstacle),
+            (_, Err(mismatch), _) => Err(mismatch.to_string()),
+            (_, Ok(None), _) if gateway.replica.members().is_empty() => {
+                Err("the cluster is not initialized".to_owned())
+            }
+            (_, _, Some((shard, error))) => Err(format!("shard {shard}: {error}")),
+            (_, Ok(None), _) => Err("the cluster is not initialized".to_owned()),
+            (_, Ok(Some(())), None) => Ok(()),
+        });
         tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
+}
+
+/// Tells it by `grpc.health.v1`, at once when it changes.
+async fn keep_reporting(health: Arc<Health>, reporter: HealthReporter) {
+    loop {
+        let changed = health.changed();
+        report(&health, &reporter).await;
+        changed.await;
+    }
+}
+
+/// The cluster's own service works on a node that is not ready, so that it can be found out why; not on one that stops.
+async fn report(health: &Health, reporter: &HealthReporter) {
+    let ready = health.ready().is_ok();
+    for service in SERVICES {
+        let serves = if service == CLUSTER_SERVICE { !health.is_draining() } else { ready };
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        reporter.set_service_status(service, status).await;
     }
 }

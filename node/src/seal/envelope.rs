@@ -6,6 +6,7 @@ use std::fmt;
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use charthold_replica::metrics::timed;
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -17,6 +18,7 @@ use super::compress::{compress_into, decompress};
 use super::key::{Key, KeyId, fill_random};
 use super::padme::padded_len;
 use super::token::Token;
+use crate::metrics::METRICS;
 
 const VERSION: u8 = 1;
 const ALG_HKDF_SHA256_AES256_GCM: u8 = 1;
@@ -162,6 +164,8 @@ pub fn seal(
     clear: &[u8],
     compression: Compression,
 ) -> Result<Sealed, SealError> {
+    let _timed = timed(&METRICS.seal);
+    METRICS.sealed_bytes.observe(clear.len() as f64);
     let mut salt = [0; SALT_LEN];
     fill_random(&mut salt);
     Ok(seal_plain(key, key_id, &salt, address, frame(clear, compression)?))
@@ -169,6 +173,8 @@ pub fn seal(
 
 /// Opens an envelope that was found at `address`.
 pub fn open(key: &Key, address: &Address, sealed: &[u8]) -> Result<Clear, OpenError> {
+    let _timed = timed(&METRICS.open);
+    METRICS.opened_bytes.observe(sealed.len() as f64);
     let envelope = Envelope::parse(sealed)?;
     let aad = address.associated_data(envelope.header);
     let keys = MessageKeys::derive(key, envelope.salt(), &aad);

@@ -22,6 +22,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use super::{TlsError, provider, revocation};
@@ -97,6 +99,14 @@ impl TlsFiles {
     }
 
     /// All of it, and what others will make of it.
+    /// When the certificate that lies there ends, in seconds since 1970.
+    pub fn expires_at(&self) -> Result<u64, TlsError> {
+        let chain = read_certificates(&self.cert)?;
+        let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        let (_, leaf) = leaf.ok_or_else(|| malformed(&self.cert, "certificates"))?;
+        Ok(leaf.validity().not_after.timestamp().max(0) as u64)
+    }
+
     pub(super) fn load(&self) -> Result<Material, TlsError> {
         let material = self.read()?;
         self.check_server_chain(&material)?;

@@ -4,6 +4,7 @@
 //! cluster.rs  start, kill, restart, clients, commands     files.rs    what is on disk for it
 //! process.rs  the program, its processes, free ports      observe.rs  leaders, roots, how far it is
 //! disk.rs     small disks, disks that fail                writers.rs  clients that remember every promise
+//! ops.rs      probes and metrics
 //! ```
 //!
 //! Each cluster has a folder and ports of its own, and leaves neither files nor processes behind, also when the test
@@ -13,6 +14,7 @@ mod cluster;
 mod disk;
 mod files;
 mod observe;
+mod ops;
 mod process;
 mod writers;
 
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
 pub use disk::{SmallDisk, fsync_shim};
+pub use ops::{Metrics, Page, Sample};
 pub use process::{Background, Finished, Running, command, free_ports, free_range, program};
 pub use writers::{Log, Writers};
 

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 /// A TLS client that trusts one authority and shows one certificate.
@@ -121,15 +121,24 @@ impl Wire {
 
     /// The same with metadata of the caller's, a deadline among them.
     pub async fn call_with(&self, method: &str, request: Request<Bytes>) -> Result<Vec<Bytes>, Status> {
-        let mut grpc = tonic::client::Grpc::new(self.0.clone());
-        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
-        let mut answers = grpc.server_streaming(request, path, Raw).await?.into_inner();
+        let mut answers = self.open_with(method, request).await?;
         let mut messages = Vec::new();
         while let Some(message) = answers.message().await? {
             messages.push(message);
         }
         Ok(messages)
+    }
+
+    /// A call whose messages are taken one by one.
+    pub async fn open(&self, method: &str, request: Bytes) -> Result<Streaming<Bytes>, Status> {
+        self.open_with(method, Request::new(request)).await
+    }
+
+    async fn open_with(&self, method: &str, request: Request<Bytes>) -> Result<Streaming<Bytes>, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.0.clone());
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
+        Ok(grpc.server_streaming(request, path, Raw).await?.into_inner())
     }
 
     /// A call that sends a message, or none, and then neither ends nor goes on.

@@ -9,6 +9,8 @@ use charthold_tests::canary::{Form, Scan, Texts, files_below, forms_of};
 use charthold_tests::harness::{Cluster, Options, TENANT_NAME};
 use charthold_tests::patients;
 
+use super::collector::Collector;
+
 /// Small ones; the names of the first two hold letters that are not ASCII.
 const PATIENTS: [usize; 4] = [2, 3, 7, 14];
 const TRACE: (&str, &str) = ("CHARTHOLD_LOG", "trace");
@@ -34,7 +36,9 @@ const WORDS: [&str; 14] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_patient_is_in_any_file_or_log_line() {
     let scan = Scan::new(&texts());
-    let mut cluster = Cluster::start_with(Options::default().environment(TRACE.0, TRACE.1)).await;
+    let collector = Collector::start();
+    let options = Options { config: collector.config(1.0), ..Options::default() };
+    let mut cluster = Cluster::start_with(options.environment(TRACE.0, TRACE.1)).await;
     let stderr = import(&cluster);
     assert!(stderr.len() > 10_000, "the import has logged nothing at TRACE");
     assert_eq!(scan.bytes(&stderr), [], "on the import's stderr");
@@ -47,9 +51,17 @@ async fn nothing_of_a_patient_is_in_any_file_or_log_line() {
     cluster.restart(leader);
     cluster.wait_ready().await;
     for node in 0..cluster.size() {
+        let metrics = cluster.metrics(node).text;
+        assert!(metrics.contains("charthold.v1.Charts/Commit"), "node {node} has served nothing");
+        assert_eq!(scan.bytes(metrics.as_bytes()), [], "in the metrics of node {node}");
+    }
+    for node in 0..cluster.size() {
         let status = cluster.stop(node);
         assert!(status.success(), "node {node} did not stop cleanly: {status}\n{}", cluster.last_words());
     }
+
+    assert!(collector.spans().len() > 1_000, "few spans: {}", collector.spans().len());
+    assert_eq!(scan.bytes(&collector.bytes()), [], "in a span");
 
     for node in 0..cluster.size() {
         let log = cluster.log(node);

@@ -6,8 +6,8 @@ use charthold_client::{Chart, Put, RecordId};
 use charthold_tests::harness::{Cluster, Options};
 
 /// An election would take longer than any call here waits.
-const SLOW_ELECTIONS: &str = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 30000\nelection_max_ms = 40000\n";
-const DEADLINE: Duration = Duration::from_secs(15);
+const SLOW_ELECTIONS: &str = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 12000\nelection_max_ms = 16000\n";
+const DEADLINE: Duration = Duration::from_secs(8);
 /// So many charts are in every shard, as good as surely.
 const CHARTS: usize = 64;
 

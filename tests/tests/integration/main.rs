@@ -4,6 +4,7 @@
 
 mod bench;
 mod canary;
+mod collector;
 mod command_line;
 mod dev;
 mod disk_full;
@@ -13,10 +14,13 @@ mod hand_over;
 mod listing;
 mod main_job;
 mod manual;
+mod metrics;
 mod once;
 mod pages;
 mod power_cut;
 mod revocation;
 mod rotation;
 mod snapshots;
+mod status;
 mod stops;
+mod tracing;

@@ -81,7 +81,11 @@ impl PeerClient {
 
     /// Whether both connections are up.
     pub fn is_connected(&self) -> bool {
-        self.connection(Lane::Control).is_ok() && self.connection(Lane::Bulk).is_ok()
+        self.is_up(Lane::Control) && self.is_up(Lane::Bulk)
+    }
+
+    pub fn is_up(&self, lane: Lane) -> bool {
+        self.connection(lane).is_ok()
     }
 
     /// One request, one answer.
@@ -264,12 +268,18 @@ async fn keep_connected(
                 publish.send_replace(None);
                 // Whoever waits learns it now.
                 connection.pending.lock().clear();
-                tracing::info!(peer = %format_args!("{node:016x}"), address, ?lane, error = %ended, "lost peer");
+                tracing::info!(peer = %format_args!("{node:016x}"), address, ?lane, error = %ended, "lost peer: connecting again");
             }
             Err(failure) => {
                 // Once a reason, not once a try.
                 if failure != last_failure {
-                    tracing::warn!(peer = %format_args!("{node:016x}"), address, ?lane, error = failure, "cannot reach peer");
+                    tracing::warn!(
+                        peer = %format_args!("{node:016x}"),
+                        address,
+                        ?lane,
+                        error = failure,
+                        "cannot reach peer, trying on: see that it runs, and what its own log says of this node"
+                    );
                     last_failure = failure;
                 }
             }

@@ -49,14 +49,21 @@ impl ClusterClock {
         self.platform.now_ms()
     }
 
+    /// How far each clock heard lately is ahead of this node's.
+    pub fn offsets_ms(&self) -> Vec<(NodeId, i64)> {
+        let now_ms = self.platform.now_ms();
+        let heard = self.heard.lock();
+        let fresh = heard.iter().filter(|(_, (_, at))| at.elapsed() < HEARD_MAX);
+        fresh.map(|(node, (clock_ms, at))| (*node, offset_ms(*clock_ms, *at, now_ms))).collect()
+    }
+
     /// This node's clock, unless it is off: not within [`OFF_MAX`] of most of the clocks heard from lately, its own
     /// among them. Clocks of less than a majority of the `members` prove nothing.
     pub fn now_ms(&self, members: usize) -> Result<u64, ClockOff> {
         let now_ms = self.platform.now_ms();
         let mut offsets = vec![0];
         for (clock_ms, at) in self.heard.lock().values().filter(|(_, at)| at.elapsed() < HEARD_MAX) {
-            let shows_ms = clock_ms.saturating_add(at.elapsed().as_millis() as u64);
-            offsets.push((i128::from(shows_ms) - i128::from(now_ms)).clamp(i64::MIN.into(), i64::MAX.into()) as i64);
+            offsets.push(offset_ms(*clock_ms, *at, now_ms));
         }
         if offsets.len() <= members / 2 {
             return Ok(now_ms);
@@ -71,6 +78,12 @@ impl ClusterClock {
             _ => Ok(now_ms),
         }
     }
+}
+
+/// How far a clock that showed this then is ahead of this node's now.
+fn offset_ms(clock_ms: u64, at: Instant, now_ms: u64) -> i64 {
+    let shows_ms = clock_ms.saturating_add(at.elapsed().as_millis() as u64);
+    (i128::from(shows_ms) - i128::from(now_ms)).clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ pub enum Kind {
     TransferLeader = 18,
     ReadIndex = 19,
     Forward = 20,
+    /// How a node is, for whoever shows the whole cluster.
+    NodeStatus = 21,
+    /// Answered at once, with nothing: how long the way is.
+    Echo = 22,
     /// One request of the append stream with this id: answered in order, under the same id.
     Append = 32,
     /// One message of the snapshot stream with this id.
@@ -58,6 +62,8 @@ impl Kind {
             Self::TransferLeader,
             Self::ReadIndex,
             Self::Forward,
+            Self::NodeStatus,
+            Self::Echo,
             Self::Append,
             Self::Snapshot,
         ];

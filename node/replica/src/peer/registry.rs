@@ -136,7 +136,7 @@ impl Registry {
             return;
         }
         if let Err(error) = self.writer.write(rows, false, Box::new(|| ())).await {
-            tracing::warn!(%error, "cannot keep how far the peers' logs are");
+            tracing::warn!(%error, "cannot keep how far the peers' logs are: the log has ended, this node is stopping or its disk fails");
         }
     }
 

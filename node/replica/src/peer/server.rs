@@ -65,7 +65,7 @@ pub async fn serve(transport: Arc<dyn Transport>, greeter: Arc<Greeter>, handler
                 connections.spawn(served.map(move |()| drop(permit)));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept peers");
+                tracing::warn!(%error, "cannot accept peers; most likely too many files are open: raise the limit");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
@@ -91,7 +91,11 @@ async fn serve_one(
         Err(error) => {
             let reason = error.to_string();
             match refusals.is_new(&identity.name, &reason) {
-                true => tracing::warn!(peer = identity.name, error = reason, "peer refused"),
+                true => tracing::warn!(
+                    peer = identity.name,
+                    error = reason,
+                    "peer refused: it stays outside until that is mended on its side"
+                ),
                 false => tracing::debug!(peer = identity.name, error = reason, "peer refused again"),
             }
             return;
@@ -145,7 +149,13 @@ struct Session {
 impl Session {
     fn on_message(&mut self, message: Message) -> io::Result<()> {
         match message.kind {
-            Kind::Vote | Kind::PreVote | Kind::TransferLeader | Kind::ReadIndex | Kind::Forward => self.call(message),
+            Kind::Vote
+            | Kind::PreVote
+            | Kind::TransferLeader
+            | Kind::ReadIndex
+            | Kind::Forward
+            | Kind::NodeStatus
+            | Kind::Echo => self.call(message),
             Kind::Mark => self.greeter.on_mark(&self.introduced, message.payload),
             Kind::Append | Kind::Snapshot => self.stream(message),
             Kind::StreamEnd => {

@@ -15,10 +15,12 @@ use super::Replica;
 use super::peers::Peers;
 use super::propose::{ReplicaError, group_error};
 use crate::ShardId;
+use crate::metrics::{METRICS, counted, timed};
 use crate::peer::Lane;
 use crate::peer::frame::Kind;
 use crate::shard::codec;
 use crate::shard::group::{Group, GroupError};
+use crate::trace;
 
 /// Reads that may wait for a shard's next barrier.
 const WAITING_MAX: usize = 8_192;
@@ -80,6 +82,12 @@ async fn pass(group: &Group, peers: &Peers) -> Result<(), GroupError> {
 impl Replica {
     /// Waits until this node's rows of a shard are current. Answers the shard's seq then.
     pub async fn barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
+        let _timed = timed(&METRICS.read_barrier);
+        let _queued = counted(&METRICS.barrier_queued);
+        let mut span = trace::span("barrier", trace::Kind::Internal);
+        if let Some(span) = &mut span {
+            span.note("shard", trace::Value::Number(shard.into()));
+        }
         loop {
             let (waiter, passed) = oneshot::channel();
             let queue = &self.barriers.queues[usize::from(shard)];

@@ -78,6 +78,7 @@ impl Cluster {
                 retention: Retention { snapshot_after_entries: 64, keep_entries: 32, ..Retention::default() },
                 disk: DiskLimits { reserve_bytes: 1 << 20, ..DiskLimits::default() },
                 key_check: Bytes::new(),
+                describe: Arc::new(pb::NodeStatus::default),
                 join: Vec::clone(&others),
             };
             Replica::open(config, Arc::clone(&transport) as _, platform.clone()).await.ok()

@@ -7,6 +7,7 @@ mod barrier;
 mod cluster_tests;
 pub mod form;
 pub mod index_rows;
+pub mod observe;
 pub mod peers;
 mod propose;
 pub mod rows;
@@ -20,6 +21,7 @@ use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
 use self::index_rows::IndexRows;
+use self::observe::Observer;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
@@ -32,7 +34,7 @@ use crate::platform::Platform;
 use crate::shard::codec;
 use crate::shard::config::{Retention, Timing};
 use crate::shard::group::{Conditions, Group, GroupStatus, GroupStores};
-use crate::shard::inbound::Inbound;
+use crate::shard::inbound::{Describe, Inbound};
 use crate::shard::network::GroupNetwork;
 use crate::shard::transfer::Outgoing;
 use crate::shard::types::Member;
@@ -69,6 +71,8 @@ pub struct ReplicaConfig {
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
     pub key_check: Bytes,
+    /// What is known of this node above the replica, for its status.
+    pub describe: Describe,
 }
 
 /// A node's groups, running.
@@ -85,6 +89,7 @@ pub struct Replica {
     started: Instant,
     timing: Timing,
     state: StateStore,
+    observer: Arc<Observer>,
     server: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
     _data: DataDirectory,
@@ -130,9 +135,21 @@ impl Replica {
         let groups = start_groups(&config, &stores, &peers, &conditions).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
-        let inbound = Arc::new(Inbound::new(groups.clone(), stores.incoming.clone(), started, silence));
-        let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), inbound);
-        let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
+        let observer = Arc::new(Observer {
+            node: node_id,
+            started,
+            groups: groups.clone(),
+            peers: Arc::clone(&peers),
+            clock: Arc::clone(&greeter.clock),
+            log_engine: stores.log_engine,
+            state: stores.state.clone(),
+            above: config.describe,
+        });
+        let describe = Arc::clone(&observer);
+        let describe: Describe = Arc::new(move || describe.describe());
+        let inbound = Inbound::new(groups.clone(), stores.incoming.clone(), started, silence, describe);
+        let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
+        let reach_out = reach_members(Arc::clone(&observer));
         let give_way = give_way(groups.clone(), disks);
         let server = tokio::spawn(async { tokio::join!(server, reach_out, give_way).0 });
         allow_elections_later(groups.clone(), started + silence);
@@ -149,6 +166,7 @@ impl Replica {
             started,
             timing: config.timing,
             state: stores.state,
+            observer,
             server,
             _data: stores.data,
         }))
@@ -277,11 +295,10 @@ fn admit_members(directory: Arc<OnceLock<Arc<Group>>>) -> Admit {
 }
 
 /// Keeps connections to all members, also while no group has anything to tell them: they hear this node's marks there.
-async fn reach_members(peers: Arc<Peers>, directory: Arc<Group>) {
+async fn reach_members(observer: Arc<Observer>) {
     loop {
-        for (id, member) in directory.members().into_iter().filter(|(id, _)| *id != directory.node) {
-            peers.client(id, &member.peer_address);
-        }
+        // Whoever is asked is connected to.
+        observer.measure_round_trips().await;
         tokio::time::sleep(REACH_INTERVAL).await;
     }
 }

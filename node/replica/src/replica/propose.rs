@@ -13,6 +13,7 @@ use crate::peer::Lane;
 use crate::peer::client::CallFailure;
 use crate::peer::frame::Kind;
 use crate::shard::group::GroupError;
+use crate::trace;
 
 /// While there is no leader, ask again after this.
 const LEADER_POLL: Duration = Duration::from_millis(50);
@@ -83,10 +84,16 @@ impl Replica {
             return group.propose_here(command, left).await;
         }
         let limit = left.min(FORWARD_MAX);
-        let request = pb::ForwardRequest { command: command.clone(), timeout_ms: limit.as_millis() as u32 };
+        let mut span = trace::span("forward", trace::Kind::Client);
+        let trace = span.as_ref().map(|span| span.context().to_bytes()).unwrap_or_default();
+        let request = pb::ForwardRequest { command: command.clone(), timeout_ms: limit.as_millis() as u32, trace };
         let client = self.peers.client(leader, &member.peer_address);
         let payload = request.encode_to_vec().into();
-        let answer = client.call(Lane::Bulk, Kind::Forward, shard, payload, limit).await.map_err(group_error)?;
+        let answer = client.call(Lane::Bulk, Kind::Forward, shard, payload, limit).await;
+        if let (Some(span), Err(_)) = (&mut span, &answer) {
+            span.fail();
+        }
+        let answer = answer.map_err(group_error)?;
         let answer = pb::ForwardResponse::decode(answer).map_err(|_| GroupError::Unknown)?;
         answer.outcome.ok_or(GroupError::Unknown)
     }

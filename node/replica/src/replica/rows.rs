@@ -3,6 +3,7 @@
 use charthold_proto::internal as pb;
 use prost::Message;
 
+use crate::metrics::{METRICS, timed};
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
@@ -93,6 +94,7 @@ impl ChartRows {
 
     /// One version of a record.
     pub fn version(&self, record: &RecordAddress, version: u64) -> Result<Option<StoredVersion>, EngineError> {
+        let _timed = timed(&METRICS.read_rows);
         let key = version::Key { record: *record, version };
         let row = self.reader(record.chart.slot)?.get(Table::Version, &key.encode())?;
         row.map(|row| decode(key, row)).transpose()
@@ -166,6 +168,7 @@ pub struct ChartScan {
 impl ChartScan {
     /// The records in the next rows, perhaps none; nothing at the chart's end.
     pub fn step(&mut self) -> Result<Option<Vec<StoredVersion>>, EngineError> {
+        let _timed = timed(&METRICS.read_rows);
         let rows =
             self.state.reader(self.shard)?.scan(Table::Version, &self.next, &self.to, self.step_rows, SCAN_BYTES)?;
         let Some((last, _)) = rows.last() else { return Ok(None) };

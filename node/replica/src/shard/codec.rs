@@ -73,7 +73,7 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, Malformed> {
     let log_id = log_id_from_pb(&entry.log_id.ok_or(malformed)?);
     let payload = match entry.payload.ok_or(malformed)? {
         Payload::Blank(_) => EntryPayload::Blank,
-        Payload::Command(command) => EntryPayload::Normal(Proposal(command)),
+        Payload::Command(command) => EntryPayload::Normal(Proposal(command, None)),
         Payload::Membership(membership) => EntryPayload::Membership(membership_from_pb(membership)?),
     };
     Ok(Entry::new(log_id, payload))
@@ -168,7 +168,7 @@ mod tests {
         fn entries_round_trip(log_id in log_id(), command: Vec<u8>, membership in membership()) {
             let payloads = [
                 EntryPayload::Blank,
-                EntryPayload::Normal(Proposal(command.into())),
+                EntryPayload::Normal(Proposal(command.into(), None)),
                 EntryPayload::Membership(membership),
             ];
             for payload in payloads {

@@ -27,6 +27,7 @@ use crate::store::disk::DiskLevel;
 use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
+use crate::trace::{self, Kind, Span, Value};
 use crate::{NodeId, ShardId};
 
 /// What a successor gets to take over.
@@ -217,7 +218,16 @@ impl Group {
             *newest
         };
         let stamped = command::stamp(command, log_time_ms).map_err(|_| GroupError::Malformed)?;
-        let written = tokio::time::timeout(limit, self.raft.client_write(Proposal(stamped))).await;
+        let mut span = trace::span("leader", Kind::Server);
+        let proposal = Proposal(stamped, span.as_ref().map(Span::context));
+        let written = tokio::time::timeout(limit, self.raft.client_write(proposal)).await;
+        if let Some(span) = &mut span {
+            span.note("shard", Value::Number(self.shard.into()));
+            match &written {
+                Ok(Ok(written)) => span.note("log_index", Value::Number(written.log_id().index)),
+                _ => span.fail(),
+            }
+        }
         match written {
             Err(_) => Err(GroupError::Unknown),
             Ok(Ok(written)) => Ok(written.response().0.clone()),
@@ -270,7 +280,7 @@ impl Group {
         let followers = self.status().followers.into_iter().filter(|(id, _)| fit(*id));
         let Some((successor, _)) = followers.min_by_key(|(_, behind)| *behind) else { return };
         if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
-            tracing::warn!(shard = self.shard, %error, "cannot hand over leadership");
+            tracing::warn!(shard = self.shard, %error, "cannot hand over leadership: the others elect after this node has gone, which takes an election timeout");
             return;
         }
         let gone = self.raft.wait(Some(HAND_OVER_MAX));
@@ -333,7 +343,7 @@ impl Group {
     /// Stops the group's tasks.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(shard = self.shard, %error, "a group did not stop cleanly");
+            tracing::warn!(shard = self.shard, %error, "a group did not stop cleanly: nothing is lost, its log is applied again at the next start");
         }
     }
 }
@@ -355,7 +365,11 @@ fn log_leaders(shard: ShardId, node: NodeId, raft: &Raft) {
             match leader {
                 Some(leader) if leader == node => tracing::info!(shard, term, "this node leads the shard"),
                 Some(leader) => tracing::info!(shard, term, leader = %format_args!("{leader:016x}"), "leader changed"),
-                None => tracing::info!(shard, term, "no leader is known"),
+                None => tracing::info!(
+                    shard,
+                    term,
+                    "no leader is known: an election is due; if it lasts, most nodes do not reach each other"
+                ),
             }
         }
     });

@@ -21,7 +21,11 @@ use super::types::Vote;
 use crate::peer::frame::Kind;
 use crate::peer::server::Handler;
 use crate::store::incoming::Incoming;
+use crate::trace::{self, Context};
 use crate::{NodeId, ShardId};
+
+/// Tells a node's status.
+pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
 
 /// Serves the groups of a node to its peers.
 pub struct Inbound {
@@ -31,14 +35,21 @@ pub struct Inbound {
     snapshots: Vec<Arc<Semaphore>>,
     started: Instant,
     restart_silence: Duration,
+    describe: Describe,
 }
 
 type Answer = Result<Bytes, pb::CallError>;
 
 impl Inbound {
-    pub fn new(groups: Vec<Arc<Group>>, incoming: Incoming, started: Instant, restart_silence: Duration) -> Self {
+    pub fn new(
+        groups: Vec<Arc<Group>>,
+        incoming: Incoming,
+        started: Instant,
+        restart_silence: Duration,
+        describe: Describe,
+    ) -> Self {
         let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { groups, incoming, snapshots, started, restart_silence }
+        Self { groups, incoming, snapshots, started, restart_silence, describe }
     }
 
     /// The group, if the sender is one of its members (or it has none yet).
@@ -57,6 +68,8 @@ impl Inbound {
             Kind::TransferLeader => self.transfer_leader(group, from, payload).await,
             Kind::ReadIndex => read_index(group).await,
             Kind::Forward => forward(keyed(group, from)?, payload).await,
+            Kind::Echo => Ok(Bytes::new()),
+            Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
             _ => Err(error(ErrorKind::Malformed)),
         }
     }
@@ -134,7 +147,9 @@ async fn read_index(group: &Group) -> Answer {
 async fn forward(group: &Group, payload: Bytes) -> Answer {
     let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
     let limit = Duration::from_millis(u64::from(request.timeout_ms));
-    let outcome = group.propose_here(&request.command, limit).await.map_err(|failure| call_error(&failure))?;
+    let proposed = group.propose_here(&request.command, limit);
+    let outcome = trace::within(Context::from_bytes(&request.trace), proposed).await;
+    let outcome = outcome.map_err(|failure| call_error(&failure))?;
     Ok(pb::ForwardResponse { outcome: Some(outcome) }.encode_to_vec().into())
 }
 
@@ -187,7 +202,7 @@ impl Handler for Inbound {
         // entries on a full disk: an answer would have them sent again at once.
         let replica = Arc::clone(group);
         let requests = requests.map(move |bytes| {
-            let request = network::append_request_from_pb(bytes).ok()?;
+            let request = network::append_request_from_pb(shard, bytes).ok()?;
             let taken = request.entries.is_empty() || replica.takes_entries();
             own(&request.vote, from).ok().filter(|()| taken).map(|()| request)
         });

@@ -8,8 +8,8 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
-use super::codec;
-use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::types::{Entry, EntryPayload, LogId, Proposal, TypeConfig, Vote};
+use super::{codec, quorum, traced};
 use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
 
@@ -134,14 +134,27 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let shard = self.log.shard();
         let mut first = None;
         let mut encoded = Vec::new();
         for entry in entries {
             first.get_or_insert(entry.index());
+            if let EntryPayload::Normal(Proposal(_, Some(context))) = &entry.payload {
+                traced::remember(shard, entry.index(), *context);
+            }
             encoded.push(codec::encode_entry(&entry));
         }
         match first {
-            Some(first) => Ok(self.log.append(first, encoded, move || callback.io_completed(Ok(()))).await?),
+            Some(first) => {
+                let end = first + encoded.len() as u64;
+                let spans = traced::spans(shard, first..end, "log");
+                let done = move || {
+                    drop(spans);
+                    quorum::synced(shard, end - 1);
+                    callback.io_completed(Ok(()));
+                };
+                Ok(self.log.append(first, encoded, done).await?)
+            }
             None => {
                 callback.io_completed(Ok(()));
                 Ok(())

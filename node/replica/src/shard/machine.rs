@@ -11,11 +11,12 @@ use parking_lot::RwLock;
 use prost::Message;
 
 use super::apply::{self, Applier, Progress};
-use super::codec;
 use super::install;
 use super::snapshot::{GroupSnapshot, PinnedRows, Snapshot, SnapshotBuilder, SnapshotMeta, meta_of};
 use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
+use super::{codec, quorum, traced};
 use crate::ShardId;
+use crate::metrics::{METRICS, timed};
 use crate::store::incoming::{Incoming, Received};
 use crate::store::state::flusher::StateStore;
 
@@ -46,7 +47,14 @@ impl GroupMachine {
         Arc::clone(&self.shared)
     }
 
-    fn apply_batch(&mut self, entries: Vec<apply::Entry>) -> io::Result<Vec<pb::Outcome>> {
+    /// `leads`: somebody here waits for an outcome.
+    fn apply_batch(&mut self, entries: Vec<apply::Entry>, leads: bool) -> io::Result<Vec<pb::Outcome>> {
+        let index = |entry: Option<&apply::Entry>| entry.map_or(0, |entry| entry.log_id.index);
+        let (first, last) = (index(entries.first()), index(entries.last()));
+        quorum::applies(self.shard, last, leads);
+        METRICS.apply_entries.observe(entries.len() as f64);
+        let _timed = timed(&METRICS.apply);
+        let _spans = traced::spans(self.shard, first..last + 1, "apply");
         // It reads from the disk, and may wait for a flush to fix its point: not on a thread that heartbeats need.
         let outcomes = blocking(|| {
             let (ops, outcomes) = self.applier.apply(self.state.engine(), entries).map_err(io::Error::other)?;
@@ -131,7 +139,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
                 // What is not there at once goes into the next batch.
                 next = if full { None } else { stream.next().now_or_never().flatten() };
             }
-            let outcomes = self.apply_batch(entries)?;
+            let outcomes = self.apply_batch(entries, responders.iter().any(Option::is_some))?;
             // Answers leave only now: the batch is written.
             for (responder, outcome) in responders.into_iter().zip(outcomes) {
                 if let Some(responder) = responder {

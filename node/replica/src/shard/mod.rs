@@ -19,9 +19,11 @@ pub mod machine;
 pub mod network;
 #[cfg(test)]
 mod network_tests;
+mod quorum;
 pub mod repair;
 pub mod snapshot;
 #[cfg(test)]
 mod storage_suite;
+pub mod traced;
 pub mod transfer;
 pub mod types;

@@ -19,12 +19,14 @@ use prost::Message;
 
 use super::codec::{self, Malformed};
 use super::snapshot::{GroupSnapshot, Snapshot};
+use super::traced::{self, TOLD_MAX};
 use super::transfer::{self, Outgoing, SendError};
 use super::types::{Member, TypeConfig, Vote};
 use crate::peer::client::{CallFailure, PeerClient, StreamReceiver, StreamSender};
 use crate::peer::frame::Kind;
 use crate::peer::{Lane, STREAM_WINDOW};
 use crate::replica::peers::Peers;
+use crate::trace::Context;
 use crate::{NodeId, ShardId};
 
 /// An append that waits longer for its answer gives its stream up. Generous: a follower's fsync may be slow.
@@ -239,7 +241,7 @@ where
     match client.open_stream(lane, Kind::Append, shard) {
         Ok((sender, receiver)) => {
             let input = Some(stream::iter([first]).chain(input));
-            let pipeline = Pipeline { input, sender, receiver, in_flight: 0, limit, failed: false };
+            let pipeline = Pipeline { shard, input, sender, receiver, in_flight: 0, limit, failed: false };
             stream::unfold(pipeline, Pipeline::next).boxed()
         }
         Err(failure) => stream::once(std::future::ready(Err(rpc_error(failure)))).boxed(),
@@ -249,6 +251,7 @@ where
 /// Requests go out while answers come in, up to a window. One task: dropped as a whole, it takes nothing more off its
 /// input, which belongs to openraft's next attempt then.
 struct Pipeline<S> {
+    shard: ShardId,
     input: Option<S>,
     sender: StreamSender,
     receiver: StreamReceiver,
@@ -275,7 +278,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                 }
                 Some(request) = next_of(input) => match request {
                     None => self.input = None,
-                    Some(request) => match self.sender.send(append_request_to_pb(&request)).await {
+                    Some(request) => match self.sender.send(append_request_to_pb(self.shard, &request)).await {
                         Ok(()) => self.in_flight += 1,
                         Err(failure) => {
                             self.failed = true;
@@ -297,18 +300,32 @@ async fn next_of<S: Stream + Unpin>(input: Option<&mut S>) -> Option<Option<S::I
     }
 }
 
-fn append_request_to_pb(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
+fn append_request_to_pb(shard: ShardId, request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
+    let traced = match (request.entries.first(), request.entries.last()) {
+        (Some(first), Some(last)) => traced::among(shard, first.log_id.index..last.log_id.index + 1),
+        _ => Vec::new(),
+    };
+    let told = |(index, context): (u64, Context)| pb::TracedEntry { index, trace: context.to_bytes() };
     let request = pb::AppendRequest {
         vote: Some(codec::vote_to_pb(&request.vote)),
         prev_log_id: request.prev_log_id.as_ref().map(codec::log_id_to_pb),
         entries: request.entries.iter().map(codec::encode_entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(codec::log_id_to_pb),
+        traced: traced.into_iter().map(told).collect(),
     };
     request.encode_to_vec().into()
 }
 
-pub(super) fn append_request_from_pb(bytes: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+pub(super) fn append_request_from_pb(
+    shard: ShardId,
+    bytes: Bytes,
+) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     let request = pb::AppendRequest::decode(bytes).map_err(|_| Malformed("append request"))?;
+    for told in request.traced.iter().take(TOLD_MAX) {
+        if let Some(context) = Context::from_bytes(&told.trace) {
+            traced::remember(shard, told.index, context);
+        }
+    }
     Ok(AppendEntriesRequest {
         vote: codec::vote_from_pb(request.vote)?,
         prev_log_id: request.prev_log_id.as_ref().map(codec::log_id_from_pb),

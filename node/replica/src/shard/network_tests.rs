@@ -38,7 +38,7 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn request(index: u64) -> Request {
-    let proposal = EntryPayload::Normal(Proposal(Bytes::from(vec![7; index as usize])));
+    let proposal = EntryPayload::Normal(Proposal(Bytes::from(vec![7; index as usize]), None));
     Request {
         vote: Vote { leader_id: LeaderId::new(2, 1), committed: true },
         prev_log_id: (index > 1).then(|| log_id(index - 1)),
@@ -80,7 +80,7 @@ impl Handler for Follower {
     ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
         let receive = Arc::clone(&self);
         let received = requests.map(move |bytes| {
-            let request = append_request_from_pb(bytes).unwrap();
+            let request = append_request_from_pb(1, bytes).unwrap();
             let index = request.entries[0].log_id.index;
             receive.received.lock().push(request);
             index

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use crate::NodeId;
+use crate::trace::Context;
 
 openraft::declare_raft_types!(
     /// Small integers and our own node, entry and answer types; all else is openraft's default.
@@ -26,8 +27,10 @@ pub type Membership = openraft::Membership<NodeId, Member>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 
 /// An encoded command, see [`super::command`]. Its bytes are sealed, and still not for the eyes of a log.
+///
+/// The trace that it belongs to goes with it to this node's log, and is not stored.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Proposal(pub Bytes);
+pub struct Proposal(pub Bytes, pub Option<Context>);
 
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

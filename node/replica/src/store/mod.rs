@@ -16,6 +16,7 @@
 //! ```
 
 pub mod disk;
+pub mod figures;
 pub mod identity;
 pub mod incoming;
 pub mod log;

@@ -280,7 +280,7 @@ impl<D: Disk> Node<D> {
 
 fn payload(step: &Step, shard: crate::ShardId) -> EntryPayload {
     match step.payload_for(shard) {
-        Payload::Command(bytes) => EntryPayload::Normal(Proposal(bytes)),
+        Payload::Command(bytes) => EntryPayload::Normal(Proposal(bytes, None)),
         Payload::Blank | Payload::Membership(_) => EntryPayload::Blank,
     }
 }

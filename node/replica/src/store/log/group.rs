@@ -76,6 +76,10 @@ impl Tail {
 }
 
 impl GroupLog {
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
     /// Opens a group's part of the engine.
     pub fn open(shard: ShardId, engine: Arc<dyn LogEngine>, writer: LogWriter) -> Result<Self, EngineError> {
         let last = engine.last(&entry_key(shard, 0), &entry_key(shard, u64::MAX))?;

@@ -23,6 +23,7 @@ pub mod writer;
 use bytes::Bytes;
 
 use super::EngineError;
+use super::figures::EngineFigures;
 use crate::{NodeId, ShardId};
 
 /// One change, in order with all others.
@@ -63,6 +64,9 @@ pub trait LogEngine: Send + Sync + 'static {
     fn scan(&self, from: &[u8], to: &[u8], bytes_max: usize) -> Result<LogRows, EngineError>;
     /// The last row of `from..to`.
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError>;
+    fn figures(&self) -> EngineFigures {
+        EngineFigures::default()
+    }
 }
 
 /// A group's marks, beside its entries.

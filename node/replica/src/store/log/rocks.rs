@@ -10,6 +10,7 @@ use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{LogEngine, LogOp, LogRows};
 use crate::store::EngineError;
+use crate::store::figures::EngineFigures;
 
 const MEMTABLE_BYTES: usize = 64 << 20;
 const WAL_BYTES_MAX: u64 = 256 << 20;
@@ -103,5 +104,9 @@ impl LogEngine for RocksLog {
         options.set_iterate_lower_bound(from.to_vec());
         let row = self.db.iterator_opt(IteratorMode::End, options).next().transpose().map_err(failed)?;
         Ok(row.map(|(key, value)| (key.into_vec(), Bytes::from(value))))
+    }
+
+    fn figures(&self) -> EngineFigures {
+        EngineFigures::of_family(|name| self.db.property_value(name).ok()??.parse().ok())
     }
 }

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::synced_mark::SyncedMark;
 use super::{LogEngine, LogOp};
+use crate::metrics::{METRICS, timed};
 use crate::store::disk::watchdog::Busy;
 use crate::store::{EngineError, abort_on_lost_durability};
 
@@ -29,6 +31,7 @@ struct Job {
     sync: bool,
     size_bytes: usize,
     done: Done,
+    queued: Instant,
     /// The synced mark must say so before `done` is called.
     marked: bool,
     _room: Option<OwnedSemaphorePermit>,
@@ -91,8 +94,14 @@ impl LogWriter {
         let kib = (size_bytes >> 10).clamp(1, QUEUE_KIB_MAX) as u32;
         let stopped = || EngineError::new("log", "the log thread has ended");
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| stopped())?;
-        let job = Job { ops, sync, size_bytes, done, marked: false, _room: Some(room) };
-        self.queue.send(job).await.map_err(|_| stopped())
+        let job = Job { ops, sync, size_bytes, done, queued: Instant::now(), marked: false, _room: Some(room) };
+        self.queue.send(job).await.map_err(|_| stopped())?;
+        METRICS.log_queued.set(self.queued());
+        Ok(())
+    }
+
+    fn queued(&self) -> i64 {
+        (self.queue.max_capacity() - self.queue.capacity()) as i64
     }
 
     /// Queues a write and waits for it.
@@ -117,7 +126,8 @@ impl LogWriter {
         let done: Done = Box::new(move || {
             let _waiter_gone = done.send(());
         });
-        let job = Job { ops: Vec::new(), sync: true, size_bytes: 0, done, marked: true, _room: None };
+        let (ops, queued) = (Vec::new(), Instant::now());
+        let job = Job { ops, sync: true, size_bytes: 0, done, queued, marked: true, _room: None };
         self.queue.blocking_send(job).map_err(|_| stopped())?;
         waiting.blocking_recv().map_err(|_| stopped())
     }
@@ -138,6 +148,7 @@ fn run(
             size_bytes += job.size_bytes;
             batch.push(job);
         }
+        measure(&batch, size_bytes, jobs.len());
         busy.during(|| write(engine, &mut mark, synced, batch));
     }
 }
@@ -145,11 +156,13 @@ fn run(
 /// Writes a batch, and calls back.
 fn write(engine: &dyn LogEngine, mark: &mut Option<SyncedMark>, synced: &AtomicU64, mut batch: Vec<Job>) {
     let sync = batch.iter().any(|job| job.sync);
+    let timed = sync.then(|| timed(&METRICS.log_sync));
     let ops = batch.iter_mut().flat_map(|job| std::mem::take(&mut job.ops)).collect::<Vec<_>>();
     let write_number = match engine.write(&ops, sync) {
         Ok(number) => number,
         Err(error) => abort_on_lost_durability("cannot write the log", &error),
     };
+    drop(timed);
     if sync {
         synced.store(write_number, Ordering::Release);
     }
@@ -163,6 +176,13 @@ fn write(engine: &dyn LogEngine, mark: &mut Option<SyncedMark>, synced: &AtomicU
     if sync && !marked {
         note(mark, write_number, false);
     }
+}
+
+fn measure(batch: &[Job], size_bytes: usize, left: usize) {
+    METRICS.log_queued.set(left as i64);
+    METRICS.log_batch_jobs.observe(batch.len() as f64);
+    METRICS.log_batch.observe(size_bytes as f64);
+    batch.iter().for_each(|job| METRICS.log_queue.observe(job.queued.elapsed().as_secs_f64()));
 }
 
 fn note(mark: &mut Option<SyncedMark>, write_number: u64, now: bool) {

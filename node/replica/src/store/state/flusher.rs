@@ -18,6 +18,7 @@ use prost::Message;
 use super::expiry::{Expiry, Pin};
 use super::reader::{Reader, Replacements, Replacing};
 use super::{StateEngine, StateOp, Table};
+use crate::metrics::METRICS;
 use crate::store::log::writer::LogWriter;
 use crate::store::table::applied;
 use crate::store::{EngineError, abort_on_lost_durability};
@@ -229,7 +230,10 @@ fn flush(inner: &Inner, log: &LogWriter) -> bool {
     let (bytes, positions) = {
         let _gate = inner.gate.write();
         if let Err(error) = log.sync_blocking() {
-            tracing::warn!(%error, "the state is not flushed: the log has ended");
+            tracing::warn!(
+                %error,
+                "the state is not flushed, the log has ended: nothing is lost, it is applied again at the next start"
+            );
             return false;
         }
         if let Err(error) = inner.engine.begin_flush() {
@@ -245,6 +249,8 @@ fn flush(inner: &Inner, log: &LogWriter) -> bool {
         Ok(positions) => inner.note_flushed(positions),
         Err(error) => abort_on_lost_durability("cannot read how far the state is", &error),
     }
+    METRICS.flush.observe(started.elapsed().as_secs_f64());
+    METRICS.flush_bytes.observe(bytes as f64);
     tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, "state flushed");
     true
 }

@@ -15,6 +15,7 @@ pub mod rocks;
 use bytes::Bytes;
 
 use super::EngineError;
+use super::figures::EngineFigures;
 use crate::ShardId;
 
 /// The tables. A file each in [`super::table`].
@@ -163,4 +164,7 @@ pub trait StateEngine: Send + Sync + 'static {
     fn begin_flush(&self) -> Result<(), EngineError>;
     /// Waits until what was begun is durable.
     fn finish_flush(&self) -> Result<(), EngineError>;
+    fn figures(&self) -> EngineFigures {
+        EngineFigures::default()
+    }
 }

@@ -20,6 +20,7 @@ use super::expiry::{self, Cutoffs};
 use super::{StateEngine, StateOp, StateRows, StateView, Table};
 use crate::ShardId;
 use crate::store::EngineError;
+use crate::store::figures::EngineFigures;
 
 /// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
 const MEMTABLE_BYTES: usize = 256 << 20;
@@ -248,5 +249,13 @@ impl StateEngine for RocksState {
             std::thread::sleep(FLUSH_POLL);
         }
         Ok(())
+    }
+
+    fn figures(&self) -> EngineFigures {
+        let families = Table::ALL.iter().filter_map(|table| self.family(*table).ok());
+        let figures = families.map(|family| {
+            EngineFigures::of_family(|name| self.db.property_value_cf(&family, name).ok()??.parse().ok())
+        });
+        figures.fold(EngineFigures::default(), |sum, figures| sum.and(&figures))
     }
 }

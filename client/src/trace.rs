@@ -1,0 +1,40 @@
+//! Which trace a call belongs to, told to the gateway as W3C's `traceparent`.
+//!
+//! This crate makes no spans: whoever embeds it does, and names its own with
+//! [`Client::with_traceparent`](crate::Client::with_traceparent).
+
+use std::sync::Arc;
+
+use tonic::Request;
+use tonic::metadata::AsciiMetadataValue;
+use uuid::Uuid;
+
+const KEY: &str = "traceparent";
+
+tokio::task_local! {
+    static TRACEPARENT: AsciiMetadataValue;
+}
+
+/// Makes an attempt's request, inside of `make`, as a part of a trace. One that no header can hold is left out.
+pub(crate) fn within<T>(traceparent: Option<&AsciiMetadataValue>, make: impl FnOnce() -> T) -> T {
+    match traceparent {
+        Some(traceparent) => TRACEPARENT.sync_scope(traceparent.clone(), make),
+        None => make(),
+    }
+}
+
+/// The header of a call: the caller's, or a new trace that nobody asks to be recorded.
+pub(crate) fn of_call(given: Option<&Arc<str>>) -> Option<AsciiMetadataValue> {
+    let made = || {
+        // Random but for six bits that say "version 4", and the span's id of a second one.
+        let (trace, span) = (Uuid::new_v4().simple().to_string(), Uuid::new_v4().simple().to_string());
+        format!("00-{trace}-{}-00", &span[..16])
+    };
+    given.map_or_else(made, |given| given.to_string()).parse().ok()
+}
+
+/// Says it in a request.
+pub(crate) fn tell<T>(request: &mut Request<T>) {
+    // Without a trace the call is not worse.
+    let _untraced = TRACEPARENT.try_with(|traceparent| request.metadata_mut().insert(KEY, traceparent.clone()));
+}

@@ -1,0 +1,136 @@
+//! A report for people: nodes, shards, and what is wrong, on one screen.
+
+use std::time::Duration;
+
+use charthold_client::{Node, NodeStatus};
+
+use super::findings::Finding;
+use super::report::{Agreement, Report, free_percent};
+use crate::cli::output;
+
+/// Of a root: enough to compare by eye.
+const ROOT_PREFIX_BYTES: usize = 4;
+const NONE: &str = "-";
+
+pub fn report(report: &Report, findings: &[Finding]) -> String {
+    let state = if report.status.initialized { "initialized" } else { "not initialized" };
+    let asked = report.name(&report.status.node_id);
+    let head = format!("cluster {}, {state}, as node {asked} sees it", report.status.cluster);
+    let nodes = output::table(
+        &["NODE", "SITE", "STATE", "LEADS", "UP", "DISK FREE", "MEMORY", "CLOCK", "CERTIFICATE", "VERSION", "CLIENTS"],
+        &[3, 4, 5, 6, 7, 8],
+        report.nodes().iter().map(|node| node_row(report, node)),
+    );
+    let shards = output::table(
+        &["SHARD", "LEADER", "TERM", "SEQ", "BEHIND", "ROOT"],
+        &[2, 3],
+        report.shards().into_iter().map(|shard| shard_row(report, shard)),
+    );
+    format!("{head}\n\n{nodes}\n\n{shards}\n\n{}", wrong(findings))
+}
+
+fn wrong(findings: &[Finding]) -> String {
+    if findings.is_empty() {
+        return "nothing is wrong".to_owned();
+    }
+    let lines = findings.iter().map(|finding| format!("  {}\n    {}", finding.what, finding.advice));
+    format!("what is wrong:\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn node_row(report: &Report, node: &Node) -> Vec<String> {
+    let kind = if node.keyed { "" } else { " (keyless)" };
+    let mut row = vec![node.name.clone(), node.site.clone()];
+    match report.node(&node.id) {
+        Err(_) => row.extend(["unreachable", NONE, NONE, NONE, NONE, NONE, NONE, NONE].map(str::to_owned)),
+        Ok(status) => row.extend([
+            format!("{}{kind}", if status.not_ready.is_some() { "not ready" } else { "ready" }),
+            report.leads(&node.id).to_string(),
+            duration(status.uptime),
+            free(status),
+            format!("{} MiB", status.resident_bytes >> 20),
+            status.clock_offset_ms.map_or_else(|| NONE.to_owned(), |offset_ms| format!("{:+} ms", -offset_ms)),
+            days(report, status),
+            status.version.clone(),
+        ]),
+    }
+    row.push(if node.keyed { node.client_endpoint.clone() } else { NONE.to_owned() });
+    row
+}
+
+fn free(status: &NodeStatus) -> String {
+    let percent = free_percent(status);
+    percent.map_or_else(|| NONE.to_owned(), |percent| format!("{} GiB {percent} %", status.disk_free_bytes >> 30))
+}
+
+/// Until the first of a node's certificates ends.
+fn days(report: &Report, status: &NodeStatus) -> String {
+    let first = status.certificates.iter().filter_map(|certificate| report.days_left(certificate)).min();
+    first.map_or_else(|| NONE.to_owned(), |days| format!("{days} d"))
+}
+
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 86_400, seconds / 3_600, seconds / 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, _) => format!("{hours} h"),
+        (days, _, _) => format!("{days} d"),
+    }
+}
+
+fn shard_row(report: &Report, shard: u32) -> Vec<String> {
+    let label = if shard == 0 { "directory".to_owned() } else { shard.to_string() };
+    let leader = report.leader(shard);
+    // Without a leader that answers: the replica that is the furthest.
+    let furthest = || report.replicas(shard).into_iter().max_by_key(|(_, view)| view.applied_index);
+    let Some((_, view)) = leader.or_else(furthest) else { return vec![label] };
+    let leader = leader.map_or("none", |(id, _)| report.name(id)).to_owned();
+    let behind = view.followers.iter().map(|lag| format!("{} {}", report.name(&lag.node_id), lag.entries_behind));
+    let behind = behind.collect::<Vec<_>>().join(", ");
+    let root = match report.agreement(shard) {
+        Agreement::Equal { seq, sha256 } => {
+            format!("{} at {seq}", hex::encode(sha256.get(..ROOT_PREFIX_BYTES).unwrap_or(&sha256)))
+        }
+        Agreement::Differs { seq } => format!("DIFFERS at {seq}"),
+        Agreement::Unknown => NONE.to_owned(),
+    };
+    let behind = if behind.is_empty() { NONE.to_owned() } else { behind };
+    vec![label, leader, view.term.to_string(), view.seq.to_string(), behind, root]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{findings, report};
+    use super::*;
+
+    fn lines(report: &Report) -> Vec<String> {
+        let text = super::report(report, &findings::of(report));
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    #[test]
+    fn a_cluster_that_is_well_on_one_screen() {
+        let lines = lines(&report::tests::well());
+        assert_eq!(lines[0], "cluster test, initialized, as node a1 sees it");
+        assert_eq!(lines[3], "a1 a ready 0 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 a1:7400");
+        assert_eq!(lines[4], "b1 b ready 1 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 b1:7400");
+        assert_eq!(lines[8], "1 b1 3 9 a1 0, c1 0 01010101 at 8");
+        assert_eq!(lines.last().map(String::as_str), Some("nothing is wrong"));
+    }
+
+    #[test]
+    fn what_is_wrong_comes_last() {
+        let mut report = report::tests::well();
+        report.status.node_status[2].unreachable = Some("not connected".to_owned());
+        let lines = lines(&report);
+        assert_eq!(lines[5], "c1 c unreachable - - - - - - - c1:7400");
+        assert_eq!(lines[10], "what is wrong:");
+        assert!(lines[11].starts_with("node c1 cannot be reached"), "{lines:?}");
+    }
+
+    #[test]
+    fn times_have_one_unit() {
+        let of = |seconds| duration(Duration::from_secs(seconds));
+        assert_eq!([of(59), of(60), of(3_599), of(3_600), of(90_000)], ["59 s", "1 min", "59 min", "1 h", "1 d"]);
+    }
+}

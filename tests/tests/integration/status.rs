@@ -1,0 +1,59 @@
+//! `charthold cluster status`: the whole cluster by one question to one node, and what is wrong with it.
+
+use charthold_tests::harness::{Cluster, until};
+use serde_json::Value;
+
+const STATUS: [&str; 4] = ["cluster", "status", "--output", "json"];
+
+async fn status(cluster: &Cluster) -> Value {
+    cluster.operator_cli(&STATUS).await.ok().json()
+}
+
+fn wrong(status: &Value) -> Vec<String> {
+    status["wrong"].as_array().unwrap().iter().map(|finding| finding["what"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn wait_wrong(cluster: &Cluster, what: &str, expected: impl Fn(&[String]) -> bool) {
+    until(what, || async {
+        let wrong = wrong(&status(cluster).await);
+        if expected(&wrong) { Ok(()) } else { Err(format!("{wrong:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_all_nodes_and_what_is_wrong() {
+    let mut cluster = Cluster::start(3).await;
+    wait_wrong(&cluster, "nothing is wrong", <[String]>::is_empty).await;
+    let whole = status(&cluster).await;
+    for node in whole["nodes"].as_array().unwrap() {
+        assert_eq!((&node["answered"], &node["ready"]), (&true.into(), &true.into()), "{node}");
+        assert_eq!(node["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(node["shards"].as_array().unwrap().len(), 9);
+        assert_eq!(node["connected_node_ids"].as_array().unwrap().len(), 2);
+        assert_eq!(node["certificates"].as_array().unwrap().len(), 2);
+        assert!(node["clock_offset_ms"].as_i64().unwrap().abs() < 2_000, "{node}");
+        let (free, total) = (node["disk_free_bytes"].as_u64().unwrap(), node["disk_total_bytes"].as_u64().unwrap());
+        assert!(free <= total && total > 0 && node["resident_bytes"].as_u64().unwrap() > 1 << 20, "{node}");
+    }
+    let led = whole["nodes"].as_array().unwrap().iter().map(|node| node["leads"].as_u64().unwrap());
+    assert_eq!(led.sum::<u64>(), 9, "each shard has one leader");
+    let screen = cluster.operator_cli(&["cluster", "status", "--check"]).await.ok();
+    assert!(screen.text().ends_with("nothing is wrong"), "{}", screen.text());
+    assert!(screen.text().lines().count() < 25, "more than a screen");
+
+    // One node is down: the others tell, and `--check` ends with 1, as a script wants it.
+    cluster.kill(2);
+    wait_wrong(
+        &cluster,
+        "the dead node alone is wrong",
+        |wrong| matches!(wrong, [one] if one.starts_with("node c1 cannot be reached")),
+    )
+    .await;
+    let screen = cluster.operator_cli(&["cluster", "status"]).await.ok();
+    assert!(screen.text().contains("what is wrong:\n  node c1 cannot be reached"), "{}", screen.text());
+    let check = cluster.operator_cli(&["cluster", "status", "--check"]).await;
+    assert_eq!((check.code, check.stderr.trim_end()), (1, "error: something is wrong"));
+    cluster.restart(2);
+    wait_wrong(&cluster, "nothing is wrong again", <[String]>::is_empty).await;
+}
