@@ -117,7 +117,7 @@ impl Everybody {
             "History" => v1::HistoryRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "ReadChart" => v1::ReadChartRequest { context, chart }.encode_to_vec(),
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
-            "Status" => v1::StatusRequest { context }.encode_to_vec(),
+            "Status" => v1::StatusRequest { context, all_nodes: true }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),
             "CreateTenant" => {
                 v1::CreateTenantRequest { context, request_id, name: "one more".to_owned() }.encode_to_vec()
