@@ -89,6 +89,7 @@ pub struct Gateway {
 struct State {
     script: Mutex<VecDeque<Reply>>,
     commits: Mutex<Vec<v1::CommitRequest>>,
+    traceparents: Mutex<Vec<String>>,
 }
 
 impl Gateway {
@@ -131,6 +132,11 @@ impl Gateway {
     pub fn commits(&self) -> Vec<v1::CommitRequest> {
         lock(&self.state.commits).clone()
     }
+
+    /// Of the commits.
+    pub fn traceparents(&self) -> Vec<String> {
+        lock(&self.state.traceparents).clone()
+    }
 }
 
 impl Drop for Gateway {
@@ -168,6 +174,8 @@ fn record(record: v1::RecordRef) -> v1::Record {
 #[tonic::async_trait]
 impl Charts for Service {
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
+        let traceparent = request.metadata().get("traceparent").map(|value| value.to_str().unwrap().to_owned());
+        lock(&self.0.traceparents).extend(traceparent);
         let message = request.into_inner();
         let versions = vec![1; message.mutations.len()];
         lock(&self.0.commits).push(message);

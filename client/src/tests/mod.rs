@@ -58,6 +58,23 @@ async fn every_attempt_carries_the_same_request_id() {
 }
 
 #[tokio::test]
+async fn all_attempts_belong_to_one_trace() {
+    let gateway = Gateway::start([no_leader()]).await;
+    let client = client(&[&gateway.address]);
+    put(&client).await.unwrap();
+    put(&client).await.unwrap();
+    let own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    put(&client.with_traceparent(own)).await.unwrap();
+    // What no header can hold is left out.
+    put(&client.with_traceparent("line\nbreak")).await.unwrap();
+    let seen = gateway.traceparents();
+    assert_eq!((seen.len(), seen[3].as_str()), (4, own));
+    assert_eq!(seen[0], seen[1], "two attempts of one call");
+    assert_ne!(seen[1], seen[2], "two calls");
+    assert!(seen[0].len() == own.len() && seen[0].ends_with("-00"), "{}", seen[0]);
+}
+
+#[tokio::test]
 async fn a_dead_gateway_is_passed_over() {
     let gateway = Gateway::start([]).await;
     let client = client(&[&dead_address().await, &gateway.address]);

@@ -87,7 +87,7 @@ fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {
 async fn check_health(gateway: Arc<Gateway>, health: Arc<Health>) {
     loop {
         let began = Instant::now();
-        let barriers = all_shards().map(|shard| gateway.replica.barrier(shard, began + HEALTH_BARRIER_MAX));
+        let barriers = all_shards().map(|shard| gateway.replica.check_barrier(shard, began + HEALTH_BARRIER_MAX));
         let passed = futures::future::join_all(barriers).await;
         if passed[usize::from(DIRECTORY)].is_ok() {
             gateway.access.note_current(began);

@@ -61,12 +61,15 @@ impl Exporter {
 async fn run(mut sender: Sender, mut finished: mpsc::Receiver<Finished>, mut told: tokio::sync::oneshot::Receiver<()>) {
     let mut batch = Vec::with_capacity(BATCH_SPANS_MAX);
     loop {
-        let stopping = tokio::select! {
+        let mut stopping = tokio::select! {
             taken = finished.recv_many(&mut batch, BATCH_SPANS_MAX) => taken == 0,
             _ = &mut told => true,
         };
         if !stopping {
-            tokio::time::sleep(BATCH_WAIT).await;
+            stopping = tokio::select! {
+                () = tokio::time::sleep(BATCH_WAIT) => false,
+                _ = &mut told => true,
+            };
         }
         while batch.len() < BATCH_SPANS_MAX {
             let Ok(span) = finished.try_recv() else { break };
@@ -147,7 +150,7 @@ impl Moment {
 
 fn span_to_pb(span: Finished, now: &Moment) -> pb::Span {
     use pb::span::SpanKind;
-    use pb::status::StatusCode;
+    use pb::span_status::StatusCode;
     let kind = match span.kind {
         Kind::Internal => SpanKind::Internal,
         Kind::Server => SpanKind::Server,
@@ -158,7 +161,7 @@ fn span_to_pb(span: Finished, now: &Moment) -> pb::Span {
         Value::Number(number) => attribute(key, pb::any_value::Value::IntValue(number as i64)),
     };
     let parent = (span.parent != 0).then(|| span.parent.to_be_bytes().to_vec());
-    let status = span.failed.then_some(pb::Status { code: StatusCode::Error as i32 });
+    let status = span.failed.then_some(pb::SpanStatus { code: StatusCode::Error as i32 });
     pb::Span {
         trace_id: span.context.trace.to_vec().into(),
         span_id: span.context.span.to_be_bytes().to_vec().into(),

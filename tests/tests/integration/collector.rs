@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use charthold_proto::otlp::trace_service_server::{TraceService, TraceServiceServer};
 use charthold_proto::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue, Span, any_value::Value};
-use charthold_tests::harness::free_ports;
 use prost::Message as _;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Serves until it is dropped.
@@ -44,10 +44,14 @@ impl TraceService for Received {
 
 impl Collector {
     pub fn start() -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0]));
+        // Held from here on: no node is given the same port.
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
         let received = Received::default();
         let service = TraceServiceServer::new(received.clone());
-        let served = tonic::transport::Server::builder().add_service(service).serve(address);
+        let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
         let server = tokio::spawn(async move { served.await.unwrap() });
         Self { address, received, server }
     }

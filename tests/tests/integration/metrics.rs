@@ -77,12 +77,13 @@ async fn metrics_are_what_their_page_says_and_name_nobody() {
 async fn metrics_count_what_happens() {
     let cluster = Cluster::start(3).await;
     let (chart, id) = (Chart::patient(PATIENT), RecordId::new("Note", "n"));
-    let client = cluster.client_at(1);
-    client.put(&chart, &id, Put::new("text/plain", "1")).await.unwrap();
+    // A new one each time: one that has been told who leads would go there.
+    let client = || cluster.client_at(1);
+    client().put(&chart, &id, Put::new("text/plain", "1")).await.unwrap();
     let before = cluster.metrics(1);
-    client.put(&chart, &id, Put::new("text/plain", "2")).await.unwrap();
-    client.get(&chart, &id).await.unwrap();
-    client.get(&chart, &RecordId::new("Note", "absent")).await.unwrap_err();
+    client().put(&chart, &id, Put::new("text/plain", "2")).await.unwrap();
+    client().get(&chart, &id).await.unwrap();
+    client().get(&chart, &RecordId::new("Note", "absent")).await.unwrap_err();
     // The last answer is counted when its last byte has gone.
     let not_found = [("method", "charthold.v1.Charts/Get"), ("code", "NOT_FOUND")];
     let after = until("the last request is counted", || async {

@@ -25,11 +25,12 @@ async fn a_request_is_followed_from_client_to_followers() {
     let cluster = Cluster::start_with(options).await;
     let (chart, id) = (Chart::patient("p1"), RecordId::new("Note", "n1"));
     for node in 0..cluster.size() {
+        // The first call goes to this node; its answer says who leads.
         let client = cluster.client_at(node);
-        // Nobody asks for this one, and the ratio is none.
-        client.put(&chart, &id, Put::new("text/plain", "not traced")).await.unwrap();
         let traced = client.with_traceparent(&format!("00-{}-{CALLERS_SPAN}-01", trace_id(node)));
         traced.put(&chart, &id, Put::new("text/plain", "traced")).await.unwrap();
+        // Nobody asks for this one, and the ratio is none.
+        client.put(&chart, &id, Put::new("text/plain", "not traced")).await.unwrap();
     }
     let mut forwarded = 0;
     for node in 0..cluster.size() {

@@ -88,6 +88,11 @@ impl Replica {
         if let Some(span) = &mut span {
             span.note("shard", trace::Value::Number(shard.into()));
         }
+        self.check_barrier(shard, deadline).await
+    }
+
+    /// A barrier that no read waits for: it passes if the shard serves. Not measured.
+    pub async fn check_barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
         loop {
             let (waiter, passed) = oneshot::channel();
             let queue = &self.barriers.queues[usize::from(shard)];

@@ -27,7 +27,8 @@ pub enum Agreement {
 }
 
 impl Report {
-    pub fn new(status: ClusterStatus) -> Self {
+    pub fn new(mut status: ClusterStatus) -> Self {
+        status.nodes.sort_by(|one, other| (&one.site, &one.name).cmp(&(&other.site, &other.name)));
         Self { status, now: SystemTime::now() }
     }
 

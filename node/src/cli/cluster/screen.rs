@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use charthold_client::{Node, NodeStatus};
+use charthold_client::{FollowerLag, Node, NodeStatus};
 
 use super::findings::Finding;
 use super::report::{Agreement, Report, free_percent};
@@ -85,8 +85,10 @@ fn shard_row(report: &Report, shard: u32) -> Vec<String> {
     let furthest = || report.replicas(shard).into_iter().max_by_key(|(_, view)| view.applied_index);
     let Some((_, view)) = leader.or_else(furthest) else { return vec![label] };
     let leader = leader.map_or("none", |(id, _)| report.name(id)).to_owned();
-    let behind = view.followers.iter().map(|lag| format!("{} {}", report.name(&lag.node_id), lag.entries_behind));
-    let behind = behind.collect::<Vec<_>>().join(", ");
+    let lag = |lag: &FollowerLag| format!("{} {}", report.name(&lag.node_id), lag.entries_behind);
+    let mut behind: Vec<String> = view.followers.iter().map(lag).collect();
+    behind.sort();
+    let behind = behind.join(", ");
     let root = match report.agreement(shard) {
         Agreement::Equal { seq, sha256 } => {
             format!("{} at {seq}", hex::encode(sha256.get(..ROOT_PREFIX_BYTES).unwrap_or(&sha256)))
