@@ -12,8 +12,8 @@ use charthold_client::{Chart, Client, Error, Put, RecordId, RequestContext};
 use charthold_tests::harness::{CLUSTER, Cluster, Options, until};
 
 /// An election would take longer than any call here waits: making connections anew must not cause one.
-const SLOW_ELECTIONS: &str = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 30000\nelection_max_ms = 40000\n";
-const DEADLINE: Duration = Duration::from_secs(20);
+const SLOW_ELECTIONS: &str = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 15000\nelection_max_ms = 18000\n";
+const DEADLINE: Duration = Duration::from_secs(12);
 const WRITERS: usize = 8;
 const NODES: [&str; 3] = ["a1", "b1", "c1"];
 
