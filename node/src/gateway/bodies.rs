@@ -32,7 +32,7 @@ use super::error::GatewayError;
 pub const ARRIVAL_MAX: Duration = Duration::from_secs(30);
 pub const ARRIVAL_BYTES: usize = 64 << 10;
 pub const EMPTY_FRAMES_MAX: u32 = 100;
-/// A body counts with what it has brought, to the size of one message: more than one is never waiting.
+/// A body counts with what it has brought of a message that is not whole yet. No message may be larger than this.
 const MESSAGE_KIB_MAX: u32 = 8 << 10;
 /// HTTP/2's frames are no larger.
 const FRAME_KIB_MAX: u32 = 16;
@@ -72,7 +72,7 @@ pub(super) struct RequestBody {
     inner: Incoming,
     room: Room,
     held: Option<[OwnedSemaphorePermit; 2]>,
-    received_bytes: usize,
+    message: HalfMessage,
     empty_frames: u32,
     /// Since the last progress: bytes, and the time that was spent waiting for them.
     recent_bytes: usize,
@@ -87,7 +87,7 @@ impl RequestBody {
             inner,
             room,
             held: None,
-            received_bytes: 0,
+            message: HalfMessage::default(),
             empty_frames: 0,
             recent_bytes: 0,
             waited: Duration::ZERO,
@@ -98,7 +98,7 @@ impl RequestBody {
 
     /// Room for what has come and one more frame.
     fn make_room(&mut self) -> Result<(), Status> {
-        let received_kib = u32::try_from(self.received_bytes.div_ceil(1 << 10)).unwrap_or(MESSAGE_KIB_MAX);
+        let received_kib = u32::try_from(self.message.received_bytes.div_ceil(1 << 10)).unwrap_or(MESSAGE_KIB_MAX);
         let needed = received_kib.saturating_add(FRAME_KIB_MAX).min(MESSAGE_KIB_MAX);
         let held = self.held.as_ref().map_or(0, |[permit, _]| permit.num_permits() as u32);
         if needed <= held {
@@ -124,18 +124,53 @@ impl RequestBody {
         self.alarm.as_mut().poll(context).map(|()| GatewayError::Incomplete.into())
     }
 
-    fn came(&mut self, length: usize) -> Result<(), Status> {
+    fn came(&mut self, data: &[u8]) -> Result<(), Status> {
         self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        self.received_bytes += length;
-        self.recent_bytes += length;
+        self.message.grow(data);
+        if self.message.received_bytes == 0 {
+            self.held = None;
+        }
+        self.recent_bytes += data.len();
         if self.recent_bytes >= ARRIVAL_BYTES {
             (self.recent_bytes, self.waited) = (0, Duration::ZERO);
         }
-        self.empty_frames = if length == 0 { self.empty_frames + 1 } else { 0 };
+        self.empty_frames = if data.is_empty() { self.empty_frames + 1 } else { 0 };
         if self.empty_frames > EMPTY_FRAMES_MAX {
             return Err(GatewayError::field("message", "comes as empty frames").into());
         }
         Ok(())
+    }
+}
+
+/// How much of a message has come: a prefix of 5 bytes, the last four its length, then the message.
+#[derive(Default)]
+struct HalfMessage {
+    received_bytes: usize,
+    prefix: [u8; 5],
+}
+
+impl HalfMessage {
+    fn grow(&mut self, mut data: &[u8]) {
+        while let Some(first) = data.first() {
+            if let Some(byte) = self.prefix.get_mut(self.received_bytes) {
+                *byte = *first;
+                self.received_bytes += 1;
+                data = &data[1..];
+            } else {
+                let came = data.len().min(self.whole_bytes() - self.received_bytes);
+                self.received_bytes += came;
+                data = &data[came..];
+            }
+            if self.received_bytes >= self.prefix.len() && self.received_bytes == self.whole_bytes() {
+                self.received_bytes = 0;
+            }
+        }
+    }
+
+    /// Once the prefix is there.
+    fn whole_bytes(&self) -> usize {
+        let [_compressed, length @ ..] = self.prefix;
+        self.prefix.len() + u32::from_be_bytes(length) as usize
     }
 }
 
@@ -153,7 +188,7 @@ impl http_body::Body for RequestBody {
             Poll::Pending => return Poll::Ready(Some(Err(ready!(body.waits(context)).into()))),
         };
         if let Some(Ok(frame)) = &frame
-            && let Err(refused) = body.came(frame.data_ref().map_or(0, Bytes::len))
+            && let Err(refused) = body.came(frame.data_ref().map_or(&[], Bytes::as_ref))
         {
             return Poll::Ready(Some(Err(refused.into())));
         }
@@ -269,5 +304,23 @@ where
                 () = offer.stays() => {}
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_half_a_message_takes_room() {
+        let stream = [&[0, 0, 0, 0, 3, 7, 7, 7][..], &[0, 0, 0, 0, 0], &[0, 0, 0, 1, 0], &[1; 200]].concat();
+        // However it is cut into pieces, the same is left of it.
+        for size in 1..stream.len() {
+            let mut message = HalfMessage::default();
+            stream.chunks(size).for_each(|piece| message.grow(piece));
+            assert_eq!(message.received_bytes, 205, "pieces of {size}");
+            message.grow(&[1; 56]);
+            assert_eq!(message.received_bytes, 0);
+        }
     }
 }
