@@ -151,7 +151,8 @@ impl Greeter {
         self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
     }
 
-    /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, until the connection ends.
+    /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, until the connection
+    /// ends.
     pub(super) async fn send_marks(&self, outbox: &Outbox) -> std::io::Error {
         loop {
             let disk = disks::level_to_pb(self.disks.own()) as i32;

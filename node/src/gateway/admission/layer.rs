@@ -74,6 +74,7 @@ where
             let Ok(answered) = tokio::time::timeout_at(deadline.into(), inner.call(request)).await else {
                 return Ok(Status::from(GatewayError::OutcomeUnknown).into_http());
             };
+            ticket.answer_begins();
             let response = answered?;
             Ok(response.map(|body| Body::new(Metered { body, meter: Meter::Answer(ticket) })))
         })
@@ -120,6 +121,9 @@ impl HttpBody for Metered {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let (Poll::Ready(None), Meter::Request(ticket)) = (&polled, &self.meter) {
+            ticket.request_ended();
+        }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
             && let Err(refused) = self.meter.count(data.len() as u64)

@@ -162,7 +162,9 @@ struct Ticket {
     admission: Arc<Admission>,
     kind: Kind,
     tenant: Token,
-    since: Instant,
+    /// When the whole request was here, and how long its answer took: how fast a caller sends and reads is not our
+    /// speed.
+    timing: Mutex<(Option<Instant>, Option<Duration>)>,
     /// Of the request: held in the budget.
     request_bytes: AtomicU64,
     answer_bytes: AtomicU64,
@@ -170,9 +172,18 @@ struct Ticket {
 
 impl Ticket {
     fn new(admission: &Arc<Admission>, kind: Kind, tenant: Token) -> Self {
-        let (admission, since) = (Arc::clone(admission), Instant::now());
+        let (admission, timing) = (Arc::clone(admission), Mutex::default());
         let (request_bytes, answer_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { admission, kind, tenant, since, request_bytes, answer_bytes }
+        Self { admission, kind, tenant, timing, request_bytes, answer_bytes }
+    }
+
+    fn request_ended(&self) {
+        self.timing.lock().0 = Some(Instant::now());
+    }
+
+    fn answer_begins(&self) {
+        let mut timing = self.timing.lock();
+        timing.1 = timing.0.map(|ended| ended.elapsed());
     }
 
     /// Bytes of the request have come. Fails when there is no room for them.
@@ -198,7 +209,8 @@ impl Drop for Ticket {
         let kib = (request_bytes + self.answer_bytes.load(Ordering::Relaxed)) >> 10;
         let mut settled = Vec::new();
         let line = &self.admission.lines[self.kind as usize];
-        line.lock().leave(self.tenant, Instant::now(), self.since.elapsed(), kib, &mut settled);
+        let took = self.timing.get_mut().1;
+        line.lock().leave(self.tenant, Instant::now(), took, kib, &mut settled);
         self.admission.settle(self.kind, settled);
     }
 }

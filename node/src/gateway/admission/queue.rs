@@ -149,11 +149,11 @@ impl<W: Waiter> FairQueue<W> {
         Arrival::Waits
     }
 
-    /// A call that was admitted has ended, after so long and with so many bytes.
-    pub fn leave(&mut self, tenant: Token, now: Instant, took: Duration, kib: u64, settled: &mut Settled<W>) {
+    /// A call that was admitted has ended, with so many bytes; `took` is what it took here, without its caller's time.
+    pub fn leave(&mut self, tenant: Token, now: Instant, took: Option<Duration>, kib: u64, settled: &mut Settled<W>) {
         self.running -= 1;
         // Quick to notice, slow enough not to follow a single one: an eighth.
-        self.service = (self.service * 7 + took) / 8;
+        self.service = took.map_or(self.service, |took| (self.service * 7 + took) / 8);
         let left = self.tenant(tenant, now);
         left.running -= 1;
         left.tag += kib;

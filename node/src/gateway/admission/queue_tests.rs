@@ -42,7 +42,7 @@ impl Bench {
 
     fn leave(&mut self, tenant: u8, took: Duration, kib: u64) {
         self.now += took;
-        self.queue.leave([tenant; 16], self.now, took, kib, &mut self.settled);
+        self.queue.leave([tenant; 16], self.now, Some(took), kib, &mut self.settled);
     }
 
     /// Whose wait has ended since the last look: by name, and whether admitted.
@@ -95,7 +95,7 @@ fn a_greedy_tenant_does_not_slow_a_modest_one() {
         while let Some(at) = running.iter().position(|(until, _)| *until <= bench.now) {
             let (_, tenant) = running.swap_remove(at);
             *done.entry(tenant).or_default() += 1;
-            bench.queue.leave([tenant; 16], bench.now, 4 * MS, 2, &mut bench.settled);
+            bench.queue.leave([tenant; 16], bench.now, Some(4 * MS), 2, &mut bench.settled);
             for (name, admitted) in bench.settled() {
                 let tenant = tenants[&name];
                 match admitted {
