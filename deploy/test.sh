@@ -85,8 +85,8 @@ doc_tests() { timeout "${tests_minutes_max}m" cargo test --locked --workspace --
 # Warnings are failures: a link that leads nowhere, a tag that is none. RUSTDOCFLAGS builds no crate again. With private
 # items, since most of these documents are for whoever changes the code.
 docs() {
-    RUSTDOCFLAGS="-D warnings" timeout "${tests_minutes_max}m" cargo doc --locked --workspace --no-deps \
-        --document-private-items
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" timeout "${tests_minutes_max}m" \
+        cargo doc --locked --workspace --no-deps --document-private-items
 }
 
 # nextest gives every test its own process and limit (.config/nextest.toml); without it there is one limit for all.

@@ -34,7 +34,8 @@ def connect(endpoint, certificates):
     credentials = grpc.ssl_channel_credentials(
         root_certificates=read("service-ca.crt"), private_key=read("client.key"), certificate_chain=read("client.crt")
     )
-    return grpc.secure_channel(endpoint, credentials)
+    # A page of records may be larger than the 4 MiB that the library takes by itself.
+    return grpc.secure_channel(endpoint, credentials, options=[("grpc.max_receive_message_length", 8 << 20)])
 
 
 def uuid7():

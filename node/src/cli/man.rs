@@ -37,7 +37,8 @@ fn pages(command: clap::Command) -> std::io::Result<Vec<(String, Vec<u8>)>> {
 
 fn render(command: clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
     let below: Vec<clap::Command> = command.get_subcommands().filter(|it| !it.is_hide_set()).cloned().collect();
-    let page = clap_mangen::Man::new(command).manual("Charthold");
+    let source = concat!("charthold ", env!("CARGO_PKG_VERSION"));
+    let page = clap_mangen::Man::new(command).source(source).manual("Charthold");
     let mut text = Vec::new();
     page.render(&mut text)?;
     pages.push((page.get_filename(), text));

@@ -179,7 +179,7 @@ impl Everybody {
                 v1::FindChartsRequest { context, term, ..Default::default() }.encode_to_vec()
             }
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
-            "Status" => v1::StatusRequest { context, ..Default::default() }.encode_to_vec(),
+            "Status" => v1::StatusRequest { context, all_nodes: true }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),
             "CreateTenant" => {
                 v1::CreateTenantRequest { context, request_id, name: "one more".to_owned() }.encode_to_vec()

@@ -20,6 +20,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+/// The protocol's limit; gRPC libraries take less unless they are told.
+const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
 /// A TLS client that trusts one authority and shows one certificate.
 pub fn tls(authority: &Path, certificate: &Path, key: &Path, protocol: &[u8]) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
@@ -135,7 +138,7 @@ impl Wire {
     }
 
     async fn open_with(&self, method: &str, request: Request<Bytes>) -> Result<Streaming<Bytes>, Status> {
-        let mut grpc = tonic::client::Grpc::new(self.0.clone());
+        let mut grpc = tonic::client::Grpc::new(self.0.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
         Ok(grpc.server_streaming(request, path, Raw).await?.into_inner())

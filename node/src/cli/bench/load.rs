@@ -166,7 +166,7 @@ async fn run_loop<T: Target>(
             let (sender, calls) = mpsc::channel(1);
             let calls = Arc::new(tokio::sync::Mutex::new(calls));
             for stream in 1..=in_flight {
-                tasks.spawn(caller(stream.into()).as_they_are_due(Arc::clone(&calls)));
+                tasks.spawn(caller(stream.into()).when_due(Arc::clone(&calls)));
             }
             // The pacer must notice when all callers have gone.
             drop(calls);
@@ -201,7 +201,7 @@ impl<T: Target> Caller<T> {
         }
     }
 
-    async fn as_they_are_due(mut self, calls: Arc<tokio::sync::Mutex<mpsc::Receiver<Due>>>) {
+    async fn when_due(mut self, calls: Arc<tokio::sync::Mutex<mpsc::Receiver<Due>>>) {
         loop {
             let due = calls.lock().await.recv().await;
             let Some(due) = due else { return };

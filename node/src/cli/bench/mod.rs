@@ -33,33 +33,30 @@ use self::tenant::Tenant;
 use super::Ctx;
 use super::exit::CliError;
 
-const CALLERS_DEFAULT: u16 = 8;
 const CALLERS_MAX: i64 = 1024;
-const IN_FLIGHT_DEFAULT: u16 = 256;
 const RATE_MAX: i64 = 1_000_000;
-const READS_PERCENT_DEFAULT: u8 = 50;
 const SECONDS_MAX: i64 = 86_400;
 const SIZE_BYTES_MAX: i64 = crate::config::BODY_BYTES_LIMIT as i64;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Closed loop: how many write at once [default: 8]
-    #[arg(long, value_name = "N", value_parser = callers(0))]
-    writers: Option<u16>,
-    /// Closed loop: how many read at once [default: 8]
-    #[arg(long, value_name = "N", value_parser = callers(0))]
-    readers: Option<u16>,
+    /// Closed loop: how many write at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = callers(0))]
+    writers: u16,
+    /// Closed loop: how many read at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = callers(0))]
+    readers: u16,
     /// Open loop: this many calls a second, started on time whatever the cluster does
     #[arg(long, value_name = "N", conflicts_with_all = ["writers", "readers"],
           value_parser = clap::value_parser!(u32).range(1..=RATE_MAX))]
     rate: Option<u32>,
-    /// Open loop: how many of a hundred calls read; the others write [default: 50]
-    #[arg(long, value_name = "PERCENT", requires = "rate", value_parser = clap::value_parser!(u8).range(0..=99))]
-    reads: Option<u8>,
+    /// Open loop: how many of a hundred calls read; the others write
+    #[arg(long, value_name = "PERCENT", requires = "rate", default_value_t = 50,
+          value_parser = clap::value_parser!(u8).range(0..=99))]
+    reads: u8,
     /// Open loop: how many calls may be under way at once; what is due beyond waits, and its latency with it
-    /// [default: 256]
-    #[arg(long, value_name = "N", requires = "rate", value_parser = callers(1))]
-    in_flight: Option<u16>,
+    #[arg(long, value_name = "N", requires = "rate", default_value_t = 256, value_parser = callers(1))]
+    in_flight: u16,
     /// A record's body; of several sizes, separated by commas, each write takes one by chance
     #[arg(long, value_name = "BYTES", default_value = "2048", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=SIZE_BYTES_MAX))]
@@ -89,18 +86,13 @@ fn callers(least: i64) -> clap::builder::RangedI64ValueParser<u16> {
 
 impl Args {
     fn the_loop(&self) -> Result<Loop, CliError> {
-        let Some(rate) = self.rate else {
-            let writers = self.writers.unwrap_or(CALLERS_DEFAULT);
-            if writers == 0 {
-                return Err(CliError::Usage("at least one writer is needed: readers read what it writes".to_owned()));
+        match self.rate {
+            Some(rate) => Ok(Loop::Open { rate, reads_percent: self.reads, in_flight: self.in_flight }),
+            None if self.writers == 0 => {
+                Err(CliError::Usage("at least one writer is needed: readers read what it writes".to_owned()))
             }
-            return Ok(Loop::Closed { writers, readers: self.readers.unwrap_or(CALLERS_DEFAULT) });
-        };
-        Ok(Loop::Open {
-            rate,
-            reads_percent: self.reads.unwrap_or(READS_PERCENT_DEFAULT),
-            in_flight: self.in_flight.unwrap_or(IN_FLIGHT_DEFAULT),
-        })
+            None => Ok(Loop::Closed { writers: self.writers, readers: self.readers }),
+        }
     }
 }
 
