@@ -33,7 +33,7 @@ impl SmallDisk {
 
     pub fn free_mib(&self) -> u64 {
         let found = rustix::fs::statvfs(&self.0).expect("statvfs");
-        found.f_bavail * found.f_frsize >> 20
+        (found.f_bavail * found.f_frsize) >> 20
     }
 
     /// As another program fills a disk: with a file that leaves so much.

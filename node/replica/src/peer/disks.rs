@@ -101,7 +101,7 @@ mod tests {
         disk.set(own);
         let disks = ClusterDisks::new(disk);
         for (at, level) in others.iter().enumerate() {
-            level.into_iter().for_each(|level| disks.hear(at as NodeId + 1, *level));
+            level.iter().for_each(|level| disks.hear(at as NodeId + 1, *level));
         }
         disks.may_write(|| (0..=others.len() as NodeId).collect())
     }

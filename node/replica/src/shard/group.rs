@@ -291,7 +291,7 @@ impl Group {
     }
 
     /// What this replica knows to be committed.
-    pub(super) fn committed(&self) -> Option<LogId> {
+    pub(super) fn known_committed(&self) -> Option<LogId> {
         self.raft.metrics().borrow_watched().local_committed
     }
 

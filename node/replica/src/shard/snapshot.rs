@@ -73,8 +73,11 @@ impl std::fmt::Debug for GroupSnapshot {
     }
 }
 
-/// Where a group's rows are: table, from, to. Nothing of another group is in there.
-pub fn ranges(shard: ShardId) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+/// Rows of a table: from inclusive, to exclusive.
+pub type RowRange = (Table, Vec<u8>, Vec<u8>);
+
+/// Where a group's rows are. Nothing of another group is in there.
+pub fn ranges(shard: ShardId) -> Vec<RowRange> {
     let slots = crate::slots_of(shard);
     let range = |table: Table| match (table.scope(), slots) {
         (Scope::Slot, Some((first, last))) => {
@@ -173,7 +176,7 @@ impl RunningHash {
 /// Takes a snapshot's chunks as they come, and refuses what cannot be one: another group's rows, rows out of order, a
 /// part that is missing, doubled or changed.
 pub struct Checker {
-    ranges: std::iter::Peekable<std::vec::IntoIter<(Table, Vec<u8>, Vec<u8>)>>,
+    ranges: std::iter::Peekable<std::vec::IntoIter<RowRange>>,
     hash: RunningHash,
     last_log_id: Option<pb::LogId>,
     applied: Option<pb::LogId>,

@@ -212,7 +212,7 @@ impl Receiver<'_> {
         if last.leader_id > vote.leader_id {
             return Err(ReceiveError::Refused("it is of a later term than its sender leads"));
         }
-        let committed = self.group.committed();
+        let committed = self.group.known_committed();
         let contradicts = committed.is_some_and(|committed| last > committed && last.index <= committed.index);
         match contradicts {
             true => Err(ReceiveError::Refused("it contradicts what is committed here")),

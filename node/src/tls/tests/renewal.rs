@@ -69,7 +69,7 @@ async fn a_revoked_peer_is_refused_in_both_directions() {
     assert!(!a.condition().revoked && a.condition().lists_due_at.is_some());
 
     // A list that names the node itself counts for the others all the same.
-    cluster.listed(&files, "peer", &[files.cert.clone()]);
+    cluster.listed(&files, "peer", std::slice::from_ref(&files.cert));
     a.reload(&files).unwrap();
     assert!(a.condition().revoked);
 }
