@@ -64,7 +64,7 @@ async fn metrics_are_what_their_page_says_and_name_nobody() {
             assert!(!page.text.contains(word), "{word} is in a metric of node {node}");
         }
     }
-    let found: BTreeMap<_, _> = types.iter().map(|(name, kind)| (name, kind)).collect();
+    let found: BTreeMap<_, _> = types.iter().collect();
     let expected: BTreeMap<_, _> = documented.iter().map(|(name, (kind, _))| (name, kind)).collect();
     assert_eq!(found, expected, "names and types, here and in docs/metrics.md");
     for (metric, found) in &labels {
