@@ -30,6 +30,7 @@ pub const PAGES: &[Page] = pages![
     "CANNOT_FORM",
     "CHART_ERASED",
     "DAMAGED",
+    "DISK_FULL",
     "INTERNAL",
     "INVALID_FIELD",
     "NOT_INITIALIZED",
@@ -42,6 +43,7 @@ pub const PAGES: &[Page] = pages![
     "RECORD_NOT_FOUND",
     "REQUEST_EXPIRED",
     "REQUEST_ID_REUSED",
+    "REQUEST_INCOMPLETE",
     "VERSION_MISMATCH",
 ];
 

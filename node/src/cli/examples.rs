@@ -26,7 +26,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("cluster init", &["charthold cluster init --profile operator.toml --nodes 3"]),
-    ("cluster status", &["charthold cluster status --profile operator.toml"]),
+    (
+        "cluster status",
+        &[
+            "charthold cluster status --profile operator.toml",
+            "charthold cluster status --profile operator.toml --check",
+        ],
+    ),
     ("tenant create", &["charthold tenant create \"General Hospital\""]),
     ("tenant list", &["charthold tenant list --output json"]),
     ("grant add", &["charthold grant add spiffe://prod/tenant/UID/service/ehr --role reader --role writer"]),
@@ -47,6 +53,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "charthold cert create-client --ca authorities --tenant 0123456789abcdef0123456789abcdef --service ehr --out ehr",
         ],
     ),
+    (
+        "cert revoke",
+        &["charthold cert revoke --ca authorities --cert ehr/client.crt", "charthold cert revoke --ca authorities"],
+    ),
     ("key create-root", &["charthold key create-root --out root.key"]),
     (
         "record put",
@@ -62,9 +72,16 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "charthold record get --patient p1 --type Patient --id p1 --version 1 --output json",
         ],
     ),
-    ("record list", &["charthold record list --patient p1 --type Observation"]),
+    (
+        "record list",
+        &[
+            "charthold record list --patient p1 --type Observation",
+            "charthold record list --patient p1 --from 2015 --to 2020 --newest",
+        ],
+    ),
     ("record history", &["charthold record history --patient p1 --type Patient --id p1"]),
     ("record delete", &["charthold record delete --patient p1 --type Observation --id o1 --if-version 4"]),
+    ("chart find", &["charthold chart find --system http://hospital.example/mrn --value 8881207"]),
     (
         "chart export",
         &[
