@@ -86,6 +86,22 @@
 //! # }
 //! ```
 //!
+//! # Documents
+//!
+//! What is larger than a body may be (1 MiB by default) is uploaded in parts, then committed like any other version.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client, chart: Chart, id: RecordId) -> Result<(), Box<dyn std::error::Error>> {
+//! let scan = tokio::fs::File::open("scan.dcm").await?;
+//! client.put_document(&chart, &id, Put { content_type: "application/dicom".into(), ..Put::default() }, scan).await?;
+//!
+//! let mut copy = tokio::fs::File::create("copy.dcm").await?;
+//! client.read_document(&chart, &id).await?.copy_to(&mut copy).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # When something fails
 //!
 //! A call is repeated, on other gateways too, until its deadline: 30 s unless [`with_deadline`](Client::with_deadline)
@@ -97,6 +113,7 @@
 //! | [`Unavailable`], [`Overloaded`] | **certainly not** | try later |
 //! | [`OutcomeUnknown`] | perhaps | repeat with the same request id |
 //! | [`Expired`] | not known any more | read to find out, then a new id |
+//! | [`UploadNotFound`], [`UploadIncomplete`] | no | upload again, or the rest |
 //! | [`Invalid`], [`Denied`], [`Unauthenticated`], [`Config`] | no | mend it |
 //! | [`DataLoss`], [`Internal`] | perhaps | call the operator |
 //!
@@ -112,6 +129,8 @@
 //! [`Overloaded`]: Error::Overloaded
 //! [`Unauthenticated`]: Error::Unauthenticated
 //! [`Unavailable`]: Error::Unavailable
+//! [`UploadIncomplete`]: Error::UploadIncomplete
+//! [`UploadNotFound`]: Error::UploadNotFound
 //! [`VersionMismatch`]: Error::VersionMismatch
 //!
 //! Every commit has a request id, a UUIDv7, and the cluster remembers its outcome for an hour. Repeating it with the
@@ -138,7 +157,7 @@
 //!
 //! # Layout of this crate
 //!
-//! `charts` and `admin` hold the calls, `types` what they take and give; `retry` repeats them, `endpoints` and `hints`
+//! `charts`, `documents` and `admin` hold the calls, `types` what they take and give; `retry` repeats them, `endpoints` and `hints`
 //! choose whom to ask, `connect` dials, `error` reads statuses.
 
 #![warn(missing_docs)]
@@ -146,6 +165,7 @@
 mod admin;
 mod charts;
 mod connect;
+mod documents;
 mod endpoints;
 mod error;
 mod hints;
@@ -162,10 +182,11 @@ use tonic::Request;
 
 pub use admin::{Admin, ClusterStatus, FollowerLag, Grant, Node, Role, Root, ShardStatus, Tenant, Topology};
 pub use charts::RecordStream;
+pub use documents::DocumentStream;
 pub use error::{Error, InvalidField};
 pub use profile::Profile;
 pub use types::{
-    Chart, ChartKind, Committed, Header, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
+    Chart, ChartKind, Committed, Document, Header, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
     RequestContext, new_request_id,
 };
 pub use uuid::Uuid;

@@ -168,6 +168,17 @@ pub struct Put {
     pub author: String,
     /// Up to 16.
     pub labels: Vec<String>,
+    /// In place of a body: what [`Client::upload`](crate::Client::upload) gave for the same chart.
+    pub document: Option<Document>,
+}
+
+/// A document that was uploaded and is not committed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// What the upload is called.
+    pub upload_id: Uuid,
+    /// Of its content.
+    pub length_bytes: u64,
 }
 
 impl Put {
@@ -261,6 +272,7 @@ impl Mutation {
                 status: put.status,
                 author: put.author,
                 labels: put.labels,
+                document: put.document.map(|document| v1::DocumentRef { upload_id: document.upload_id.to_string() }),
             }),
             Operation::Delete => Op::Delete(v1::Delete {}),
             Operation::Check => Op::Check(v1::Check {}),
@@ -309,6 +321,8 @@ pub struct Header {
     pub length_bytes: u64,
     /// The cluster's time of the commit.
     pub committed_at: Option<SystemTime>,
+    /// The content was uploaded as a document: only [`Client::read_document`](crate::Client::read_document) gives it.
+    pub document: bool,
 }
 
 impl Header {
@@ -324,6 +338,7 @@ impl Header {
             labels: header.labels,
             length_bytes: header.length_bytes,
             committed_at: system_time(header.committed_at),
+            document: header.document,
         }
     }
 }
@@ -333,7 +348,7 @@ impl Header {
 pub struct Record {
     /// What it is.
     pub header: Header,
-    /// Exactly the bytes that were put.
+    /// Exactly the bytes that were put; none when they are a document, see [`Header::document`].
     pub body: Bytes,
 }
 

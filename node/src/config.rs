@@ -31,6 +31,8 @@
 //! election_max_ms = 1500
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
+//! document_bytes_max = 268435456         # at most 1 GiB
+//! upload_idle_ms = 86400000              # an upload that gets no part for this long is dropped
 //! [log]
 //! format = "text"                        # or "json"
 //! ```
@@ -47,6 +49,10 @@ use crate::tls::TlsFiles;
 
 /// No configuration may allow more: the messages between nodes are sized for it.
 pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
+/// Documents are numbered by parts, and there are no more numbers.
+pub const DOCUMENT_BYTES_LIMIT: u32 = 1 << 30;
+/// One that is slower by a second is not abandoned; nor is one that lay for a month.
+const UPLOAD_IDLE_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 60 * 60 * 1_000;
 /// A name or a site in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
@@ -74,7 +80,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 21] = [
+const KEYS: [(&str, Form); 23] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -95,6 +101,8 @@ const KEYS: [(&str, Form); 21] = [
     ("raft.election_min_ms", Form::Number),
     ("raft.election_max_ms", Form::Number),
     ("limits.body_bytes_max", Form::Number),
+    ("limits.document_bytes_max", Form::Number),
+    ("limits.upload_idle_ms", Form::Number),
     ("log.format", Form::Text),
 ];
 
@@ -193,11 +201,16 @@ impl Default for Raft {
 pub struct Limits {
     /// A record's body; at most [`BODY_BYTES_LIMIT`].
     pub body_bytes_max: u32,
+    /// A document; at most [`DOCUMENT_BYTES_LIMIT`].
+    pub document_bytes_max: u32,
+    /// An upload that gets no part for this long is dropped.
+    pub upload_idle_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes_max: 1024 * 1024 }
+        let day_ms = 24 * 60 * 60 * 1_000;
+        Self { body_bytes_max: 1024 * 1024, document_bytes_max: 256 * 1024 * 1024, upload_idle_ms: day_ms }
     }
 }
 
@@ -333,7 +346,11 @@ impl Config {
         )?;
         check(raft.election_max_ms <= 600_000, "raft.election_max_ms", "must be at most 600000")?;
         let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
-        check(body, "limits.body_bytes_max", "must be 1 to 4194304")
+        check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
+        let document = (1..=DOCUMENT_BYTES_LIMIT).contains(&self.limits.document_bytes_max);
+        check(document, "limits.document_bytes_max", "must be 1 to 1073741824")?;
+        let idle = UPLOAD_IDLE_MS.contains(&self.limits.upload_idle_ms);
+        check(idle, "limits.upload_idle_ms", "must be 1000 to 2592000000")
     }
 
     /// A keyed node needs both the root key and a service certificate, a keyless one has neither.

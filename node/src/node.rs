@@ -69,6 +69,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
             election_max_ms: config.raft.election_max_ms,
         },
         join: config.join.clone(),
+        upload_idle: Duration::from_millis(config.limits.upload_idle_ms),
         key_check: root.as_ref().map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
     };
     let replica = Replica::open(replica_config, Arc::new(transport), Platform::system()).await?;
@@ -108,7 +109,9 @@ async fn run_keyed(
     root: RootKey,
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let gateway = Gateway::new(Arc::clone(replica), root, config.limits.body_bytes_max as usize);
+    let limits = &config.limits;
+    let document_bytes_max = u64::from(limits.document_bytes_max);
+    let gateway = Gateway::new(Arc::clone(replica), root, limits.body_bytes_max as usize, document_bytes_max);
     // Known already, or learnt from the leader: either way nothing is served under another root key.
     gateway.check_root_key()?;
     let Some(files) = &config.tls.service else { return Ok(()) };

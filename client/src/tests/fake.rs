@@ -89,6 +89,7 @@ pub struct Gateway {
 struct State {
     script: Mutex<VecDeque<Reply>>,
     commits: Mutex<Vec<v1::CommitRequest>>,
+    parts: Mutex<Vec<v1::UploadPartRequest>>,
 }
 
 impl Gateway {
@@ -130,6 +131,13 @@ impl Gateway {
     /// The commits that arrived, in order.
     pub fn commits(&self) -> Vec<v1::CommitRequest> {
         lock(&self.state.commits).clone()
+    }
+}
+
+impl Gateway {
+    /// The parts that arrived, in order.
+    pub fn parts(&self) -> Vec<v1::UploadPartRequest> {
+        lock(&self.state.parts).clone()
     }
 }
 
@@ -205,6 +213,48 @@ impl Charts for Service {
 
     async fn history(&self, _: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
         Err(Status::unimplemented("not needed"))
+    }
+
+    async fn upload_part(
+        &self,
+        request: Request<v1::UploadPartRequest>,
+    ) -> Result<Response<v1::UploadPartResponse>, Status> {
+        let message = request.into_inner();
+        let (next_part, complete) = (message.part + 1, message.last);
+        lock(&self.0.parts).push(message);
+        let answer = self.answer().await?;
+        Ok(Response::new(v1::UploadPartResponse { answer, next_part, complete }))
+    }
+
+    type ReadDocumentStream = Pin<Box<dyn Stream<Item = Result<v1::ReadDocumentResponse, Status>> + Send>>;
+
+    /// The digits from 0 to 9, one a chunk, from the offset on; a reply that cuts does so after the third.
+    async fn read_document(
+        &self,
+        request: Request<v1::ReadDocumentRequest>,
+    ) -> Result<Response<Self::ReadDocumentStream>, Status> {
+        let reply = self.next();
+        if let Reply::Refuse(status) = reply {
+            return Err(status);
+        }
+        let message = request.into_inner();
+        let header = record(message.record.unwrap()).header;
+        let first = v1::ReadDocumentResponse { header, answer: answer(String::new()), ..Default::default() };
+        let digits = (message.offset..10).map(|digit| v1::ReadDocumentResponse {
+            data: digit.to_string().into(),
+            complete: digit == 9,
+            ..Default::default()
+        });
+        let mut sent: Vec<_> = [first].into_iter().chain(digits).map(Ok).collect();
+        match reply {
+            Reply::Cut => sent.truncate(4),
+            Reply::CutByError => {
+                sent.truncate(4);
+                sent.push(Err(refusal(Code::DataLoss, "DAMAGED", None)));
+            }
+            _ => {}
+        }
+        Ok(Response::new(Box::pin(tokio_stream::iter(sent))))
     }
 
     type ReadChartStream = Pin<Box<dyn Stream<Item = Result<v1::ReadChartResponse, Status>> + Send>>;

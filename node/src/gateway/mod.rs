@@ -7,6 +7,7 @@
 //! - [`server`]: the gRPC server with health and reflection
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
+//! - [`documents`]: what is larger than a body may be, part by part
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses
 
@@ -16,6 +17,7 @@ mod audit;
 mod charts;
 mod cluster;
 mod commit;
+mod documents;
 pub mod error;
 mod keyring;
 mod malformed;
@@ -32,6 +34,7 @@ use charthold_replica::replica::Replica;
 use tokio::sync::Semaphore;
 
 use self::access::Access;
+use self::documents::Documents;
 use self::keyring::Keyring;
 use crate::seal::RootKey;
 
@@ -46,10 +49,11 @@ pub struct Gateway {
     pub(crate) access: Access,
     pub(crate) body_bytes_max: usize,
     pub(crate) commits: Arc<Semaphore>,
+    pub(crate) documents: Documents,
 }
 
 impl Gateway {
-    pub fn new(replica: Arc<Replica>, root: RootKey, body_bytes_max: usize) -> Arc<Self> {
+    pub fn new(replica: Arc<Replica>, root: RootKey, body_bytes_max: usize, document_bytes_max: u64) -> Arc<Self> {
         let root = Arc::new(root);
         Arc::new(Self {
             keyring: Keyring::new(Arc::clone(&replica), Arc::clone(&root)),
@@ -58,6 +62,7 @@ impl Gateway {
             root,
             body_bytes_max,
             commits: Arc::new(Semaphore::new(COMMITS_KIB_MAX)),
+            documents: Documents::new(document_bytes_max),
         })
     }
 

@@ -41,14 +41,24 @@ impl Gateway {
         let chart = chart_of(caller, request.chart);
         let record = request.record.unwrap_or_default();
         let seq = self.replica.barrier(chart.shard(), deadline).await?;
-        let address = chart.record(&record);
-        let found = match request.version {
-            0 => self.newest(&chart, &record, seq)?,
-            version => self.replica.rows().version(&address, version)?,
-        };
-        let stored = found.ok_or(GatewayError::NotFound { index: None })?;
+        let stored = self.find_version(&chart, &record, request.version, seq)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
         Ok(GetResponse { answer: self.answer(chart.shard(), seq), record: Some(record) })
+    }
+
+    /// A version by its number; 0: the newest.
+    pub(super) fn find_version(
+        &self,
+        chart: &Chart,
+        record: &RecordRef,
+        version: u64,
+        seq: u64,
+    ) -> Result<StoredVersion, GatewayError> {
+        let found = match version {
+            0 => self.newest(chart, record, seq)?,
+            version => self.replica.rows().version(&chart.record(record), version)?,
+        };
+        found.ok_or(GatewayError::NotFound { index: None })
     }
 
     /// A record's newest version, nothing if it is deleted. That it is deleted must be said by its own envelope: a

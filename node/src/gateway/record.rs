@@ -65,22 +65,32 @@ fn address_of(kind: Kind, record: &RecordAddress, deleted: bool, write_id: Write
 pub struct ToSeal<'a> {
     pub record: RecordAddress,
     pub header: pb::ClearHeader,
-    /// Nothing for a delete.
-    pub body: Option<&'a [u8]>,
+    pub content: Content<'a>,
     pub write_id: WriteId,
+}
+
+/// What a version holds beside its header.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    Body(&'a [u8]),
+    /// Parts that are sealed already.
+    Document,
+    Deleted,
 }
 
 impl ToSeal<'_> {
     /// The envelopes: header, body.
     pub fn seal(&self, current: &super::keyring::CurrentKey) -> Result<(Bytes, Bytes), GatewayError> {
-        let deleted = self.body.is_none();
+        let deleted = matches!(self.content, Content::Deleted);
         let address = |kind| address_of(kind, &self.record, deleted, self.write_id);
         let header = self.header.encode_to_vec();
         // Headers are small: compressing them costs more than it saves.
         let header = seal(&current.key, &current.id, &address(Kind::Header), &header, Compression::None)?;
-        let body = match self.body {
-            None => Bytes::new(),
-            Some(body) => seal(&current.key, &current.id, &address(Kind::Body), body, Compression::Zstd)?.into_bytes(),
+        let body = match self.content {
+            Content::Deleted | Content::Document => Bytes::new(),
+            Content::Body(body) => {
+                seal(&current.key, &current.id, &address(Kind::Body), body, Compression::Zstd)?.into_bytes()
+            }
         };
         Ok((header.into_bytes(), body))
     }
@@ -94,6 +104,16 @@ impl Gateway {
         asked: Option<&v1::RecordRef>,
         stored: &StoredVersion,
     ) -> Result<v1::RecordHeader, GatewayError> {
+        Ok(self.open_headers(chart, asked, stored)?.0)
+    }
+
+    /// The same, and where the content is if it is a document: what the row says of that counts for nothing.
+    pub fn open_headers(
+        &self,
+        chart: &Chart,
+        asked: Option<&v1::RecordRef>,
+        stored: &StoredVersion,
+    ) -> Result<(v1::RecordHeader, Option<pb::ClearDocument>), GatewayError> {
         let (key, address) = self.opener(chart, stored, Kind::Header)?;
         let clear = open(&key, &address, &stored.row.header)?;
         let header = pb::ClearHeader::decode(clear.expose()).map_err(|_| GatewayError::Damaged)?;
@@ -107,7 +127,8 @@ impl Gateway {
             tracing::error!("an envelope holds another record than its place says");
             return Err(GatewayError::Damaged);
         }
-        Ok(v1::RecordHeader {
+        let document = header.document;
+        let header = v1::RecordHeader {
             record: Some(found),
             version: stored.version,
             deleted: stored.row.tombstone,
@@ -118,10 +139,12 @@ impl Gateway {
             labels: header.labels,
             length_bytes: header.length_bytes,
             committed_at: Some(timestamp(stored.row.log_time_ms)),
-        })
+            document: document.is_some(),
+        };
+        Ok((header, document))
     }
 
-    /// Opens a version.
+    /// Opens a version. A document is left where it is: its content is read apart.
     pub fn open_record(
         &self,
         chart: &Chart,
@@ -129,7 +152,7 @@ impl Gateway {
         stored: &StoredVersion,
     ) -> Result<v1::Record, GatewayError> {
         let header = self.open_header(chart, asked, stored)?;
-        if stored.row.tombstone {
+        if stored.row.tombstone || header.document {
             return Ok(v1::Record { header: Some(header), body: Bytes::new() });
         }
         let (key, address) = self.opener(chart, stored, Kind::Body)?;
@@ -162,6 +185,10 @@ pub fn refusal(refused: &pb::Refused) -> GatewayError {
         Reason::RequestExpired => GatewayError::RequestExpired,
         Reason::RequestIdReused => GatewayError::RequestIdReused,
         Reason::ChartErased => GatewayError::ChartErased,
+        Reason::UploadNotFound => GatewayError::UploadNotFound,
+        Reason::UploadIncomplete => GatewayError::UploadIncomplete,
+        Reason::UploadOutOfOrder => GatewayError::UploadOutOfOrder { next_part: refused.next_part },
+        Reason::TooManyUploads => GatewayError::TooManyUploads,
         Reason::AlreadyInitialized => GatewayError::AlreadyInitialized,
         Reason::NotInitialized => GatewayError::NotInitialized,
         Reason::Unspecified | Reason::StaleChartKey | Reason::WrongShard | Reason::ChartHeld | Reason::Malformed => {

@@ -7,6 +7,7 @@
 //! configs.rs       configurations and files of a node      imports.rs      bundles that cannot be imported
 //! fsync.rs         a disk that fails                       reads.rs        what a read may not ask for
 //! admin.rs         what operators may not ask for          health.rs       a node that cannot serve
+//! uploads.rs       what is no part of a document
 //! python.rs        a stock gRPC client: not refused
 //! ```
 #![allow(clippy::unwrap_used)]
@@ -24,4 +25,5 @@ mod python;
 mod reads;
 mod requests;
 mod roles;
+mod uploads;
 mod wire;

@@ -28,13 +28,15 @@ const ROLES: [&str; 8] = [
 ];
 
 /// What everybody is told. The other tenant's reader reads its own tenant's chart of the same name: nothing is there.
-const TABLE: [(&str, [Code; 8]); 14] = [
+const TABLE: [(&str, [Code; 8]); 16] = [
     ("charthold.v1.Charts/Commit", [No, No, Done, No, No, No, No, No]),
     ("charthold.v1.Charts/Get", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/BatchGet", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/List", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/History", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/ReadChart", [No, Done, No, No, No, No, Done, No]),
+    ("charthold.v1.Charts/UploadPart", [No, No, Done, No, No, No, No, No]),
+    ("charthold.v1.Charts/ReadDocument", [No, Done, No, No, No, No, NotFound, No]),
     // Once it is initialized nobody's grant is looked at: there is nothing left to do for anybody.
     ("charthold.v1.Cluster/Init", [No, No, No, No, FailedPrecondition, FailedPrecondition, No, No]),
     ("charthold.v1.Cluster/Status", [No, No, No, No, Done, No, No, No]),
@@ -116,6 +118,11 @@ impl Everybody {
             "List" => v1::ListRequest { context, chart, ..Default::default() }.encode_to_vec(),
             "History" => v1::HistoryRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "ReadChart" => v1::ReadChartRequest { context, chart }.encode_to_vec(),
+            "UploadPart" => {
+                let (upload_id, data) = (request_id, "new".into());
+                v1::UploadPartRequest { context, chart, upload_id, part: 0, data, last: true }.encode_to_vec()
+            }
+            "ReadDocument" => v1::ReadDocumentRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),

@@ -5,6 +5,7 @@
 mod canary;
 mod command_line;
 mod dev;
+mod documents;
 mod hand_over;
 mod main_job;
 mod once;

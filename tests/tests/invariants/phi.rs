@@ -67,6 +67,7 @@ public_messages![
     CreateTenantRequest,
     CreateTenantResponse,
     Delete,
+    DocumentRef,
     FollowerLag,
     GetRequest,
     GetResponse,
@@ -88,6 +89,8 @@ public_messages![
     Put,
     ReadChartRequest,
     ReadChartResponse,
+    ReadDocumentRequest,
+    ReadDocumentResponse,
     Record,
     RecordHeader,
     RecordRef,
@@ -101,6 +104,8 @@ public_messages![
     Tenant,
     TopologyRequest,
     TopologyResponse,
+    UploadPartRequest,
+    UploadPartResponse,
 ];
 
 #[test]
@@ -124,6 +129,8 @@ fn the_insides_of_envelopes_cannot_be_printed() {
             internal::PageToken,
             internal::Commit,
             internal::Mutation,
+            internal::PutPart,
+            internal::PartRow,
             internal::PutTenant,
             internal::EnsureChartKey,
         ],
@@ -194,6 +201,7 @@ fn debug_of_the_clients_types_tells_nothing() {
         labels: vec![word()],
         length_bytes: 7,
         committed_at: None,
+        document: false,
     };
     let record = client::Record { header: header.clone(), body: CANARY.into() };
     let context = client::RequestContext {

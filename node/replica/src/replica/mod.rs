@@ -5,6 +5,7 @@
 mod barrier;
 #[cfg(test)]
 mod cluster_tests;
+pub mod documents;
 pub mod form;
 pub mod peers;
 mod propose;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
+use self::documents::DocumentRows;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
@@ -57,6 +59,8 @@ pub struct ReplicaConfig {
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.
     pub key_check: Bytes,
+    /// An upload that gets no part for this long is dropped.
+    pub upload_idle: Duration,
 }
 
 /// A node's groups, running.
@@ -74,6 +78,7 @@ pub struct Replica {
     timing: Timing,
     state: StateStore,
     server: tokio::task::JoinHandle<()>,
+    sweep: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
     _data: DataDirectory,
 }
@@ -118,6 +123,8 @@ impl Replica {
         let reach_out = reach_members(Arc::clone(&peers), Arc::clone(&groups[usize::from(DIRECTORY)]));
         let server = tokio::spawn(async { tokio::join!(server, reach_out).0 });
         allow_elections_later(groups.clone(), started + silence);
+        let uploads = DocumentRows::new(stores.state.clone());
+        let sweep = tokio::spawn(documents::sweep(groups.clone(), uploads, config.upload_idle));
         Ok(Arc::new(Self {
             node_id,
             cluster: config.cluster,
@@ -132,6 +139,7 @@ impl Replica {
             timing: config.timing,
             state: stores.state,
             server,
+            sweep,
             _data: stores.data,
         }))
     }
@@ -187,6 +195,7 @@ impl Replica {
     /// Stops all groups, flushes the state.
     pub async fn shutdown(&self) {
         self.server.abort();
+        self.sweep.abort();
         self.greeter.registry.keep().await;
         for group in &self.groups {
             group.shutdown().await;

@@ -21,6 +21,8 @@ const COMMAND_BYTES_MAX: usize = 8 << 20;
 pub enum Command {
     Commit(pb::Commit),
     EnsureChartKey(pb::EnsureChartKey),
+    PutPart(pb::PutPart),
+    DropUpload(pb::DropUpload),
     InitCluster(pb::InitCluster),
     PutTenant(pb::PutTenant),
     PutGrant(pb::PutGrant),
@@ -52,6 +54,8 @@ impl Command {
         match self {
             Self::Commit(_) => 1,
             Self::EnsureChartKey(_) => 2,
+            Self::PutPart(_) => 5,
+            Self::DropUpload(_) => 6,
             Self::InitCluster(_) => 16,
             Self::PutTenant(_) => 17,
             Self::PutGrant(_) => 18,
@@ -69,6 +73,8 @@ impl Command {
         let written = match self {
             Self::Commit(payload) => payload.encode(&mut bytes),
             Self::EnsureChartKey(payload) => payload.encode(&mut bytes),
+            Self::PutPart(payload) => payload.encode(&mut bytes),
+            Self::DropUpload(payload) => payload.encode(&mut bytes),
             Self::InitCluster(payload) => payload.encode(&mut bytes),
             Self::PutTenant(payload) => payload.encode(&mut bytes),
             Self::PutGrant(payload) => payload.encode(&mut bytes),
@@ -99,6 +105,8 @@ fn decode_payload(kind: u8, payload: Bytes) -> Result<Command, CommandError> {
     let command = match kind {
         1 => pb::Commit::decode(payload).map(Command::Commit),
         2 => pb::EnsureChartKey::decode(payload).map(Command::EnsureChartKey),
+        5 => pb::PutPart::decode(payload).map(Command::PutPart),
+        6 => pb::DropUpload::decode(payload).map(Command::DropUpload),
         16 => pb::InitCluster::decode(payload).map(Command::InitCluster),
         17 => pb::PutTenant::decode(payload).map(Command::PutTenant),
         18 => pb::PutGrant::decode(payload).map(Command::PutGrant),

@@ -118,6 +118,16 @@ impl Group {
         Some((leader, member))
     }
 
+    /// Whether this node leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// The time that this node would stamp; nothing while its clock is off.
+    pub fn now_ms(&self) -> Option<u64> {
+        self.clock.now_ms(self.member_count()).ok()
+    }
+
     /// The group's members; empty before the cluster is formed.
     pub fn members(&self) -> Vec<(NodeId, Member)> {
         let metrics = self.raft.server_metrics();

@@ -59,6 +59,7 @@ fn record(id: &RecordId, (version, body): &Newest) -> Option<Record> {
         labels: Vec::new(),
         length_bytes: body.len() as u64,
         committed_at: None,
+        document: false,
     };
     Some(Record { header, body })
 }

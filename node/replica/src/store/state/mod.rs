@@ -28,10 +28,12 @@ pub enum Table {
     Tenant,
     Grant,
     DirectoryRequest,
+    Upload,
+    Part,
 }
 
 impl Table {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Version,
         Self::Chart,
         Self::Key,
@@ -43,12 +45,15 @@ impl Table {
         Self::Tenant,
         Self::Grant,
         Self::DirectoryRequest,
+        Self::Upload,
+        Self::Part,
     ];
 
     /// Whose rows are in it, and how a group's rows are found.
     pub fn scope(self) -> Scope {
         match self {
             Self::Version | Self::Chart | Self::Key | Self::Request | Self::LedgerByChart => Scope::Slot,
+            Self::Upload | Self::Part => Scope::Slot,
             Self::Ledger | Self::Applied => Scope::Shard,
             Self::Cluster | Self::Tenant | Self::Grant | Self::DirectoryRequest => Scope::Directory,
         }
@@ -68,6 +73,8 @@ impl Table {
             Self::Tenant => "tenant",
             Self::Grant => "grant",
             Self::DirectoryRequest => "directory_request",
+            Self::Upload => "upload",
+            Self::Part => "part",
         }
     }
 }

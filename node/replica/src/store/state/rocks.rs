@@ -25,6 +25,13 @@ pub struct RocksState {
     unlogged: WriteOptions,
 }
 
+/// How rows of a table are read. A document read once would push all else out of the block cache.
+fn read_options(table: Table) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.fill_cache(table != Table::Part);
+    options
+}
+
 impl RocksState {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         let cache = Cache::new_hyper_clock_cache(CACHE_BYTES, 0);
@@ -72,7 +79,7 @@ fn table_options(table: Table, cache: &Cache) -> Options {
     blocks.set_block_cache(cache);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    if matches!(table, Table::Request | Table::Chart | Table::Key) {
+    if matches!(table, Table::Request | Table::Chart | Table::Key | Table::Upload | Table::Part) {
         // Looked up by whole key, mostly in vain (a fresh request id): a filter answers without a read.
         blocks.set_ribbon_filter(10.0);
     }
@@ -86,7 +93,7 @@ fn failed(error: impl ToString) -> EngineError {
 
 impl StateEngine for RocksState {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.db.get_cf(&self.family(table)?, key).map_err(failed)?.map(Bytes::from))
+        Ok(self.db.get_cf_opt(&self.family(table)?, key, &read_options(table)).map_err(failed)?.map(Bytes::from))
     }
 
     fn scan(
@@ -97,7 +104,7 @@ impl StateEngine for RocksState {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
-        let mut options = ReadOptions::default();
+        let mut options = read_options(table);
         options.set_iterate_upper_bound(to.to_vec());
         let mode = IteratorMode::From(from, Direction::Forward);
         let mut rows = StateRows::new();

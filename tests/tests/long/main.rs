@@ -1,6 +1,8 @@
 //! Proofs that take long, and figures: `deploy/test.sh --long NAME`. Ignored in a normal run.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod documents;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
