@@ -35,7 +35,7 @@ use crate::seal::{Address, Clear, Compression, Kind, key_id_of, open, seal, writ
 /// it hardly wait.
 pub const PART_BYTES: usize = 256 << 10;
 /// Parts under way at once, all shards together; more are answered as overload.
-const PARTS_UNDER_WAY_MAX: usize = 64;
+const PARTS_UNDER_WAY_MAX: usize = 32;
 /// Parts being replicated at once in one shard; more wait, so that commits don't wait behind them.
 const PARTS_PER_SHARD_MAX: usize = 2;
 /// Documents read at once; more are answered as overload. Each holds a few parts.

@@ -131,11 +131,11 @@ async fn every_call(cluster: &Cluster) {
     // In several parts, some of which do not compress.
     let scan = RecordId::new(WORDS[1], WORDS[7]);
     let mut content = WORDS[3].repeat(DOCUMENT_BYTES / WORDS[3].len()).into_bytes();
-    content[DOCUMENT_BYTES / 2..].iter_mut().fold(1_u32, |state, byte| {
-        let next = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        *byte = if next % 16 == 0 { *byte } else { (next >> 24) as u8 };
-        next
-    });
+    let mut noise = 1_u32;
+    for byte in &mut content[DOCUMENT_BYTES / 2..] {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (noise >> 24) as u8;
+    }
     content.extend_from_slice(WORDS[3].as_bytes());
     client.put_document(&chart, &scan, note(), content.as_slice()).await.unwrap();
     let mut read = Vec::new();
