@@ -29,7 +29,7 @@ const BATCH_MAX: usize = 1_000;
 /// Of a page, when all pages are wanted anyway.
 const PAGE_ROWS: u32 = 1_000;
 
-fn stub(channel: Channel) -> ChartsClient<Channel> {
+pub(crate) fn stub(channel: Channel) -> ChartsClient<Channel> {
     ChartsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
@@ -299,7 +299,7 @@ impl Client {
     }
 
     /// Keeps the leader that an answer names; gives its position.
-    fn learn(&self, chart: &Chart, answer: Option<v1::AnswerContext>) -> String {
+    pub(crate) fn learn(&self, chart: &Chart, answer: Option<v1::AnswerContext>) -> String {
         let answer = answer.unwrap_or_default();
         if let Some(leader) = answer.leader {
             self.cluster.hints.learn(chart, &leader.endpoint);

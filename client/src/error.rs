@@ -59,6 +59,27 @@ pub enum Error {
     /// The chart was erased, for good.
     #[error("the chart was erased")]
     Erased,
+    /// The chart has no such open upload: it was never begun, a commit used it up, or it was dropped after a day.
+    #[error("no such open upload in this chart")]
+    UploadNotFound,
+    /// The upload that a commit refers to lacks its last parts.
+    #[error("the upload is not complete")]
+    UploadIncomplete,
+    /// A part came before its turn.
+    #[error("the upload goes on with part {next_part}")]
+    UploadOutOfOrder {
+        /// The part that is missing.
+        next_part: u32,
+    },
+    /// The chart has as many open uploads as it may: commit some, or wait until they are dropped.
+    #[error("the chart has too many open uploads")]
+    TooManyUploads,
+    /// What was to be uploaded could not be read, or what was read could not be written.
+    #[error("the document's content: {why}")]
+    Content {
+        /// What the reader or writer said.
+        why: String,
+    },
     /// The cluster was busy until the deadline, or its disks have no room for writes. Nothing happened.
     #[error("the cluster is overloaded: {why}")]
     Overloaded {
@@ -187,6 +208,13 @@ impl Failure {
             (Code::Aborted, "VERSION_MISMATCH") => (Error::VersionMismatch { index, current: number("version") }, true),
             (Code::FailedPrecondition, "REQUEST_EXPIRED") => (Error::Expired, false),
             (Code::FailedPrecondition, "CHART_ERASED") => (Error::Erased, false),
+            (Code::FailedPrecondition, "UPLOAD_NOT_FOUND") => (Error::UploadNotFound, false),
+            (Code::FailedPrecondition, "UPLOAD_INCOMPLETE") => (Error::UploadIncomplete, false),
+            (Code::FailedPrecondition, "UPLOAD_OUT_OF_ORDER") => {
+                let next_part = number("next_part").and_then(|part| u32::try_from(part).ok()).unwrap_or_default();
+                (Error::UploadOutOfOrder { next_part }, false)
+            }
+            (Code::FailedPrecondition, "TOO_MANY_UPLOADS") => (Error::TooManyUploads, false),
             (Code::FailedPrecondition, "NOT_INITIALIZED") => (Error::NotInitialized, false),
             (Code::FailedPrecondition, "ALREADY_INITIALIZED") => (Error::AlreadyInitialized, false),
             (Code::FailedPrecondition, "CANNOT_FORM") => (Error::CannotForm { why: why() }, false),
@@ -301,6 +329,11 @@ mod tests {
         check(Code::Aborted, "VERSION_MISMATCH", &[("index", "0")], untold, SETTLED);
         check(Code::FailedPrecondition, "REQUEST_EXPIRED", &[], Error::Expired, STOP);
         check(Code::FailedPrecondition, "CHART_ERASED", &[], Error::Erased, STOP);
+        check(Code::FailedPrecondition, "UPLOAD_NOT_FOUND", &[], Error::UploadNotFound, STOP);
+        check(Code::FailedPrecondition, "UPLOAD_INCOMPLETE", &[], Error::UploadIncomplete, STOP);
+        let order = Error::UploadOutOfOrder { next_part: 3 };
+        check(Code::FailedPrecondition, "UPLOAD_OUT_OF_ORDER", &[("next_part", "3")], order, STOP);
+        check(Code::FailedPrecondition, "TOO_MANY_UPLOADS", &[], Error::TooManyUploads, STOP);
         check(Code::FailedPrecondition, "NOT_INITIALIZED", &[], Error::NotInitialized, STOP);
         check(Code::FailedPrecondition, "ALREADY_INITIALIZED", &[], Error::AlreadyInitialized, STOP);
         check(Code::FailedPrecondition, "CANNOT_FORM", &[], Error::CannotForm { why: why() }, STOP);

@@ -137,6 +137,22 @@
 //! # }
 //! ```
 //!
+//! # Documents
+//!
+//! What is larger than a body may be (1 MiB by default) is uploaded in parts, then committed like any other version.
+//!
+//! ```no_run
+//! # use charthold_client::*;
+//! # async fn example(client: Client, chart: Chart, id: RecordId) -> Result<(), Box<dyn std::error::Error>> {
+//! let scan = tokio::fs::File::open("scan.dcm").await?;
+//! client.put_document(&chart, &id, Put { content_type: "application/dicom".into(), ..Put::default() }, scan).await?;
+//!
+//! let mut copy = tokio::fs::File::create("copy.dcm").await?;
+//! client.read_document(&chart, &id).await?.copy_to(&mut copy).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # When something fails
 //!
 //! A call is repeated, on other gateways too, until its deadline: 30 s unless [`with_deadline`](Client::with_deadline)
@@ -148,6 +164,7 @@
 //! | [`Unavailable`], [`Overloaded`] | **certainly not** | try later |
 //! | [`OutcomeUnknown`] | perhaps | repeat with the same request id |
 //! | [`Expired`] | not known any more | read to find out, then a new id |
+//! | [`UploadNotFound`], [`UploadIncomplete`] | no | upload again, or the rest |
 //! | [`Invalid`], [`Denied`], [`Unauthenticated`], [`Config`] | no | mend it |
 //! | [`DataLoss`], [`Internal`] | perhaps | call the operator |
 //!
@@ -163,6 +180,8 @@
 //! [`Overloaded`]: Error::Overloaded
 //! [`Unauthenticated`]: Error::Unauthenticated
 //! [`Unavailable`]: Error::Unavailable
+//! [`UploadIncomplete`]: Error::UploadIncomplete
+//! [`UploadNotFound`]: Error::UploadNotFound
 //! [`VersionMismatch`]: Error::VersionMismatch
 //!
 //! Every commit has a request id, a UUIDv7, and the cluster remembers its outcome for an hour. Repeating it with the
@@ -192,7 +211,8 @@
 //!
 //! # Layout of this crate
 //!
-//! `charts`, `find` and `admin` hold the calls, `types` and `list` what they take and give; `retry` repeats them, `endpoints` and `hints`
+//! `charts`, `documents`, `find` and `admin` hold the calls, `types` and `list` what they take and give; `retry` repeats
+//! them, `endpoints` and `hints`
 //! choose whom to ask, `connect` dials, `error` reads statuses.
 
 #![warn(missing_docs)]
@@ -200,6 +220,7 @@
 mod admin;
 mod charts;
 mod connect;
+mod documents;
 mod endpoints;
 mod error;
 mod find;
@@ -220,14 +241,15 @@ use tonic::Request;
 
 pub use admin::{Admin, Grant, Node, Role, Tenant, Topology};
 pub use charts::RecordStream;
+pub use documents::DocumentStream;
 pub use error::{Error, InvalidField};
 pub use find::{FindQuery, Match};
 pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
 pub use status::{Certificate, ClusterStatus, FollowerLag, NodeStatus, Root, ShardStatus};
 pub use types::{
-    Chart, ChartKind, Committed, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put, Record, RecordId,
-    RequestContext, new_request_id,
+    Chart, ChartKind, Committed, Document, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put, Record,
+    RecordId, RequestContext, new_request_id,
 };
 pub use uuid::Uuid;
 

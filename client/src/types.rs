@@ -185,6 +185,8 @@ pub struct Put {
     /// What the record can be found by, see [`Client::find_charts`](crate::Client::find_charts). Of this version: one
     /// that is put without them takes them away. Up to 8.
     pub index_terms: Vec<IndexTerm>,
+    /// In place of a body: what [`Client::upload`](crate::Client::upload) gave for the same chart.
+    pub document: Option<Document>,
 }
 
 /// An identifier: whose numbers these are, and the number.
@@ -205,6 +207,15 @@ impl IndexTerm {
     pub(crate) fn into_proto(self) -> v1::IndexTerm {
         v1::IndexTerm { system: self.system, value: self.value }
     }
+}
+
+/// A document that was uploaded and is not committed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// What the upload is called.
+    pub upload_id: Uuid,
+    /// Of its content.
+    pub length_bytes: u64,
 }
 
 impl Put {
@@ -306,6 +317,7 @@ impl Mutation {
                 author: put.author,
                 labels: put.labels,
                 index_terms: put.index_terms.into_iter().map(IndexTerm::into_proto).collect(),
+                document: put.document.map(|document| v1::DocumentRef { upload_id: document.upload_id.to_string() }),
             }),
             Operation::Delete => Op::Delete(v1::Delete {}),
             Operation::Check => Op::Check(v1::Check {}),
@@ -356,6 +368,8 @@ pub struct Header {
     pub length_bytes: u64,
     /// The cluster's time of the commit.
     pub committed_at: Option<SystemTime>,
+    /// The content was uploaded as a document: only [`Client::read_document`](crate::Client::read_document) gives it.
+    pub document: bool,
 }
 
 impl Header {
@@ -372,6 +386,7 @@ impl Header {
             index_terms: header.index_terms.into_iter().map(|term| IndexTerm::new(term.system, term.value)).collect(),
             length_bytes: header.length_bytes,
             committed_at: system_time(header.committed_at),
+            document: header.document,
         }
     }
 }
@@ -381,7 +396,7 @@ impl Header {
 pub struct Record {
     /// What it is.
     pub header: Header,
-    /// Exactly the bytes that were put.
+    /// Exactly the bytes that were put; none when they are a document, see [`Header::document`].
     pub body: Bytes,
 }
 

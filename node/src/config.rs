@@ -35,6 +35,8 @@
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
+//! document_bytes_max = 268435456         # at most 1 GiB
+//! upload_idle_ms = 86400000              # an upload that gets no part for this long is dropped
 //! [disk]
 //! reserve_bytes = 1073741824             # room kept for what is acknowledged: below it, writes are refused
 //! stall_warn_ms = 2000                   # a sync that takes longer: leadership is handed over
@@ -60,6 +62,10 @@ use crate::tls::TlsFiles;
 pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
 /// Less could not even hold one flush.
 pub const RESERVE_BYTES_MIN: u64 = 16 << 20;
+/// Documents are numbered by parts, and there are no more numbers.
+pub const DOCUMENT_BYTES_LIMIT: u32 = 1 << 30;
+/// One that is slower by a second is not abandoned; nor is one that lay for a month.
+const UPLOAD_IDLE_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 60 * 60 * 1_000;
 /// A name or a site in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
@@ -89,7 +95,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 32] = [
+const KEYS: [(&str, Form); 34] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -116,6 +122,8 @@ const KEYS: [(&str, Form); 32] = [
     ("raft.snapshot_bytes_per_s", Form::Number),
     ("limits.body_bytes_max", Form::Number),
     ("limits.index_sweep_after_s", Form::Number),
+    ("limits.document_bytes_max", Form::Number),
+    ("limits.upload_idle_ms", Form::Number),
     ("disk.reserve_bytes", Form::Number),
     ("disk.stall_warn_ms", Form::Number),
     ("disk.stall_max_ms", Form::Number),
@@ -236,11 +244,20 @@ pub struct Limits {
     /// How old a row of the index is when it is dropped because no record stands behind it. Far more than a call may
     /// take: its commit might still be under way. Less than that is for tests.
     pub index_sweep_after_s: u32,
+    /// A document; at most [`DOCUMENT_BYTES_LIMIT`].
+    pub document_bytes_max: u32,
+    /// An upload that gets no part for this long is dropped.
+    pub upload_idle_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes_max: 1024 * 1024, index_sweep_after_s: 2 * 60 * 60 }
+        Self {
+            body_bytes_max: 1024 * 1024,
+            index_sweep_after_s: 2 * 60 * 60,
+            document_bytes_max: 256 * 1024 * 1024,
+            upload_idle_ms: 24 * 60 * 60 * 1_000,
+        }
     }
 }
 
@@ -359,6 +376,8 @@ impl Config {
             ("keys", *keys != new.keys),
             ("raft", *raft != new.raft),
             ("limits.index_sweep_after_s", limits.index_sweep_after_s != new.limits.index_sweep_after_s),
+            ("limits.document_bytes_max", limits.document_bytes_max != new.limits.document_bytes_max),
+            ("limits.upload_idle_ms", limits.upload_idle_ms != new.limits.upload_idle_ms),
             ("disk", *disk != new.disk),
             ("log", *log != new.log),
             ("telemetry", *telemetry != new.telemetry),
@@ -436,6 +455,10 @@ impl Config {
         check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
         let sweep = (1..=86_400 * 365).contains(&self.limits.index_sweep_after_s);
         check(sweep, "limits.index_sweep_after_s", "must be 1 to 31536000")?;
+        let document = (1..=DOCUMENT_BYTES_LIMIT).contains(&self.limits.document_bytes_max);
+        check(document, "limits.document_bytes_max", "must be 1 to 1073741824")?;
+        let idle = UPLOAD_IDLE_MS.contains(&self.limits.upload_idle_ms);
+        check(idle, "limits.upload_idle_ms", "must be 1000 to 2592000000")?;
         self.validate_disk(&check)?;
         let collector = self.telemetry.otlp_endpoint.as_deref().and_then(|url| url.strip_prefix("http://"));
         let named = self.telemetry.otlp_endpoint.is_none() || collector.is_some_and(is_address);

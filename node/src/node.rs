@@ -150,6 +150,7 @@ async fn open_replica(
         join: config.join.clone(),
         key_check: root.map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
         describe: describe(config, Arc::clone(health)),
+        upload_idle: Duration::from_millis(config.limits.upload_idle_ms),
     };
     let replica = Replica::open(replica_config, Arc::clone(transport) as _, Platform::system()).await?;
     tracing::info!(
@@ -195,7 +196,9 @@ async fn run_keyed(
     reloader: impl FnOnce(Config, Option<Clients>) -> Reloader,
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let gateway = Gateway::new(Arc::clone(replica), root, config.limits.body_bytes_max as usize);
+    let limits = &config.limits;
+    let document_bytes_max = u64::from(limits.document_bytes_max);
+    let gateway = Gateway::new(Arc::clone(replica), root, limits.body_bytes_max as usize, document_bytes_max);
     // Known already, or learnt from the leader: either way nothing is served under another root key.
     gateway.check_root_key()?;
     let Some(files) = &config.tls.service else { return Ok(()) };

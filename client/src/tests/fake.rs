@@ -90,6 +90,7 @@ struct State {
     script: Mutex<VecDeque<Reply>>,
     commits: Mutex<Vec<v1::CommitRequest>>,
     traceparents: Mutex<Vec<String>>,
+    parts: Mutex<Vec<v1::UploadPartRequest>>,
 }
 
 impl Gateway {
@@ -136,6 +137,13 @@ impl Gateway {
     /// Of the commits.
     pub fn traceparents(&self) -> Vec<String> {
         lock(&self.state.traceparents).clone()
+    }
+}
+
+impl Gateway {
+    /// The parts that arrived, in order.
+    pub fn parts(&self) -> Vec<v1::UploadPartRequest> {
+        lock(&self.state.parts).clone()
     }
 }
 
@@ -226,6 +234,46 @@ impl Charts for Service {
         let chart = Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: id.clone() });
         let found = v1::ChartMatch { chart, record: Some(v1::RecordRef { r#type: message.r#type, id }), version: 3 };
         Ok(Response::new(v1::FindChartsResponse { answer, matches: vec![found], ..Default::default() }))
+    async fn upload_part(
+        &self,
+        request: Request<v1::UploadPartRequest>,
+    ) -> Result<Response<v1::UploadPartResponse>, Status> {
+        let message = request.into_inner();
+        let (next_part, complete) = (message.part + 1, message.last);
+        lock(&self.0.parts).push(message);
+        let answer = self.answer().await?;
+        Ok(Response::new(v1::UploadPartResponse { answer, next_part, complete }))
+    }
+
+    type ReadDocumentStream = Pin<Box<dyn Stream<Item = Result<v1::ReadDocumentResponse, Status>> + Send>>;
+
+    /// The digits from 0 to 9, one a chunk, from the offset on; a reply that cuts does so after the third.
+    async fn read_document(
+        &self,
+        request: Request<v1::ReadDocumentRequest>,
+    ) -> Result<Response<Self::ReadDocumentStream>, Status> {
+        let reply = self.next();
+        if let Reply::Refuse(status) = reply {
+            return Err(status);
+        }
+        let message = request.into_inner();
+        let header = record(message.record.unwrap()).header;
+        let first = v1::ReadDocumentResponse { header, answer: answer(String::new()), ..Default::default() };
+        let digits = (message.offset..10).map(|digit| v1::ReadDocumentResponse {
+            data: digit.to_string().into(),
+            complete: digit == 9,
+            ..Default::default()
+        });
+        let mut sent: Vec<_> = [first].into_iter().chain(digits).map(Ok).collect();
+        match reply {
+            Reply::Cut => sent.truncate(4),
+            Reply::CutByError => {
+                sent.truncate(4);
+                sent.push(Err(refusal(Code::DataLoss, "DAMAGED", None)));
+            }
+            _ => {}
+        }
+        Ok(Response::new(Box::pin(tokio_stream::iter(sent))))
     }
 
     type ReadChartStream = Pin<Box<dyn Stream<Item = Result<v1::ReadChartResponse, Status>> + Send>>;

@@ -1,6 +1,7 @@
 //! The client against gateways that fail in chosen ways, over real connections on the loopback.
 #![allow(clippy::unwrap_used)]
 
+mod documents;
 mod fake;
 mod tls;
 

@@ -1,7 +1,9 @@
 //! `charthold chart export | find`: all records of a chart, as of one position, as NDJSON; charts by an identifier.
 //!
 //! Owns: the form of a line, and that a file is there whole or not at all. A record whose body is JSON is that body,
-//! its tokens unchanged, on one line; any other is `{"content_type":…,"base64":…}`.
+//! its tokens unchanged, on one line; any other is `{"content_type":…,"base64":…}`. Documents come last, each in the
+//! version that the rest is as of; they are written as they come, and a JSON one that is too large to be held is written
+//! like one that is not JSON.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use charthold_client::{Chart, ChartKind, Client, FindQuery, Match, Record};
+use charthold_client::{Chart, ChartKind, Client, FindQuery, Header, Match};
 use serde_json::json;
 
 use super::exit::CliError;
@@ -24,6 +26,8 @@ use crate::fhir::minify;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Lines are gathered up to this size before they are written.
 const BUFFER_BYTES: usize = 256 << 10;
+/// A JSON document up to this size is one line like any other record.
+const JSON_DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -149,10 +153,16 @@ async fn run_export(args: ExportArgs, ctx: &Ctx) -> Result<(), CliError> {
 async fn export(client: &Client, chart: &Chart, sink: &mut Sink) -> Result<(u64, String), CliError> {
     let mut records = client.read_chart(chart).await?;
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
-    let mut count = 0;
+    let (mut count, mut documents) = (0, Vec::new());
     while let Some(record) = records.next().await {
-        write_line(&record?, &mut buffer);
+        let record = record?;
         count += 1;
+        // Not now: the stream of records would have to wait, and a reader that stalls is cut.
+        if record.header.document {
+            documents.push(record.header);
+            continue;
+        }
+        write_line(&record.header.content_type, &record.body, &mut buffer);
         if buffer.len() >= BUFFER_BYTES {
             sink.write(&buffer)?;
             buffer.clear();
@@ -162,16 +172,41 @@ async fn export(client: &Client, chart: &Chart, sink: &mut Sink) -> Result<(u64,
         return Err(CliError::NotFound("no such chart, or no record in it".into()));
     }
     sink.write(&buffer)?;
+    for header in documents {
+        export_document(client, chart, &header, sink).await?;
+    }
     Ok((count, records.position().to_owned()))
 }
 
-fn write_line(record: &Record, buffer: &mut Vec<u8>) {
-    let content_type = &record.header.content_type;
-    let json = if is_json(content_type) { minify(&record.body).ok() } else { None };
+async fn export_document(client: &Client, chart: &Chart, header: &Header, sink: &mut Sink) -> Result<(), CliError> {
+    let mut content = client.read_document_version(chart, &header.record, header.version).await?;
+    let mut buffer = Vec::new();
+    if is_json(&header.content_type) && header.length_bytes <= JSON_DOCUMENT_BYTES_MAX {
+        let mut body = Vec::new();
+        while let Some(chunk) = content.next().await {
+            body.extend_from_slice(&chunk?);
+        }
+        write_line(&header.content_type, &body, &mut buffer);
+        return sink.write(&buffer);
+    }
+    sink.write(format!("{{\"content_type\":{},\"base64\":\"", json!(header.content_type)).as_bytes())?;
+    while let Some(chunk) = content.next().await {
+        buffer.extend_from_slice(&chunk?);
+        // Whole groups of three: padding belongs at the end only.
+        let whole = buffer.len() / 3 * 3;
+        sink.write(BASE64.encode(&buffer[..whole]).as_bytes())?;
+        buffer.drain(..whole);
+    }
+    sink.write(BASE64.encode(&buffer).as_bytes())?;
+    sink.write(b"\"}\n")
+}
+
+fn write_line(content_type: &str, body: &[u8], buffer: &mut Vec<u8>) {
+    let json = if is_json(content_type) { minify(body).ok() } else { None };
     match json {
         Some(body) => buffer.extend_from_slice(&body),
         None => {
-            let body = json!({ "content_type": content_type, "base64": BASE64.encode(&record.body) });
+            let body = json!({ "content_type": content_type, "base64": BASE64.encode(body) });
             buffer.extend_from_slice(body.to_string().as_bytes());
         }
     }
@@ -254,8 +289,6 @@ mod tests {
 
     use std::os::unix::fs::PermissionsExt as _;
 
-    use charthold_client::{Header, RecordId};
-
     use super::*;
 
     fn line(content_type: &str, body: &[u8]) -> String {
@@ -273,7 +306,7 @@ mod tests {
             committed_at: None,
         };
         let mut buffer = Vec::new();
-        write_line(&Record { header, body: body.to_vec().into() }, &mut buffer);
+        write_line(content_type, body, &mut buffer);
         String::from_utf8(buffer).unwrap()
     }
 

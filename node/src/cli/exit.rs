@@ -52,6 +52,10 @@ fn client_exit_code(error: &ClientError) -> u8 {
         | ClientError::VersionMismatch { .. }
         | ClientError::Expired
         | ClientError::Erased
+        | ClientError::UploadNotFound
+        | ClientError::UploadIncomplete
+        | ClientError::UploadOutOfOrder { .. }
+        | ClientError::TooManyUploads
         | ClientError::NotInitialized
         | ClientError::AlreadyInitialized => 4,
         ClientError::Overloaded { .. } | ClientError::Unavailable { .. } | ClientError::OutcomeUnknown { .. } => 5,
@@ -71,6 +75,10 @@ pub(crate) fn reason(error: &ClientError) -> Option<&'static str> {
         ClientError::VersionMismatch { .. } => "VERSION_MISMATCH",
         ClientError::Expired => "REQUEST_EXPIRED",
         ClientError::Erased => "CHART_ERASED",
+        ClientError::UploadNotFound => "UPLOAD_NOT_FOUND",
+        ClientError::UploadIncomplete => "UPLOAD_INCOMPLETE",
+        ClientError::UploadOutOfOrder { .. } => "UPLOAD_OUT_OF_ORDER",
+        ClientError::TooManyUploads => "TOO_MANY_UPLOADS",
         ClientError::Overloaded { .. } => "OVERLOADED",
         ClientError::OutcomeUnknown { .. } => "OUTCOME_UNKNOWN",
         ClientError::DataLoss => "DAMAGED",
@@ -157,6 +165,9 @@ mod tests {
             (ClientError::AlreadyExists { index: None }, 4),
             (ClientError::Expired, 4),
             (ClientError::Erased, 4),
+            (ClientError::UploadNotFound, 4),
+            (ClientError::TooManyUploads, 4),
+            (ClientError::Content { why: String::new() }, 1),
             (ClientError::NotInitialized, 4),
             (ClientError::AlreadyInitialized, 4),
             (ClientError::Overloaded { why: String::new() }, 5),

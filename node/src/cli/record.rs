@@ -1,21 +1,23 @@
 //! `charthold record put | get | list | history | delete`: single records, by hand and from scripts.
 //!
-//! `get` writes the body to stdout exactly as it was put; with `--output json`, header and body as one object.
+//! `get` writes the content to stdout exactly as it was put; with `--output json`, header and body as one object (of a
+//! document the header only). What is larger than a body may be is put as a document, and neither is ever in memory.
 
-use std::io::Read as _;
-use std::path::PathBuf;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use charthold_client::{
     Chart, Client, Committed, Header, IndexTerm, ListQuery, Mutation, Order, Precondition, Put, Record, RecordId,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::exit::CliError;
 use super::{Ctx, output};
 
-/// More than any cluster takes, so that a huge file is refused before it is in memory.
-const BODY_BYTES_MAX: u64 = crate::config::BODY_BYTES_LIMIT as u64;
+/// What clusters take as a body unless told otherwise; what is longer goes as a document.
+const BODY_BYTES_MAX: usize = 1 << 20;
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -28,7 +30,7 @@ pub struct Args {
 enum Command {
     /// Store a new version of a record
     Put(PutArgs),
-    /// The body of a record, as it was put
+    /// The content of a record, as it was put
     Get {
         #[command(flatten)]
         record: RecordArgs,
@@ -166,7 +168,7 @@ impl RecordArgs {
 struct PutArgs {
     #[command(flatten)]
     record: RecordArgs,
-    /// The body; without it, stdin is read
+    /// The content, of any size; without it, stdin is read
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// What the body is
@@ -203,19 +205,22 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
                 Some(version) => Some(Precondition::Version(version)),
                 None => args.must_not_exist.then_some(Precondition::MustNotExist),
             };
-            let body = tokio::task::spawn_blocking(move || read_body(args.file.as_deref()))
-                .await
-                .map_err(|_| CliError::Failed("reading the body was interrupted".to_owned()))??;
+            let chart = args.record.chart.chart();
             let put = Put {
                 clinical_date: args.clinical_date,
                 status: args.status,
                 author: args.author,
                 labels: args.labels,
                 index_terms: args.index_terms,
-                ..Put::new(args.content_type, body)
+                content_type: args.content_type,
+                ..Put::default()
+            };
+            let put = match read_content(args.file.as_deref()).await? {
+                Content::Body(body) => Put { body: body.into(), ..put },
+                Content::Document(content) => Put { document: Some(client.upload(&chart, content).await?), ..put },
             };
             let mutation = conditional(Mutation::put(args.record.id(), put), precondition);
-            show_committed(ctx, &client.commit(&args.record.chart.chart(), vec![mutation]).await?)
+            show_committed(ctx, &client.commit(&chart, vec![mutation]).await?)
         }
         Command::Get { record, version, as_of } => {
             let (client, chart, id) = (as_of.client(&client), record.chart.chart(), record.id());
@@ -223,7 +228,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
                 Some(version) => client.get_version(&chart, &id, version).await?,
                 None => client.get(&chart, &id).await?,
             };
-            show_record(ctx, &found)
+            match found.header.document && ctx.output == output::Output::Table {
+                true => show_document(ctx, &client, &chart, &found.header).await,
+                false => show_record(ctx, &found),
+            }
         }
         Command::List(args) => {
             let headers = args.as_of.client(&client).list_where(&args.chart.chart(), args.query());
@@ -254,20 +262,41 @@ fn conditional(mutation: Mutation, precondition: Option<Precondition>) -> Mutati
     }
 }
 
-fn read_body(file: Option<&std::path::Path>) -> Result<Vec<u8>, CliError> {
-    let mut body = Vec::new();
-    let (name, read) = match file {
-        Some(path) => {
-            let file = std::fs::File::open(path).map_err(|error| CliError::file(path, &error))?;
-            (path, file.take(BODY_BYTES_MAX + 1).read_to_end(&mut body))
-        }
-        None => (std::path::Path::new("stdin"), std::io::stdin().take(BODY_BYTES_MAX + 1).read_to_end(&mut body)),
+/// What is put.
+enum Content {
+    Body(Vec<u8>),
+    Document(Box<dyn AsyncRead + Send + Unpin>),
+}
+
+/// Reads as much as a body may hold; if there is more, all of it is still to come.
+async fn read_content(file: Option<&Path>) -> Result<Content, CliError> {
+    let name = file.unwrap_or(Path::new("stdin"));
+    let failed = |error| CliError::file(name, &error);
+    let mut content: Box<dyn AsyncRead + Send + Unpin> = match file {
+        Some(path) => Box::new(tokio::fs::File::open(path).await.map_err(failed)?),
+        None => Box::new(stdin().map_err(failed)?),
     };
-    read.map_err(|error| CliError::file(name, &error))?;
-    if body.len() as u64 > BODY_BYTES_MAX {
-        return Err(CliError::Failed(format!("{}: a body has at most {BODY_BYTES_MAX} bytes", name.display())));
+    let mut head = Vec::new();
+    (&mut content).take(BODY_BYTES_MAX as u64 + 1).read_to_end(&mut head).await.map_err(failed)?;
+    if head.len() <= BODY_BYTES_MAX {
+        return Ok(Content::Body(head));
     }
-    Ok(body)
+    Ok(Content::Document(Box::new(std::io::Cursor::new(head).chain(content))))
+}
+
+/// Read like a file, on a thread that may block.
+fn stdin() -> std::io::Result<tokio::fs::File> {
+    let handle = std::io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(tokio::fs::File::from_std(handle.into()))
+}
+
+/// Chunk by chunk to stdout.
+async fn show_document(ctx: &Ctx, client: &Client, chart: &Chart, header: &Header) -> Result<(), CliError> {
+    let mut content = client.read_document_version(chart, &header.record, header.version).await?;
+    while let Some(chunk) = content.next().await {
+        ctx.write(&chunk?)?;
+    }
+    Ok(())
 }
 
 fn show_committed(ctx: &Ctx, committed: &Committed) -> Result<(), CliError> {
@@ -291,6 +320,10 @@ fn show_record(ctx: &Ctx, record: &Record) -> Result<(), CliError> {
         return ctx.write(&record.body);
     }
     let mut value = header_json(&record.header);
+    if record.header.document {
+        ctx.note("the content is a document: without --output json it is written to stdout");
+        return ctx.show(|| value, String::new);
+    }
     // Text as it is, so that no digit changes on its way through a JSON reader.
     match std::str::from_utf8(&record.body) {
         Ok(text) => value["body"] = text.into(),
@@ -317,6 +350,7 @@ fn header_json(header: &Header) -> Value {
         "index": header.index_terms.iter().map(|term| format!("{}|{}", term.system, term.value)).collect::<Vec<_>>(),
         "length_bytes": header.length_bytes,
         "committed_at": output::time(header.committed_at),
+        "document": header.document,
     })
 }
 
@@ -357,6 +391,7 @@ mod tests {
             index_terms: Vec::new(),
             length_bytes: 17,
             committed_at: Some(UNIX_EPOCH + Duration::from_secs(1)),
+            document: false,
         }
     }
 
@@ -377,12 +412,17 @@ mod tests {
         assert_eq!(value["committed_at"], "1970-01-01T00:00:01Z");
     }
 
-    #[test]
-    fn a_body_too_large_is_refused() {
+    #[tokio::test]
+    async fn what_no_body_holds_is_a_document() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(BODY_BYTES_MAX).unwrap();
-        assert_eq!(read_body(Some(file.path())).unwrap().len() as u64, BODY_BYTES_MAX);
-        file.as_file().set_len(BODY_BYTES_MAX + 1).unwrap();
-        assert!(read_body(Some(file.path())).unwrap_err().to_string().contains("at most 4194304 bytes"));
+        file.as_file().set_len(BODY_BYTES_MAX as u64).unwrap();
+        let Content::Body(body) = read_content(Some(file.path())).await.unwrap() else { panic!("no body") };
+        assert_eq!(body.len(), BODY_BYTES_MAX);
+        file.as_file().set_len(BODY_BYTES_MAX as u64 + 3).unwrap();
+        let Content::Document(mut content) = read_content(Some(file.path())).await.unwrap() else { panic!("a body") };
+        let mut read = Vec::new();
+        assert_eq!(content.read_to_end(&mut read).await.unwrap(), BODY_BYTES_MAX + 3);
+        let error = read_content(Some(Path::new("/nonexistent"))).await.err().unwrap();
+        assert!(error.to_string().contains("/nonexistent"));
     }
 }

@@ -6,7 +6,7 @@ use charthold_proto::v1::charts_server::Charts;
 use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, CommitRequest, CommitResponse, FindChartsRequest, FindChartsResponse,
     GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest, ListResponse, ReadChartRequest,
-    ReadChartResponse, Role,
+    ReadChartResponse, ReadDocumentRequest, ReadDocumentResponse, Role, UploadPartRequest, UploadPartResponse,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -61,5 +61,23 @@ impl Charts for ChartsService {
         let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
         let pages = self.0.read_chart(&caller, request.into_inner(), deadline).await?;
         Ok(Response::new(ReceiverStream::new(pages)))
+    }
+
+    async fn upload_part(&self, request: Request<UploadPartRequest>) -> Result<Response<UploadPartResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Writer, deadline).await?;
+        Ok(Response::new(self.0.upload_part(&caller, request.into_inner(), deadline).await?))
+    }
+
+    type ReadDocumentStream = ReceiverStream<Result<ReadDocumentResponse, Status>>;
+
+    async fn read_document(
+        &self,
+        request: Request<ReadDocumentRequest>,
+    ) -> Result<Response<Self::ReadDocumentStream>, Status> {
+        let deadline = deadline(request.metadata());
+        let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
+        let chunks = self.0.read_document(&caller, request.into_inner(), deadline).await?;
+        Ok(Response::new(ReceiverStream::new(chunks)))
     }
 }

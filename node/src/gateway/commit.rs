@@ -16,16 +16,25 @@ use prost::Message;
 use super::Gateway;
 use super::access::Caller;
 use super::audit::clear_context;
+use super::documents::FoundDocument;
 use super::error::GatewayError;
 use super::keyring::CurrentKey;
 use super::observe::Stages;
-use super::record::{Chart, ToSeal, refusal, timestamp};
+use super::record::{Chart, Content, ToSeal, refusal, timestamp};
 use super::validate;
 use crate::metrics::METRICS;
 use crate::seal::{WriteId, write_id};
 
 /// A chart's key changes rarely, and once at a time.
-const STALE_KEY_TRIES: usize = 3;
+pub const STALE_KEY_TRIES: usize = 3;
+
+/// What all tries of a commit share.
+struct Prepared {
+    request_id: [u8; 16],
+    fingerprint: [u8; 16],
+    /// One a mutation.
+    documents: Vec<Option<FoundDocument>>,
+}
 
 impl Gateway {
     pub(super) async fn commit(
@@ -41,11 +50,13 @@ impl Gateway {
         let fingerprint = fingerprint(caller, &request);
         // Before the commit: once it is answered, whoever looks for one of its terms finds it.
         self.put_index(&chart, &request.mutations, deadline).await?;
+        let documents = self.find_documents(&chart, &request, deadline).await?;
+        let prepared = Prepared { request_id, fingerprint, documents };
         stages.done(&METRICS.commit_admit, "admit");
         for attempt in 0..STALE_KEY_TRIES {
             let current = self.keyring.current_key(&caller.tenant, &chart.address, attempt > 0, deadline).await?;
             stages.done(&METRICS.commit_key, "key");
-            let command = self.seal_commit(caller, &chart, &request, &request_id, &fingerprint, &current)?;
+            let command = self.seal_commit(caller, &chart, &request, &prepared, &current)?;
             stages.done(&METRICS.commit_seal, "seal");
             let outcome = self.replica.propose(chart.shard(), command, deadline).await?;
             stages.done(&METRICS.commit_propose, "propose");
@@ -62,7 +73,7 @@ impl Gateway {
                 Answer::PreconditionFailed(failed) => return Err(precondition_failed(caller, &failed)),
                 Answer::Refused(refused) if refused.reason() == Reason::StaleChartKey => {}
                 Answer::Refused(refused) => return Err(refusal(&refused)),
-                Answer::ChartKey(_) | Answer::Done(_) => return Err(GatewayError::Internal),
+                _ => return Err(GatewayError::Internal),
             }
         }
         Err(GatewayError::Overloaded)
@@ -73,12 +84,13 @@ impl Gateway {
         caller: &Caller,
         chart: &Chart,
         request: &CommitRequest,
-        request_id: &[u8; 16],
-        fingerprint: &[u8; 16],
+        prepared: &Prepared,
         current: &CurrentKey,
     ) -> Result<Bytes, GatewayError> {
-        let mutations = request.mutations.iter().enumerate().map(|(index, mutation)| {
-            seal_mutation(caller, chart, request, mutation, write_id(request_id, index as u16), current)
+        let Prepared { request_id, fingerprint, documents } = prepared;
+        let mutations = request.mutations.iter().zip(documents).enumerate().map(|(index, (mutation, document))| {
+            let write_id = write_id(request_id, index as u16);
+            seal_mutation(caller, chart, request, (mutation, document.as_ref()), write_id, current)
         });
         let mutations = mutations.collect::<Result<Vec<_>, _>>()?;
         let event = self.commit_event(caller, request);
@@ -125,7 +137,7 @@ fn seal_mutation(
     caller: &Caller,
     chart: &Chart,
     request: &CommitRequest,
-    mutation: &Mutation,
+    (mutation, document): (&Mutation, Option<&FoundDocument>),
     write_id: WriteId,
     current: &CurrentKey,
 ) -> Result<pb::Mutation, GatewayError> {
@@ -134,12 +146,17 @@ fn seal_mutation(
     let (header, body) = match &mutation.operation {
         None | Some(Operation::Check(_)) => (Bytes::new(), Bytes::new()),
         Some(operation) => {
-            let header = clear_header(caller, request, &record, operation);
-            let body = match operation {
-                Operation::Put(put) => Some(put.body.as_ref()),
-                _ => None,
+            let mut header = clear_header(caller, request, &record, operation);
+            let content = match (operation, document) {
+                (Operation::Put(_), Some(document)) => {
+                    header.length_bytes = document.length_bytes;
+                    header.document = Some(document.to_header());
+                    Content::Document
+                }
+                (Operation::Put(put), None) => Content::Body(&put.body),
+                _ => Content::Deleted,
             };
-            ToSeal { record: address, header, body, write_id }.seal(current)?
+            ToSeal { record: address, header, content, write_id }.seal(current)?
         }
     };
     let condition = mutation.precondition.as_ref().and_then(|precondition| precondition.condition);
@@ -154,6 +171,7 @@ fn seal_mutation(
         precondition: condition.map(|condition| pb::Precondition { condition: Some(condition) }),
         header,
         body,
+        document: document.map(|document| document.place.clone()),
     })
 }
 

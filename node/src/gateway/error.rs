@@ -41,6 +41,14 @@ pub enum GatewayError {
     RequestExpired,
     #[error("the chart was erased")]
     ChartErased,
+    #[error("the chart has no such open upload: it was never begun, is used up, or was dropped")]
+    UploadNotFound,
+    #[error("the upload is not complete")]
+    UploadIncomplete,
+    #[error("parts come in order: part {next_part} is the next")]
+    UploadOutOfOrder { next_part: u32 },
+    #[error("the chart has too many open uploads")]
+    TooManyUploads,
     #[error("the cluster is not initialized")]
     NotInitialized,
     #[error("the cluster is initialized already")]
@@ -87,6 +95,10 @@ impl GatewayError {
             Self::VersionMismatch { .. } => (Code::Aborted, "VERSION_MISMATCH"),
             Self::RequestExpired => (Code::FailedPrecondition, "REQUEST_EXPIRED"),
             Self::ChartErased => (Code::FailedPrecondition, "CHART_ERASED"),
+            Self::UploadNotFound => (Code::FailedPrecondition, "UPLOAD_NOT_FOUND"),
+            Self::UploadIncomplete => (Code::FailedPrecondition, "UPLOAD_INCOMPLETE"),
+            Self::UploadOutOfOrder { .. } => (Code::FailedPrecondition, "UPLOAD_OUT_OF_ORDER"),
+            Self::TooManyUploads => (Code::FailedPrecondition, "TOO_MANY_UPLOADS"),
             Self::NotInitialized => (Code::FailedPrecondition, "NOT_INITIALIZED"),
             Self::AlreadyInitialized => (Code::FailedPrecondition, "ALREADY_INITIALIZED"),
             Self::CannotForm(_) => (Code::FailedPrecondition, "CANNOT_FORM"),
@@ -113,6 +125,9 @@ impl GatewayError {
         }
         if let Self::VersionMismatch { current: Some(version), .. } = self {
             metadata.insert("version".to_owned(), version.to_string());
+        }
+        if let Self::UploadOutOfOrder { next_part } = self {
+            metadata.insert("next_part".to_owned(), next_part.to_string());
         }
         metadata
     }
@@ -209,6 +224,8 @@ mod tests {
         check(GatewayError::NotFound { index: None }, Code::NotFound, "RECORD_NOT_FOUND", &[], false);
         let mismatch = GatewayError::VersionMismatch { index: 2, current: Some(7) };
         check(mismatch, Code::Aborted, "VERSION_MISMATCH", &[("index", "2"), ("version", "7")], false);
+        let order = GatewayError::UploadOutOfOrder { next_part: 3 };
+        check(order, Code::FailedPrecondition, "UPLOAD_OUT_OF_ORDER", &[("next_part", "3")], false);
         check(GatewayError::OutcomeUnknown, Code::Unavailable, "OUTCOME_UNKNOWN", &[], true);
         check(GatewayError::Overloaded, Code::ResourceExhausted, "OVERLOADED", &[], true);
         check(GatewayError::DiskFull, Code::ResourceExhausted, "DISK_FULL", &[], true);

@@ -11,6 +11,7 @@
 //! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`admission`]: how many calls at once, fair among tenants
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
+//! - [`documents`]: what is larger than a body may be, part by part
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses;
 //!   [`observe`]: requests measured and traced
@@ -25,6 +26,7 @@ mod clinical_date;
 mod cluster;
 mod commit;
 mod connections;
+mod documents;
 pub mod error;
 mod find;
 mod keyring;
@@ -47,6 +49,7 @@ use charthold_replica::replica::Replica;
 use tokio::sync::Semaphore;
 
 use self::access::Access;
+use self::documents::Documents;
 use self::keyring::Keyring;
 use crate::seal::RootKey;
 
@@ -61,10 +64,11 @@ pub struct Gateway {
     pub(crate) access: Access,
     body_bytes_max: AtomicUsize,
     pub(crate) sorts: Arc<Semaphore>,
+    pub(crate) documents: Documents,
 }
 
 impl Gateway {
-    pub fn new(replica: Arc<Replica>, root: RootKey, body_bytes_max: usize) -> Arc<Self> {
+    pub fn new(replica: Arc<Replica>, root: RootKey, body_bytes_max: usize, document_bytes_max: u64) -> Arc<Self> {
         let root = Arc::new(root);
         Arc::new(Self {
             keyring: Keyring::new(Arc::clone(&replica), Arc::clone(&root)),
@@ -73,6 +77,7 @@ impl Gateway {
             root,
             body_bytes_max: AtomicUsize::new(body_bytes_max),
             sorts: Arc::new(Semaphore::new(SORTS_MAX)),
+            documents: Documents::new(document_bytes_max),
         })
     }
 

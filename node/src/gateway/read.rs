@@ -41,11 +41,7 @@ impl Gateway {
         let record = request.record.unwrap_or_default();
         let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
         let address = chart.record(&record);
-        let found = match request.version {
-            0 => self.newest(&chart, &record, seq)?,
-            version => self.replica.rows().version(&address, version)?.filter(|stored| stored.row.seq <= seq),
-        };
-        let stored = found.ok_or(GatewayError::NotFound { index: None })?;
+        let stored = self.find_version(&chart, &record, request.version, seq)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
         Ok(GetResponse { answer: self.answer(chart.shard(), seq), record: Some(record) })
     }
@@ -54,6 +50,21 @@ impl Gateway {
     pub(super) async fn seq_to_read(&self, chart: &Chart, as_of: &str, deadline: Instant) -> Result<u64, GatewayError> {
         let as_of = AsOf::parse(as_of, chart.shard())?;
         as_of.seq(self.replica.barrier(chart.shard(), deadline).await?)
+    }
+
+    /// A version by its number; 0: the newest.
+    pub(super) fn find_version(
+        &self,
+        chart: &Chart,
+        record: &RecordRef,
+        version: u64,
+        seq: u64,
+    ) -> Result<StoredVersion, GatewayError> {
+        let found = match version {
+            0 => self.newest(chart, record, seq)?,
+            version => self.replica.rows().version(&chart.record(record), version)?.filter(|stored| stored.row.seq <= seq),
+        };
+        found.ok_or(GatewayError::NotFound { index: None })
     }
 
     /// A record's newest version, nothing if it is deleted. That it is deleted must be said by its own envelope: a

@@ -66,22 +66,32 @@ fn address_of(kind: Kind, record: &RecordAddress, deleted: bool, write_id: Write
 pub struct ToSeal<'a> {
     pub record: RecordAddress,
     pub header: pb::ClearHeader,
-    /// Nothing for a delete.
-    pub body: Option<&'a [u8]>,
+    pub content: Content<'a>,
     pub write_id: WriteId,
+}
+
+/// What a version holds beside its header.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    Body(&'a [u8]),
+    /// Parts that are sealed already.
+    Document,
+    Deleted,
 }
 
 impl ToSeal<'_> {
     /// The envelopes: header, body.
     pub fn seal(&self, current: &super::keyring::CurrentKey) -> Result<(Bytes, Bytes), GatewayError> {
-        let deleted = self.body.is_none();
+        let deleted = matches!(self.content, Content::Deleted);
         let address = |kind| address_of(kind, &self.record, deleted, self.write_id);
         let header = self.header.encode_to_vec();
         // Headers are small: compressing them costs more than it saves.
         let header = seal(&current.key, &current.id, &address(Kind::Header), &header, Compression::None)?;
-        let body = match self.body {
-            None => Bytes::new(),
-            Some(body) => seal(&current.key, &current.id, &address(Kind::Body), body, Compression::Zstd)?.into_bytes(),
+        let body = match self.content {
+            Content::Deleted | Content::Document => Bytes::new(),
+            Content::Body(body) => {
+                seal(&current.key, &current.id, &address(Kind::Body), body, Compression::Zstd)?.into_bytes()
+            }
         };
         Ok((header.into_bytes(), body))
     }
@@ -95,6 +105,16 @@ impl Gateway {
         asked: Option<&v1::RecordRef>,
         stored: &StoredVersion,
     ) -> Result<v1::RecordHeader, GatewayError> {
+        Ok(self.open_headers(chart, asked, stored)?.0)
+    }
+
+    /// The same, and where the content is if it is a document: what the row says of that counts for nothing.
+    pub fn open_headers(
+        &self,
+        chart: &Chart,
+        asked: Option<&v1::RecordRef>,
+        stored: &StoredVersion,
+    ) -> Result<(v1::RecordHeader, Option<pb::ClearDocument>), GatewayError> {
         let _timed = timed(&METRICS.read_open);
         let header = self.open_clear_header(&chart.tenant, stored)?;
         let found = v1::RecordRef { r#type: header.r#type.clone(), id: header.id.clone() };
@@ -111,7 +131,8 @@ impl Gateway {
             );
             return Err(GatewayError::Damaged);
         }
-        Ok(v1::RecordHeader {
+        let document = header.document;
+        let header = v1::RecordHeader {
             record: Some(found),
             version: stored.version,
             deleted: stored.row.tombstone,
@@ -123,7 +144,9 @@ impl Gateway {
             length_bytes: header.length_bytes,
             committed_at: Some(timestamp(stored.row.log_time_ms)),
             index_terms: header.index_terms.into_iter().map(public_term).collect(),
-        })
+            document: document.is_some(),
+        };
+        Ok((header, document))
     }
 
     /// What a version's header says, at whatever place it was found. Whether it belongs there is for the caller to see.
@@ -137,7 +160,7 @@ impl Gateway {
         pb::ClearHeader::decode(clear.expose()).map_err(|_| GatewayError::Damaged)
     }
 
-    /// Opens a version.
+    /// Opens a version. A document is left where it is: its content is read apart.
     pub fn open_record(
         &self,
         chart: &Chart,
@@ -145,7 +168,7 @@ impl Gateway {
         stored: &StoredVersion,
     ) -> Result<v1::Record, GatewayError> {
         let header = self.open_header(chart, asked, stored)?;
-        if stored.row.tombstone {
+        if stored.row.tombstone || header.document {
             return Ok(v1::Record { header: Some(header), body: Bytes::new() });
         }
         let _timed = timed(&METRICS.read_open);
@@ -183,6 +206,10 @@ pub fn refusal(refused: &pb::Refused) -> GatewayError {
         Reason::RequestExpired => GatewayError::RequestExpired,
         Reason::RequestIdReused => GatewayError::RequestIdReused,
         Reason::ChartErased => GatewayError::ChartErased,
+        Reason::UploadNotFound => GatewayError::UploadNotFound,
+        Reason::UploadIncomplete => GatewayError::UploadIncomplete,
+        Reason::UploadOutOfOrder => GatewayError::UploadOutOfOrder { next_part: refused.next_part },
+        Reason::TooManyUploads => GatewayError::TooManyUploads,
         Reason::AlreadyInitialized => GatewayError::AlreadyInitialized,
         Reason::NotInitialized => GatewayError::NotInitialized,
         Reason::Unspecified | Reason::StaleChartKey | Reason::WrongShard | Reason::ChartHeld | Reason::Malformed => {

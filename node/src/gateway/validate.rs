@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use charthold_proto::v1::chart_ref::Kind as ChartKind;
 use charthold_proto::v1::mutation::Operation;
 use charthold_proto::v1::precondition::Condition;
-use charthold_proto::v1::{ChartRef, CommitRequest, IndexTerm, Mutation, Put, RecordRef, RequestContext};
+use charthold_proto::v1::{
+    ChartRef, CommitRequest, IndexTerm, Mutation, Put, RecordRef, RequestContext, UploadPartRequest,
+};
 use tonic_types::FieldViolation;
 
 use super::error::GatewayError;
@@ -89,6 +91,11 @@ impl Violations {
         let size = put.body.len();
         let description = format!("is longer than {body_bytes_max} bytes");
         self.check(size <= body_bytes_max, format!("{field}.put.body"), description);
+        if let Some(document) = &put.document {
+            self.check(size == 0, format!("{field}.put.body"), "is there beside a document");
+            let valid = uuid_v7(&document.upload_id).is_some();
+            self.check(valid, format!("{field}.put.document.upload_id"), "is no UUID of version 7");
+        }
         self.text(&format!("{field}.put.content_type"), &put.content_type, ID_BYTES_MAX);
         self.text(&format!("{field}.put.clinical_date"), &put.clinical_date, DATE_BYTES_MAX);
         self.text(&format!("{field}.put.status"), &put.status, ID_BYTES_MAX);
@@ -148,6 +155,31 @@ pub fn request_id(text: &str) -> Result<[u8; 16], GatewayError> {
     }
 }
 
+fn uuid_v7(text: &str) -> Option<[u8; 16]> {
+    uuid::Uuid::try_parse(text).ok().filter(|id| id.get_version_num() == 7).map(uuid::Uuid::into_bytes)
+}
+
+/// An upload's id.
+pub fn upload_id(text: &str) -> Result<[u8; 16], GatewayError> {
+    uuid_v7(text).ok_or_else(|| GatewayError::field("upload_id", "is no UUID of version 7"))
+}
+
+/// A part of a document. All are full but the last, so that any byte's part is known.
+pub fn upload_part(request: &UploadPartRequest, part_bytes: usize, bytes_max: u64) -> Result<[u8; 16], GatewayError> {
+    let mut violations = Violations::default();
+    violations.context(request.context.as_ref());
+    violations.chart(request.chart.as_ref());
+    let size = request.data.len();
+    match request.last {
+        true => violations.check(size <= part_bytes, "data", format!("is longer than {part_bytes} bytes")),
+        false => violations.check(size == part_bytes, "data", format!("is not {part_bytes} bytes, and not the last")),
+    }
+    let end = u64::from(request.part) * part_bytes as u64 + size as u64;
+    violations.check(end <= bytes_max, "part", format!("makes a document of more than {bytes_max} bytes"));
+    violations.into_result()?;
+    upload_id(&request.upload_id)
+}
+
 /// A commit, all of it but the request id.
 pub fn commit(request: &CommitRequest, body_bytes_max: usize) -> Result<(), GatewayError> {
     let mut violations = Violations::default();
@@ -156,7 +188,7 @@ pub fn commit(request: &CommitRequest, body_bytes_max: usize) -> Result<(), Gate
     let count = request.mutations.len();
     let description = format!("are {count}, of 1 to {MUTATIONS_MAX}");
     violations.check((1..=MUTATIONS_MAX).contains(&count), "mutations", description);
-    let mut targets = HashSet::new();
+    let (mut targets, mut uploads) = (HashSet::new(), HashSet::new());
     let (mut size, mut terms) = (0, 0);
     for (index, mutation) in request.mutations.iter().enumerate().take(MUTATIONS_MAX) {
         let field = format!("mutations[{index}]");
@@ -168,6 +200,10 @@ pub fn commit(request: &CommitRequest, body_bytes_max: usize) -> Result<(), Gate
         if let Some(Operation::Put(put)) = &mutation.operation {
             size += put.body.len();
             terms += put.index_terms.len();
+            if let Some(document) = &put.document {
+                let fresh = uploads.insert(&document.upload_id);
+                violations.check(fresh, format!("{field}.put.document"), "is an earlier mutation's too");
+            }
         }
     }
     let description = format!("have bodies of more than {COMMIT_BYTES_MAX} bytes together");
@@ -189,7 +225,7 @@ pub fn page_size(asked: u32) -> Result<usize, GatewayError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use charthold_proto::v1::{Check, Delete, Precondition};
+    use charthold_proto::v1::{Check, Delete, DocumentRef, Precondition};
 
     use super::*;
 
@@ -259,6 +295,43 @@ mod tests {
 
     fn put_of(id: &str) -> Mutation {
         put(id, 1)
+    }
+
+    #[test]
+    fn a_document_stands_alone_and_once() {
+        let with = |id: &str, upload: &str, body: &'static [u8]| {
+            let document = Some(DocumentRef { upload_id: upload.to_owned() });
+            let put_document = Put { document, body: body.into(), ..Default::default() };
+            Mutation { operation: Some(Operation::Put(put_document)), ..put(id, 1) }
+        };
+        let upload = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        check(request(vec![with("a", upload, b"")]), &[]);
+        check(request(vec![with("a", upload, b"x")]), &["mutations[0].put.body"]);
+        check(request(vec![with("a", "x", b"")]), &["mutations[0].put.document.upload_id"]);
+        check(request(vec![with("a", upload, b""), with("b", upload, b"")]), &["mutations[1].put.document"]);
+    }
+
+    #[test]
+    fn parts_are_full_but_the_last() {
+        let check = |part: u32, size: usize, last: bool, expected: &[&str]| {
+            let whole = request(vec![]);
+            let upload_id = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f".to_owned();
+            let data = vec![0; size].into();
+            let request = UploadPartRequest { context: whole.context, chart: whole.chart, upload_id, part, data, last };
+            let found = match upload_part(&request, 10, 25) {
+                Ok(_) => Vec::new(),
+                Err(GatewayError::Invalid(violations)) => violations.into_iter().map(|v| v.field).collect(),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(found, expected, "part {part} of {size} bytes");
+        };
+        check(0, 10, false, &[]);
+        check(0, 0, true, &[]);
+        check(2, 5, true, &[]);
+        check(2, 6, true, &["part"]);
+        check(2, 10, false, &["part"]);
+        check(0, 9, false, &["data"]);
+        check(0, 11, true, &["data"]);
     }
 
     #[test]

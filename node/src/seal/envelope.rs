@@ -49,6 +49,7 @@ pub enum Kind {
     Grant = 6,
     PageToken = 7,
     RootCheck = 8,
+    Part = 9,
 }
 
 /// request id 16, mutation index 2

@@ -34,6 +34,7 @@
 //! | what | sealed under | kind | fields in use |
 //! | --- | --- | --- | --- |
 //! | body, header | chart key | 1, 2 | op (1 put, 2 delete), tenant, chart, type, record, write id; body: part, last |
+//! | part of a document | chart key | 9 | op 1, tenant, chart, write id (the upload's id, then zeros), part, last |
 //! | audit event | audit key | 3 | tenant, chart, write id |
 //! | tenant key, audit key, address secret | root key | 4 | op (1, 2, 3), tenant |
 //! | chart key | tenant key | 4 | op 4, tenant, chart, record (its key id, then zeros) |
@@ -41,7 +42,7 @@
 //! | grant, page token | tenant key; an operator's: root key | 6, 7 | tenant, record (token of the principal) |
 //! | root check | root key | 8 | none; clear is the cluster's name |
 //!
-//! A body in one piece is part 0 and last.
+//! A body is in one piece: part 0 and last. A document's parts count from 0, and only the last one is `last`.
 //!
 //! # Keys and tokens
 //!

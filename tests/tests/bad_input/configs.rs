@@ -41,6 +41,8 @@ async fn a_configuration_is_understood_as_a_whole_or_refused() {
         ("heartbeat_ms = 100", "heartbeat_ms = 5000", "heartbeat_ms"),
         ("client = \"127", "client = \"localhost:x127", "listen.client"),
         ("[listen]", "[limits]\nbody_bytes_max = 4194305\n[listen]", "limits.body_bytes_max"),
+        ("[listen]", "[limits]\ndocument_bytes_max = 1073741825\n[listen]", "limits.document_bytes_max"),
+        ("[listen]", "[limits]\nupload_idle_ms = 999\n[listen]", "limits.upload_idle_ms"),
         ("[listen]", "[listen", "config.toml"),
         ("root = \"file:../root.key\"", "", "service"),
     ];

@@ -10,6 +10,7 @@
 //! limits.rs        every limit, at it and one above       tenants.rs      one tenant's callers and another's data
 //! floods.rs        too much of one thing, or too little    http2.rs       frames by hand, for floods.rs
 //! overload.rs      more than there is room for          python.rs       a stock gRPC client: not refused
+//! uploads.rs       what is no part of a document
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -31,4 +32,5 @@ mod reads;
 mod requests;
 mod roles;
 mod tenants;
+mod uploads;
 mod wire;

@@ -48,6 +48,8 @@ pub const TABLE: &[(&str, [Code; 8])] = &[
     ("charthold.v1.Charts/History", [No, Done, No, No, No, No, NotFound, No]),
     ("charthold.v1.Charts/ReadChart", [No, Done, No, No, No, No, Done, No]),
     ("charthold.v1.Charts/FindCharts", [No, Done, No, No, No, No, Done, No]),
+    ("charthold.v1.Charts/UploadPart", [No, No, Done, No, No, No, Done, No]),
+    ("charthold.v1.Charts/ReadDocument", [No, Done, No, No, No, No, NotFound, No]),
     // Once it is initialized nobody's grant is looked at: there is nothing left to do for anybody.
     ("charthold.v1.Cluster/Init", [No, No, No, No, FailedPrecondition, FailedPrecondition, No, No]),
     ("charthold.v1.Cluster/Status", [No, No, No, No, Done, No, No, No]),
@@ -178,6 +180,11 @@ impl Everybody {
                 let term = Some(v1::IndexTerm { system: "mrn".to_owned(), value: "4711".to_owned() });
                 v1::FindChartsRequest { context, term, ..Default::default() }.encode_to_vec()
             }
+            "UploadPart" => {
+                let (upload_id, data) = (request_id, "new".into());
+                v1::UploadPartRequest { context, chart, upload_id, part: 0, data, last: true }.encode_to_vec()
+            }
+            "ReadDocument" => v1::ReadDocumentRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context, all_nodes: true }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),

@@ -33,6 +33,9 @@ const WORDS: [&str; 14] = [
     "canary-identifier-4711",
 ];
 
+/// About; of parts of 256 KiB.
+const DOCUMENT_BYTES: usize = 900 << 10;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_patient_is_in_any_file_or_log_line() {
     let scan = Scan::new(&texts());
@@ -146,6 +149,21 @@ async fn every_call(cluster: &Cluster) {
     assert!(found.header.deleted);
     client.put(&chart, &id, note()).await.unwrap();
     cluster.operator().admin().list_tenants().await.unwrap();
+    // In several parts, some of which do not compress.
+    let scan = RecordId::new(WORDS[1], WORDS[7]);
+    let mut content = WORDS[3].repeat(DOCUMENT_BYTES / WORDS[3].len()).into_bytes();
+    let mut noise = 1_u32;
+    for byte in &mut content[DOCUMENT_BYTES / 2..] {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (noise >> 24) as u8;
+    }
+    content.extend_from_slice(WORDS[3].as_bytes());
+    client.put_document(&chart, &scan, note(), content.as_slice()).await.unwrap();
+    let mut read = Vec::new();
+    client.read_document(&chart, &scan).await.unwrap().copy_to(&mut read).await.unwrap();
+    assert!(read == content);
+    let newest = client.get(&chart, &scan).await.unwrap().version();
+    client.delete(&chart, &scan, newest).await.unwrap();
 
     let arguments = ["--patient", WORDS[0], "--type", WORDS[1], "--id", WORDS[2]];
     let body = cluster.cli(&[&["record", "get"], &arguments[..]].concat()).await.ok();

@@ -9,6 +9,7 @@ mod command_line;
 mod dev;
 mod disk_full;
 mod disk_stall;
+mod documents;
 mod find;
 mod hand_over;
 mod listing;

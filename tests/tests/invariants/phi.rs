@@ -71,6 +71,7 @@ public_messages![
     Delete,
     FindChartsRequest,
     FindChartsResponse,
+    DocumentRef,
     FollowerLag,
     GetRequest,
     GetResponse,
@@ -94,6 +95,8 @@ public_messages![
     Put,
     ReadChartRequest,
     ReadChartResponse,
+    ReadDocumentRequest,
+    ReadDocumentResponse,
     Record,
     RecordHeader,
     RecordRef,
@@ -107,6 +110,8 @@ public_messages![
     Tenant,
     TopologyRequest,
     TopologyResponse,
+    UploadPartRequest,
+    UploadPartResponse,
 ];
 
 #[test]
@@ -131,6 +136,8 @@ fn the_insides_of_envelopes_cannot_be_printed() {
             internal::PageToken,
             internal::Commit,
             internal::Mutation,
+            internal::PutPart,
+            internal::PartRow,
             internal::PutTenant,
             internal::EnsureChartKey,
         ],
@@ -208,6 +215,7 @@ fn debug_of_the_clients_types_tells_nothing() {
         index_terms: vec![client::IndexTerm::new(CANARY, CANARY)],
         length_bytes: 7,
         committed_at: None,
+        document: false,
     };
     let record = client::Record { header: header.clone(), body: CANARY.into() };
     let context = client::RequestContext {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod away;
+mod documents;
 mod failover;
 mod listing;
 mod month;
@@ -45,4 +46,10 @@ async fn month() {
 #[ignore = "takes half an hour; a proof and figures"]
 async fn overload() {
     overload::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes; a figure"]
+async fn documents() {
+    documents::run().await;
 }

@@ -7,7 +7,7 @@ mod trust_tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -71,6 +71,7 @@ impl Cluster {
         let platform = Platform::new(clock, || Platform::system().random());
         let opened = eventually("its files", async || {
             let config = ReplicaConfig {
+                upload_idle: Duration::from_secs(60),
                 data: self.folder.join(name),
                 cluster: "c".to_owned(),
                 member: member(name),

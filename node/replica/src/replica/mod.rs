@@ -5,6 +5,7 @@
 mod barrier;
 #[cfg(test)]
 mod cluster_tests;
+pub mod documents;
 pub mod form;
 pub mod index_rows;
 pub mod observe;
@@ -22,6 +23,7 @@ use charthold_proto::internal as pb;
 use self::barrier::Barriers;
 use self::index_rows::IndexRows;
 use self::observe::Observer;
+use self::documents::DocumentRows;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;
@@ -73,6 +75,8 @@ pub struct ReplicaConfig {
     pub key_check: Bytes,
     /// What is known of this node above the replica, for its status.
     pub describe: Describe,
+    /// An upload that gets no part for this long is dropped.
+    pub upload_idle: Duration,
 }
 
 /// A node's groups, running.
@@ -91,6 +95,7 @@ pub struct Replica {
     state: StateStore,
     observer: Arc<Observer>,
     server: tokio::task::JoinHandle<()>,
+    sweep: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
     _data: DataDirectory,
 }
@@ -153,6 +158,8 @@ impl Replica {
         let give_way = give_way(groups.clone(), disks);
         let server = tokio::spawn(async { tokio::join!(server, reach_out, give_way).0 });
         allow_elections_later(groups.clone(), started + silence);
+        let uploads = DocumentRows::new(stores.state.clone());
+        let sweep = tokio::spawn(documents::sweep(groups.clone(), uploads, config.upload_idle));
         Ok(Arc::new(Self {
             node_id,
             cluster: config.cluster,
@@ -168,6 +175,7 @@ impl Replica {
             state: stores.state,
             observer,
             server,
+            sweep,
             _data: stores.data,
         }))
     }
@@ -233,6 +241,7 @@ impl Replica {
     /// Stops all groups, flushes the state.
     pub async fn shutdown(&self) {
         self.server.abort();
+        self.sweep.abort();
         self.greeter.registry.keep().await;
         for group in &self.groups {
             group.shutdown().await;

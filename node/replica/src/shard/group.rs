@@ -165,6 +165,16 @@ impl Group {
         Some((leader, member))
     }
 
+    /// Whether this node leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// The time that this node would stamp; nothing while its clock is off.
+    pub fn now_ms(&self) -> Option<u64> {
+        self.conditions.clock.now_ms(self.member_count()).ok()
+    }
+
     /// The group's members; empty before the cluster is formed.
     pub fn members(&self) -> Vec<(NodeId, Member)> {
         let metrics = self.raft.server_metrics();
@@ -293,11 +303,6 @@ impl Group {
     /// What this replica knows to be committed.
     pub(super) fn known_committed(&self) -> Option<LogId> {
         self.raft.metrics().borrow_watched().local_committed
-    }
-
-    /// Whether this node leads the group.
-    pub fn leads(&self) -> bool {
-        self.raft.is_leader()
     }
 
     /// Whether this replica can take a leader's entries: not on a full disk.

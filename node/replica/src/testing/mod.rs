@@ -73,6 +73,7 @@ pub fn mutation(op: pb::mutation::Op, record: &str, condition: Option<pb::precon
         precondition: condition.map(|condition| pb::Precondition { condition: Some(condition) }),
         header: Bytes::from(format!("header of {record}")),
         body: Bytes::from(format!("body of {record}")),
+        document: None,
     }
 }
 

@@ -60,6 +60,7 @@ fn record(id: &RecordId, (version, body): &Newest) -> Option<Record> {
         index_terms: Vec::new(),
         length_bytes: body.len() as u64,
         committed_at: None,
+        document: false,
     };
     Some(Record { header, body })
 }

@@ -53,7 +53,7 @@ impl Kind {
     /// Of a request's path; nothing: not counted.
     fn of(path: &str) -> Option<Self> {
         match path.strip_prefix("/charthold.v1.")? {
-            "Charts/Commit" => Some(Self::Commit),
+            "Charts/Commit" | "Charts/UploadPart" => Some(Self::Commit),
             "Charts/Get" => Some(Self::Get),
             path if path.starts_with("Charts/") => Some(Self::Page),
             _ => Some(Self::Admin),

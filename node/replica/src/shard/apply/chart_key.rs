@@ -27,7 +27,12 @@ pub(super) fn ensure(
     if let Some(row) = read_row::<chart::Row>(overlay, Table::Chart, chart::encode(&address))? {
         return current_key(overlay, address, &row);
     }
-    let row = chart::Row { state: pb::chart_row::State::Open as i32, at_seq: seq, key_id: ensure.key_id.clone() };
+    let row = chart::Row {
+        state: pb::chart_row::State::Open as i32,
+        at_seq: seq,
+        key_id: ensure.key_id.clone(),
+        ..Default::default()
+    };
     overlay.put(Table::Chart, chart::encode(&address), row.encode_to_vec().into());
     overlay.put(Table::Key, key::Key { chart: address, key_id }.encode(), ensure.wrapped_key.clone());
     Ok(Answer::ChartKey(pb::ChartKey { key_id: ensure.key_id, wrapped_key: ensure.wrapped_key }))

@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 
 use super::overlay::Overlay;
 use super::recorder::RequestPlace;
-use super::{Applier, ApplyError, read_row, refused};
+use super::{Applier, ApplyError, chart_refuses, document, refused};
 use crate::Slot;
 use crate::store::state::Table;
 use crate::store::table::request::RequestId;
-use crate::store::table::{ChartAddress, RecordAddress, chart, ledger, request, version};
+use crate::store::table::{ChartAddress, RecordAddress, ledger, request, version};
 
 /// A record's newest version, as preconditions see it.
 #[derive(Clone, Copy)]
@@ -45,13 +45,17 @@ impl Applier {
         let Some(checked) = check_shape(slot, commit) else {
             return Ok(refused(Reason::Malformed));
         };
-        if let Some(reason) = chart_refuses(overlay, &checked)? {
+        if let Some(reason) = chart_refuses(overlay, &checked.address, &checked.commit.key_id)? {
             return Ok(refused(reason));
         }
         let place = request_place(&checked);
         let fingerprint = checked.commit.fingerprint.clone();
         if let Some(answer) = self.answer_without_executing(overlay, &place, &checked.request_id, &fingerprint)? {
             return Ok(answer);
+        }
+        // After the question whether it was executed before: what it refers to is used up since.
+        if let Some(reason) = document::commit_refuses(overlay, &checked.address, &checked.commit)? {
+            return Ok(refused(reason));
         }
         let newest = checked.records.iter().map(|record| newest_version(overlay, record));
         let newest = newest.collect::<Result<Vec<_>, _>>()?;
@@ -72,6 +76,7 @@ impl Applier {
             Some(failed) => (Answer::PreconditionFailed(failed), Vec::new()),
             None => {
                 let versions = write_versions(overlay, &checked, &newest, seq, log_time_ms);
+                document::use_up(overlay, &checked.address, &checked.commit)?;
                 (Answer::Committed(pb::Committed { seq, log_time_ms, versions: versions.clone() }), versions)
             }
         };
@@ -99,15 +104,6 @@ fn check_shape(slot: Slot, commit: pb::Commit) -> Option<Checked> {
     let distinct = records.iter().collect::<BTreeSet<_>>().len() == records.len();
     let known = commit.mutations.iter().all(|mutation| mutation.op() != Op::Unspecified);
     (distinct && known && !records.is_empty()).then_some(Checked { address, request_id, commit, records })
-}
-
-fn chart_refuses(overlay: &Overlay, checked: &Checked) -> Result<Option<Reason>, ApplyError> {
-    let row = read_row::<chart::Row>(overlay, Table::Chart, chart::encode(&checked.address))?;
-    Ok(match row {
-        Some(row) if row.state() == pb::chart_row::State::Erased => Some(Reason::ChartErased),
-        Some(row) if row.key_id == checked.commit.key_id => None,
-        _ => Some(Reason::StaleChartKey),
-    })
 }
 
 fn request_place(checked: &Checked) -> RequestPlace {
@@ -159,6 +155,7 @@ fn write_versions(overlay: &mut Overlay, checked: &Checked, newest: &[Newest], s
             key_id: commit.key_id.clone(),
             header: mutation.header.clone(),
             body: mutation.body.clone(),
+            document: mutation.document.clone(),
         };
         let key = version::Key { record: checked.records[index], version };
         overlay.put(Table::Version, key.encode(), row.encode_to_vec().into());
@@ -184,8 +181,8 @@ fn ledger_row(checked: &Checked, answer: Answer, versions: &[u64]) -> ledger::Ro
         envelopes_sha256: match mutation.op() {
             Op::Check => Bytes::new(),
             _ => {
-                let hash = Sha256::new().chain_update(&mutation.header).chain_update(&mutation.body).finalize();
-                Bytes::copy_from_slice(&hash)
+                let content = mutation.document.as_ref().map_or(&mutation.body, |document| &document.parts_sha256);
+                Bytes::copy_from_slice(&Sha256::new().chain_update(&mutation.header).chain_update(content).finalize())
             }
         },
     };

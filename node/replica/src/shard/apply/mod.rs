@@ -7,6 +7,7 @@
 
 mod chart_key;
 mod commit;
+pub mod document;
 mod index;
 pub mod merkle;
 pub mod overlay;
@@ -27,7 +28,7 @@ use self::overlay::Overlay;
 use super::command::{Command, CommandError, Framed};
 use crate::store::EngineError;
 use crate::store::state::{StateEngine, StateOp, Table};
-use crate::store::table;
+use crate::store::table::{self, ChartAddress};
 use crate::{DIRECTORY, ShardId, Slot};
 
 /// Roots are kept at these seqs, so that replicas that are not equally far can be compared.
@@ -119,7 +120,12 @@ impl Applier {
         self.progress.log_time_ms = self.progress.log_time_ms.max(framed.log_time_ms);
         let slot = framed.slot;
         let mine = match framed.command {
-            Command::Commit(_) | Command::EnsureChartKey(_) | Command::PutIndex(_) | Command::DropIndex(_) => {
+            Command::Commit(_)
+            | Command::EnsureChartKey(_)
+            | Command::PutIndex(_)
+            | Command::DropIndex(_)
+            | Command::PutPart(_)
+            | Command::DropUpload(_) => {
                 self.slots.is_some_and(|(first, last)| (first..=last).contains(&slot))
             }
             _ => self.shard == DIRECTORY,
@@ -132,6 +138,8 @@ impl Applier {
             Command::EnsureChartKey(ensure) => chart_key::ensure(overlay, slot, ensure, self.progress.seq),
             Command::PutIndex(put) => Ok(self.put_index(overlay, slot, &put)),
             Command::DropIndex(drop) => self.drop_index(overlay, slot, &drop),
+            Command::PutPart(put) => document::put_part(overlay, slot, put, self.progress.log_time_ms),
+            Command::DropUpload(drop) => document::drop_upload(overlay, slot, drop, self.progress.log_time_ms),
             Command::InitCluster(init) => self.init_cluster(overlay, init),
             Command::PutTenant(put) => self.put_tenant(overlay, put),
             Command::PutGrant(put) => self.put_grant(overlay, put),
@@ -188,7 +196,17 @@ impl Progress {
 }
 
 pub(crate) fn refused(reason: Reason) -> Answer {
-    Answer::Refused(pb::Refused { reason: reason as i32 })
+    Answer::Refused(pb::Refused { reason: reason as i32, next_part: 0 })
+}
+
+/// Why a chart takes nothing that was sealed with this key now.
+fn chart_refuses(overlay: &Overlay, chart: &ChartAddress, key_id: &Bytes) -> Result<Option<Reason>, ApplyError> {
+    let row = read_row::<table::chart::Row>(overlay, Table::Chart, table::chart::encode(chart))?;
+    Ok(match row {
+        Some(row) if row.state() == pb::chart_row::State::Erased => Some(Reason::ChartErased),
+        Some(row) if row.key_id == *key_id => None,
+        _ => Some(Reason::StaleChartKey),
+    })
 }
 
 /// Reads a message row through the overlay.

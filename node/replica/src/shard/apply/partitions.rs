@@ -56,12 +56,24 @@ fn commit() -> impl Strategy<Value = String> {
     })
 }
 
+/// Few uploads, so that parts come in order now and then, and commits find them whole.
+fn document() -> impl Strategy<Value = String> {
+    let (upload, chart) = (select(vec!["u", "v"]), select(vec!["a", "b"]));
+    (upload, chart, 0..3_u32, 0..20_u8, 0..6_u8).prop_map(|(upload, chart, part, request, kind)| match kind {
+        0 => format!("drop {upload} chart={chart} idle={}", HOUR_MS * u64::from(part)),
+        1 => format!("commit d{request} made={HOUR_MS} chart={chart} key=k1: put t/p of:{upload}:{}", part + 1),
+        2 => format!("part {upload} {part} last chart={chart}"),
+        _ => format!("part {upload} {part} chart={chart}"),
+    })
+}
+
 /// Slots at both ends of the shard, one outside; log times that jump, also backwards.
 pub fn step() -> impl Strategy<Value = Step> {
     let line = prop_oneof![
         20 => commit(),
         3 => select(vec!["index m t/p", "index m t/p chart=b", "index n t/p", "unindex m t/p seen=3600000"])
             .prop_map(str::to_owned),
+        8 => document(),
         2 => select(vec!["key k1 chart=a", "key k2 chart=b", "blank", "members 1 2", "members 3"])
             .prop_map(str::to_owned),
     ];

@@ -33,10 +33,12 @@ pub enum Table {
     Grant,
     DirectoryRequest,
     Index,
+    Upload,
+    Part,
 }
 
 impl Table {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Version,
         Self::Chart,
         Self::Key,
@@ -49,12 +51,15 @@ impl Table {
         Self::Grant,
         Self::DirectoryRequest,
         Self::Index,
+        Self::Upload,
+        Self::Part,
     ];
 
     /// Whose rows are in it, and how a group's rows are found.
     pub fn scope(self) -> Scope {
         match self {
             Self::Version | Self::Chart | Self::Key | Self::Request | Self::LedgerByChart | Self::Index => Scope::Slot,
+            Self::Upload | Self::Part => Scope::Slot,
             Self::Ledger | Self::Applied => Scope::Shard,
             Self::Cluster | Self::Tenant | Self::Grant | Self::DirectoryRequest => Scope::Directory,
         }
@@ -80,6 +85,8 @@ impl Table {
             Self::Grant => "grant",
             Self::DirectoryRequest => "directory_request",
             Self::Index => "index",
+            Self::Upload => "upload",
+            Self::Part => "part",
         }
     }
 }

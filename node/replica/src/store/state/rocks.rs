@@ -40,6 +40,13 @@ pub struct RocksState {
 
 type Db = DBWithThreadMode<MultiThreaded>;
 
+/// How rows of a table are read. A document read once would push all else out of the block cache.
+fn read_options(table: Table) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.fill_cache(table != Table::Part);
+    options
+}
+
 impl RocksState {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         let cache = Cache::new_hyper_clock_cache(CACHE_BYTES, 0);
@@ -94,7 +101,7 @@ fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options
     blocks.set_block_cache(cache);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    if matches!(table, Table::Request | Table::Chart | Table::Key) {
+    if matches!(table, Table::Request | Table::Chart | Table::Key | Table::Upload | Table::Part) {
         // Looked up by whole key, mostly in vain (a fresh request id): a filter answers without a read.
         blocks.set_ribbon_filter(10.0);
     }
@@ -160,12 +167,6 @@ fn rows_within(
     Ok(rows)
 }
 
-fn bounded(to: &[u8]) -> ReadOptions {
-    let mut options = ReadOptions::default();
-    options.set_iterate_upper_bound(to.to_vec());
-    options
-}
-
 struct RocksView<'a> {
     state: &'a RocksState,
     snapshot: SnapshotWithThreadMode<'a, Db>,
@@ -180,7 +181,8 @@ impl StateView for RocksView<'_> {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
-        let mut options = bounded(to);
+        let mut options = read_options(table);
+        options.set_iterate_upper_bound(to.to_vec());
         // A snapshot of a whole shard would push out what readers want.
         options.fill_cache(false);
         let mode = IteratorMode::From(from, Direction::Forward);
@@ -199,7 +201,7 @@ impl StateEngine for RocksState {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.db.get_cf(&self.family(table)?, key).map_err(failed)?.map(Bytes::from))
+        Ok(self.db.get_cf_opt(&self.family(table)?, key, &read_options(table)).map_err(failed)?.map(Bytes::from))
     }
 
     fn scan(
@@ -210,8 +212,10 @@ impl StateEngine for RocksState {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
+        let mut options = read_options(table);
+        options.set_iterate_upper_bound(to.to_vec());
         let mode = IteratorMode::From(from, Direction::Forward);
-        rows_within(self.db.iterator_cf_opt(&self.family(table)?, bounded(to), mode), rows_max, bytes_max)
+        rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), rows_max, bytes_max)
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {

@@ -12,8 +12,10 @@ pub mod index;
 pub mod key;
 pub mod ledger;
 pub mod ledger_by_chart;
+pub mod part;
 pub mod request;
 pub mod tenant;
+pub mod upload;
 pub mod version;
 
 use crate::{Slot, Token};

@@ -6,10 +6,12 @@
 //! apply at=5000 [slot=9]        one batch, an entry a line, with this log time; one answer a line
 //!   key k1 [chart=b]
 //!   commit r1 [made=4000] [chart=b] [key=k2] [print=x]: put type/id [absent | =3], delete ..., check ...
+//!     put type/id of:u1:3        in place of a body the upload u1 with its 3 parts
+//!   part u1 0 [last] [chart=b] [key=k2] [print=x] | drop u1 [idle=1000] [chart=b]
 //!   index term type/id [chart=b] | unindex term type/id seen=5000 [chart=b]
 //!   init r1 | tenant r1 name | grant r1 tenant principal | ungrant r1 tenant principal      [made=..] [print=x]
 //!   blank | members 1 2 | raw <hex>
-//! records | charts | requests | index | ledger | directory | progress
+//! records | charts | uploads | requests | index | ledger | directory | progress
 //! ```
 //! Charts are `a` with the key `k1`, unless said otherwise; a request is made at its log time.
 
@@ -57,6 +59,7 @@ impl World {
             }
             "records" => print::records(&self.state),
             "charts" => print::charts(&self.state),
+            "uploads" => print::uploads(&self.state),
             "requests" => print::requests(&self.state),
             "index" => print::index(&self.state),
             "ledger" => print::ledger(&self.state, self.applier.shard, &self.applier.progress),

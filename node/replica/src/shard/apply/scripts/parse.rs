@@ -6,8 +6,9 @@ use pb::mutation::Op;
 use pb::precondition::Condition;
 
 use super::super::Payload;
+use crate::shard::apply::document::{chain, chain_start};
 use crate::shard::command::{Command, stamp};
-use crate::testing::{commit, ensure_key, mutation, request_id, token};
+use crate::testing::{commit, ensure_key, key_id, mutation, request_id, token};
 
 /// What a line does not say.
 pub struct Defaults {
@@ -72,6 +73,13 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
             let row = Some(index(&mut words));
             Command::DropIndex(pb::DropIndex { row, log_time_ms: words.option("seen").unwrap().parse().unwrap() })
         }
+        "part" => Command::PutPart(put_part(&mut words)),
+        "drop" => Command::DropUpload(pb::DropUpload {
+            tenant: Bytes::copy_from_slice(&token("tenant")),
+            upload_id: words.token(),
+            chart: Bytes::copy_from_slice(&token(words.option("chart").unwrap_or("a"))),
+            idle_ms: words.option("idle").map_or(0, |idle| idle.parse().unwrap()),
+        }),
         "init" => {
             let (request_id, fingerprint) = words.request_id(defaults);
             let (cluster, root_check) = ("c".to_owned(), Bytes::from_static(b"root check"));
@@ -130,6 +138,36 @@ fn grant(tenant: Bytes, principal: Bytes) -> pb::Grant {
     pb::Grant { tenant, principal, sealed_grant: Bytes::from_static(b"sealed grant") }
 }
 
+fn put_part(words: &mut Words) -> pb::PutPart {
+    let name = words.next();
+    let part = words.next().parse().unwrap();
+    pb::PutPart {
+        tenant: Bytes::copy_from_slice(&token("tenant")),
+        chart: Bytes::copy_from_slice(&token(words.option("chart").unwrap_or("a"))),
+        upload_id: Bytes::copy_from_slice(&token(name)),
+        part,
+        last: words.words.next() == Some("last"),
+        key_id: key_id(words.option("key").unwrap_or("k1")),
+        fingerprint: Bytes::from(words.option("print").unwrap_or("print").to_owned()),
+        envelope: envelope(name, part),
+    }
+}
+
+fn envelope(upload: &str, part: u32) -> Bytes {
+    Bytes::from(format!("part {part} of {upload}"))
+}
+
+/// `u1:3`: the upload with its first three parts.
+fn document(text: &str) -> pb::Document {
+    let (upload, parts) = text.split_once(':').expect("upload:parts");
+    let parts = parts.parse().unwrap();
+    pb::Document {
+        upload_id: Bytes::copy_from_slice(&token(upload)),
+        parts,
+        parts_sha256: (0..parts).fold(chain_start(), |so_far, part| chain(&so_far, &envelope(upload, part))),
+    }
+}
+
 fn parse_mutation(text: &str) -> pb::Mutation {
     let mut words = text.split_whitespace();
     let op = match words.next() {
@@ -140,12 +178,17 @@ fn parse_mutation(text: &str) -> pb::Mutation {
         other => panic!("unknown mutation {other:?}"),
     };
     let record = words.next().expect("a record");
-    let condition = words.next().map(|word| match word.strip_prefix('=') {
+    let (of, conditions) = words.partition::<Vec<_>, _>(|word| word.starts_with("of:"));
+    let condition = conditions.first().map(|word| match word.strip_prefix('=') {
         Some(version) => Condition::Version(version.parse().unwrap()),
-        None if word == "absent" => Condition::MustNotExist(true),
+        None if *word == "absent" => Condition::MustNotExist(true),
         None => panic!("unknown precondition {word}"),
     });
-    mutation(op, record, condition)
+    let made = mutation(op, record, condition);
+    match of.first().and_then(|word| word.strip_prefix("of:")) {
+        Some(text) => pb::Mutation { body: Bytes::new(), document: Some(document(text)), ..made },
+        None => made,
+    }
 }
 
 fn unhex(text: &str) -> Bytes {

@@ -12,7 +12,8 @@ use super::super::merkle::{Frontier, Hash};
 use super::super::recorder::leaf_of;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::{StateEngine, Table};
-use crate::store::table::{after_prefix, chart, grant, index, key, ledger, ledger_by_chart, request, tenant, version};
+use crate::store::table::{after_prefix, chart, grant, index, key, ledger, ledger_by_chart, part, request, tenant};
+use crate::store::table::{upload, version};
 use crate::testing::name_of;
 
 fn rows(state: &MemoryState, table: Table) -> Vec<(Vec<u8>, Bytes)> {
@@ -44,6 +45,11 @@ fn answer_line(answer: &Answer) -> String {
         Answer::ChartKey(key) => format!("key {} ({})", name_of(&key.key_id), name_of(&key.wrapped_key)),
         Answer::Refused(refused) => refused.reason().as_str_name().to_lowercase().replace('_', " "),
         Answer::Done(done) => format!("done seq={}", done.seq),
+        Answer::PartStored(stored) => {
+            let complete = if stored.complete { " complete" } else { "" };
+            format!("stored, next {}{complete}", stored.next_part)
+        }
+        Answer::PartsDropped(dropped) => format!("dropped, {} left", dropped.parts_left),
     }
 }
 
@@ -56,7 +62,8 @@ pub fn records(state: &MemoryState) -> String {
         let tombstone = if row.tombstone { " deleted" } else { "" };
         let (request, index) = row.write_id.split_at(16);
         let write = format!("{}/{}", name_of(&request[6..]), index[1]);
-        format!("{of_chart} {of_type}/{name} v{}{tombstone} seq={} write={write}", key.version, row.seq)
+        let document = row.document.map_or(String::new(), |of| format!(" of {}:{}", name_of(&of.upload_id), of.parts));
+        format!("{of_chart} {of_type}/{name} v{}{tombstone} seq={} write={write}{document}", key.version, row.seq)
     })
 }
 
@@ -77,6 +84,31 @@ pub fn charts(state: &MemoryState) -> String {
         format!("{} {}: {}\n", name_of(&key.chart.chart), name_of(&key.key_id), name_of(&wrapped))
     });
     charts + &keys.collect::<String>()
+}
+
+/// Open uploads, how many of them the charts count, and all parts.
+pub fn uploads(state: &MemoryState) -> String {
+    let uploads = lines(state, Table::Upload, |key, row: upload::Row| {
+        let key = upload::Key::decode(&key).unwrap();
+        let of_chart = name_of(&key.chart.chart);
+        let mark = if row.complete { " complete" } else { "" }.to_owned() + if row.dropped { " dropped" } else { "" };
+        let (name, parts) = (name_of(&key.upload_id), row.parts);
+        format!("{of_chart} {name}: {parts} parts, from {} to {}{mark}", row.started_ms, row.last_ms)
+    });
+    let counted = rows(state, Table::Chart).into_iter().map(|(key, row)| {
+        let (address, row) = (chart::decode(&key).unwrap(), chart::Row::decode(row).unwrap());
+        format!(" {}:{}", name_of(&address.chart), row.open_uploads)
+    });
+    let mut parts = std::collections::BTreeMap::<String, Vec<u32>>::new();
+    for (key, _) in rows(state, Table::Part) {
+        let key = part::Key::decode(&key).unwrap();
+        parts.entry(name_of(&key.upload_id)).or_default().push(key.part);
+    }
+    let parts = parts.into_iter().map(|(upload, parts)| match parts.len() {
+        0..=9 => format!("parts of {upload}: {parts:?}\n"),
+        many => format!("parts of {upload}: {many}\n"),
+    });
+    format!("{uploads}open:{}\n{}", counted.collect::<String>(), parts.collect::<String>())
 }
 
 pub fn requests(state: &MemoryState) -> String {
