@@ -65,7 +65,8 @@ impl Client {
     }
 
     async fn upload_part(&self, chart: &Chart, message: &v1::UploadPartRequest) -> Result<(), Error> {
-        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: None };
+        let traceparent = self.traceparent.as_ref();
+        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: None, traceparent };
         let send = |attempt: Attempt| {
             let request = request(message, attempt.timeout);
             async move { stub(attempt.channel).upload_part(request).await.map(Response::into_inner) }
@@ -135,7 +136,8 @@ impl Client {
                 Ok((first, chunks))
             }
         };
-        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: None };
+        let traceparent = self.traceparent.as_ref();
+        let call = Call { route: Route::Chart(chart), deadline: self.deadline, request_id: None, traceparent };
         let (first, chunks) = self.cluster.run(call, open).await?;
         self.learn(chart, first.answer);
         let header = first.header.ok_or_else(|| Error::Internal { message: "ReadDocument gave no header".into() })?;

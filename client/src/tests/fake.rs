@@ -234,6 +234,8 @@ impl Charts for Service {
         let chart = Some(v1::ChartRef { kind: v1::chart_ref::Kind::Patient as i32, id: id.clone() });
         let found = v1::ChartMatch { chart, record: Some(v1::RecordRef { r#type: message.r#type, id }), version: 3 };
         Ok(Response::new(v1::FindChartsResponse { answer, matches: vec![found], ..Default::default() }))
+    }
+
     async fn upload_part(
         &self,
         request: Request<v1::UploadPartRequest>,

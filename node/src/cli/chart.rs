@@ -292,19 +292,6 @@ mod tests {
     use super::*;
 
     fn line(content_type: &str, body: &[u8]) -> String {
-        let header = Header {
-            record: RecordId::new("T", "1"),
-            version: 1,
-            deleted: false,
-            content_type: content_type.into(),
-            clinical_date: String::new(),
-            status: String::new(),
-            author: String::new(),
-            labels: Vec::new(),
-            index_terms: Vec::new(),
-            length_bytes: body.len() as u64,
-            committed_at: None,
-        };
         let mut buffer = Vec::new();
         write_line(content_type, body, &mut buffer);
         String::from_utf8(buffer).unwrap()

@@ -40,7 +40,6 @@ impl Gateway {
         let chart = chart_of(caller, request.chart);
         let record = request.record.unwrap_or_default();
         let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
-        let address = chart.record(&record);
         let stored = self.find_version(&chart, &record, request.version, seq)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
         Ok(GetResponse { answer: self.answer(chart.shard(), seq), record: Some(record) })
@@ -62,7 +61,9 @@ impl Gateway {
     ) -> Result<StoredVersion, GatewayError> {
         let found = match version {
             0 => self.newest(chart, record, seq)?,
-            version => self.replica.rows().version(&chart.record(record), version)?.filter(|stored| stored.row.seq <= seq),
+            version => {
+                self.replica.rows().version(&chart.record(record), version)?.filter(|stored| stored.row.seq <= seq)
+            }
         };
         found.ok_or(GatewayError::NotFound { index: None })
     }

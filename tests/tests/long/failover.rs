@@ -1,7 +1,5 @@
 //! How long writes stand still when the node that leads most shards is killed.
 
-mod documents;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};

@@ -21,9 +21,9 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
+use self::documents::DocumentRows;
 use self::index_rows::IndexRows;
 use self::observe::Observer;
-use self::documents::DocumentRows;
 use self::peers::Peers;
 use self::rows::ChartRows;
 use crate::directory::DirectoryView;

@@ -125,9 +125,7 @@ impl Applier {
             | Command::PutIndex(_)
             | Command::DropIndex(_)
             | Command::PutPart(_)
-            | Command::DropUpload(_) => {
-                self.slots.is_some_and(|(first, last)| (first..=last).contains(&slot))
-            }
+            | Command::DropUpload(_) => self.slots.is_some_and(|(first, last)| (first..=last).contains(&slot)),
             _ => self.shard == DIRECTORY,
         };
         if !mine {
