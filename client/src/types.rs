@@ -264,7 +264,7 @@ pub struct Mutation {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Operation {
-    Put(Put),
+    Put(Box<Put>),
     Delete,
     Check,
 }
@@ -272,7 +272,7 @@ enum Operation {
 impl Mutation {
     /// Stores a new version.
     pub fn put(record: RecordId, put: Put) -> Self {
-        Self { record, precondition: None, operation: Operation::Put(put) }
+        Self { record, precondition: None, operation: Operation::Put(Box::new(put)) }
     }
 
     /// Stores a version that says "deleted"; the record must exist, its old versions stay readable.
