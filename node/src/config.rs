@@ -48,6 +48,8 @@
 //! sample_ratio = 0.01                    # the default: of the requests whose callers do not ask for a trace
 //! ```
 
+mod validate;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -58,16 +60,8 @@ use serde::Deserialize;
 
 use crate::tls::TlsFiles;
 
-/// No configuration may allow more: the messages between nodes are sized for it.
-pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
-/// Less could not even hold one flush.
-pub const RESERVE_BYTES_MIN: u64 = 16 << 20;
-/// Documents are numbered by parts, and there are no more numbers.
-pub const DOCUMENT_BYTES_LIMIT: u32 = 1 << 30;
-/// One that is slower by a second is not abandoned; nor is one that lay for a month.
-const UPLOAD_IDLE_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 60 * 60 * 1_000;
-/// A name or a site in characters.
-pub const NAME_LENGTH_MAX: usize = 64;
+pub(crate) use self::validate::is_name;
+pub use self::validate::{BODY_BYTES_LIMIT, DOCUMENT_BYTES_LIMIT, NAME_LENGTH_MAX, RESERVE_BYTES_MIN};
 
 /// The flag that overrides a key, as errors name it.
 pub const FLAG: &str = "--set";
@@ -414,78 +408,6 @@ impl Config {
             *root = format!("file:{}", base.join(path).display());
         }
     }
-
-    fn validate(&self, origin: &str) -> Result<(), ConfigError> {
-        let check = |ok: bool, key: &str, reason: &str| {
-            if ok {
-                return Ok(());
-            }
-            Err(ConfigError::Invalid { origin: origin.to_owned(), key: key.to_owned(), reason: reason.to_owned() })
-        };
-        let name_reason = "must be 1 to 64 of a-z, 0-9 and -";
-        check(is_name(&self.name), "name", name_reason)?;
-        check(is_name(&self.site), "site", name_reason)?;
-        let address_reason = "must be host:port, with a port from 1 to 65535";
-        check(self.join.iter().all(|address| is_address(address)), "join", address_reason)?;
-        for (key, address) in [("advertise.client", &self.advertise.client), ("advertise.peer", &self.advertise.peer)] {
-            check(address.as_deref().is_none_or(is_address), key, address_reason)?;
-        }
-        let listen = [("client", self.listen.client), ("peer", self.listen.peer), ("ops", self.listen.ops)];
-        for (key, address) in listen {
-            check(address.port() != 0, &format!("listen.{key}"), "needs a port that is not 0: others are told it")?;
-        }
-        let distinct = listen.iter().enumerate().all(|(i, (_, a))| listen[..i].iter().all(|(_, b)| a != b));
-        check(distinct, "listen", "has the same address twice")?;
-        self.validate_keys(&check)?;
-        let raft = &self.raft;
-        check((10..=60_000).contains(&raft.heartbeat_ms), "raft.heartbeat_ms", "must be 10 to 60000")?;
-        // One lost heartbeat must not start an election.
-        let enough = raft.election_min_ms >= raft.heartbeat_ms.saturating_mul(2);
-        check(enough, "raft.election_min_ms", "must be at least twice `raft.heartbeat_ms`")?;
-        check(
-            raft.election_max_ms > raft.election_min_ms,
-            "raft.election_max_ms",
-            "must exceed `raft.election_min_ms`",
-        )?;
-        check(raft.election_max_ms <= 600_000, "raft.election_max_ms", "must be at most 600000")?;
-        // Fewer would flush all the time; a slower transfer would never catch up.
-        check(raft.snapshot_after_entries >= 16, "raft.snapshot_after_entries", "must be at least 16")?;
-        check(raft.snapshot_bytes_per_s >= 1 << 20, "raft.snapshot_bytes_per_s", "must be at least 1048576")?;
-        let body = (1..=BODY_BYTES_LIMIT).contains(&self.limits.body_bytes_max);
-        check(body, "limits.body_bytes_max", "must be 1 to 4194304")?;
-        let sweep = (1..=86_400 * 365).contains(&self.limits.index_sweep_after_s);
-        check(sweep, "limits.index_sweep_after_s", "must be 1 to 31536000")?;
-        let document = (1..=DOCUMENT_BYTES_LIMIT).contains(&self.limits.document_bytes_max);
-        check(document, "limits.document_bytes_max", "must be 1 to 1073741824")?;
-        let idle = UPLOAD_IDLE_MS.contains(&self.limits.upload_idle_ms);
-        check(idle, "limits.upload_idle_ms", "must be 1000 to 2592000000")?;
-        self.validate_disk(&check)?;
-        let collector = self.telemetry.otlp_endpoint.as_deref().and_then(|url| url.strip_prefix("http://"));
-        let named = self.telemetry.otlp_endpoint.is_none() || collector.is_some_and(is_address);
-        check(named, "telemetry.otlp_endpoint", "must be http://host:port")?;
-        check((0.0..=1.0).contains(&self.telemetry.sample_ratio), "telemetry.sample_ratio", "must be 0 to 1")
-    }
-
-    fn validate_disk(&self, check: &impl Fn(bool, &str, &str) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
-        let disk = &self.disk;
-        check(disk.reserve_bytes >= RESERVE_BYTES_MIN, "disk.reserve_bytes", "must be at least 16777216")?;
-        check((100..=60_000).contains(&disk.stall_warn_ms), "disk.stall_warn_ms", "must be 100 to 60000")?;
-        let reason = "must exceed `disk.stall_warn_ms` and be at most 600000";
-        check(disk.stall_max_ms > disk.stall_warn_ms && disk.stall_max_ms <= 600_000, "disk.stall_max_ms", reason)
-    }
-
-    /// A keyed node needs both the root key and a service certificate, a keyless one has neither.
-    fn validate_keys(&self, check: &impl Fn(bool, &str, &str) -> Result<(), ConfigError>) -> Result<(), ConfigError> {
-        let service = self.tls.service.is_some();
-        check(!self.is_keyed() || service, "tls.service", "is missing: a node with `keys.root` serves clients")?;
-        let reason = "is there without `keys.root`: a keyless node must hold no service certificate";
-        check(self.is_keyed() || !service, "tls.service", reason)?;
-        if let Some(root) = &self.keys.root {
-            let known = root.strip_prefix("file:").is_some_and(|path| !path.is_empty());
-            check(known, "keys.root", "must be file:PATH")?;
-        }
-        Ok(())
-    }
 }
 
 /// Variables that begin with `CHARTHOLD_` and mean nothing: most likely spelled wrong. For a warning, not an error,
@@ -551,18 +473,6 @@ fn explain(origin: &str, error: figment::Error) -> ConfigError {
         kind if error.path.is_empty() => ConfigError::Malformed { origin, reason: kind.to_string() },
         kind => ConfigError::Invalid { origin, key: error.path.join("."), reason: kind.to_string() },
     }
-}
-
-pub(crate) fn is_name(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed)
-}
-
-fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let host_ok = !host.is_empty() && !host.contains(char::is_whitespace) && (bracketed || !host.contains(':'));
-    host_ok && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// 0.0.0.0 tells nobody where to go: the machine's name stands in for it.
