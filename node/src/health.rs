@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use charthold_replica::all_shards;
 use charthold_replica::replica::Replica;
+use charthold_replica::store::disk::DiskLevel;
 use tokio::sync::watch;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -81,7 +82,11 @@ pub fn obstacle(replica: &Replica) -> Option<String> {
     if let Some((shard, why)) = replica.stopped_group() {
         return Some(format!("the replica of shard {shard} has stopped: {why}"));
     }
-    replica.clock_error()
+    match replica.disk() {
+        (DiskLevel::Good | DiskLevel::Low, _) => replica.clock_error(),
+        (DiskLevel::Critical, free_bytes) => Some(format!("the disk is full: {} MiB are left", free_bytes >> 20)),
+        (DiskLevel::Stalled, _) => Some("the disk does not answer".to_owned()),
+    }
 }
 
 /// Keeps the health of a keyless node, which serves no client and needs no quorum: it is ready when it takes part.

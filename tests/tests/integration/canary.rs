@@ -53,9 +53,10 @@ async fn nothing_of_a_patient_is_in_any_file_or_log_line() {
     every_call(&cluster).await;
     cluster.restart(leader);
     cluster.wait_ready().await;
+    let served = |node: usize| cluster.metrics(node).text.contains("charthold.v1.Charts/Commit");
+    assert!((0..cluster.size()).any(served), "no node has counted a commit");
     for node in 0..cluster.size() {
         let metrics = cluster.metrics(node).text;
-        assert!(metrics.contains("charthold.v1.Charts/Commit"), "node {node} has served nothing");
         assert_eq!(scan.bytes(metrics.as_bytes()), [], "in the metrics of node {node}");
     }
     for node in 0..cluster.size() {

@@ -94,6 +94,9 @@ impl Replica {
     /// A barrier that no read waits for: it passes if the shard serves. Not measured.
     pub async fn check_barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
         loop {
+            if self.leads_in_vain(shard) {
+                return Err(ReplicaError::NoLeader);
+            }
             let (waiter, passed) = oneshot::channel();
             let queue = &self.barriers.queues[usize::from(shard)];
             let passed = async {

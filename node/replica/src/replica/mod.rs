@@ -60,6 +60,8 @@ const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a node with a bad disk looks whether it leads anything.
 const GIVE_WAY_INTERVAL: Duration = Duration::from_millis(250);
+/// What it leads in spite of that, it tries to give away again after this.
+const GIVE_WAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a replica is started with.
 pub struct ReplicaConfig {
@@ -314,15 +316,19 @@ async fn reach_members(observer: Arc<Observer>) {
 
 /// Whatever a node with a bad disk leads, one with a good disk should lead.
 async fn give_way(groups: Vec<Arc<Group>>, disks: Arc<ClusterDisks>) {
-    let mut said = DiskLevel::Good;
+    let (mut said, mut tried_at) = (DiskLevel::Good, None::<Instant>);
     loop {
         tokio::time::sleep(GIVE_WAY_INTERVAL).await;
         let level = disks.own();
+        if level == said && tried_at.is_some_and(|at| at.elapsed() < GIVE_WAY_AGAIN) {
+            continue;
+        }
         let led = groups.iter().filter(|group| level != DiskLevel::Good && group.leads()).collect::<Vec<_>>();
         if level != said && !led.is_empty() {
             tracing::warn!(?level, shards = led.len(), "the disk is full or hangs: handing over leadership");
         }
         said = level;
+        tried_at = (!led.is_empty()).then(Instant::now);
         futures::future::join_all(led.iter().map(|group| group.hand_over_to(|node| disks.is_good(node)))).await;
     }
 }

@@ -13,6 +13,7 @@ use crate::peer::Lane;
 use crate::peer::client::CallFailure;
 use crate::peer::frame::Kind;
 use crate::shard::group::GroupError;
+use crate::store::disk::DiskLevel;
 use crate::trace;
 
 /// While there is no leader, ask again after this.
@@ -58,7 +59,7 @@ impl Replica {
         let mut maybe_done = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.leads_in_vain(shard) {
                 return Err(if maybe_done { ReplicaError::Unknown } else { ReplicaError::NoLeader });
             }
             match self.try_propose(shard, &command, left).await {
@@ -73,6 +74,12 @@ impl Replica {
             }
             tokio::time::sleep(LEADER_POLL.min(left)).await;
         }
+    }
+
+    /// Whether this node would lead the shard, but for its disk that does not answer: others lead by now, and it cannot
+    /// hear of them. Callers are better off at another node.
+    pub(super) fn leads_in_vain(&self, shard: ShardId) -> bool {
+        self.disk().0 == DiskLevel::Stalled && self.leader(shard).is_some_and(|(leader, _)| leader == self.node_id)
     }
 
     async fn try_propose(&self, shard: ShardId, command: &Bytes, left: Duration) -> Result<pb::Outcome, GroupError> {
