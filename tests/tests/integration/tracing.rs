@@ -38,27 +38,30 @@ async fn a_request_is_followed_from_client_to_followers() {
             let spans = of_trace(&collector, &trace_id(node));
             let appliers: BTreeSet<_> =
                 spans.iter().filter(|span| span.name == "apply").map(|span| &span.node).collect();
-            let whole = appliers.len() == 3 && spans.iter().any(|span| span.name.ends_with("Commit"));
+            let answered = |span: &Sent| span.fields.get("rpc.grpc.status_code").is_some_and(|code| code == "0");
+            let whole = appliers.len() == 3 && spans.iter().any(answered);
             if whole { Ok(spans) } else { Err(format!("{spans:?}")) }
         })
         .await;
-        let named =
-            |name: &str| spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}: {spans:?}"));
         let by_id: HashMap<&str, &Sent> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
-        let root = named("charthold.v1.Charts/Commit");
-        assert_eq!((root.parent.as_str(), root.fields["rpc.grpc.status_code"].as_str()), (CALLERS_SPAN, "0"));
-        for stage in ["admit", "key", "seal", "propose", "answer"] {
-            assert_eq!((&named(stage).parent, &named(stage).node), (&root.id, &root.node), "{stage}");
-        }
+        // A try that met no leader, of a group that is young, left spans too: followed is the one that committed.
+        let committed = spans.iter().find(|span| span.name == "leader" && span.fields.contains_key("log_index"));
+        let leader = committed.unwrap_or_else(|| panic!("no leader: {spans:?}"));
         // The leader's span hangs below the gateway's, over a forward if that is another node.
-        let leader = named("leader");
         let above = by_id[leader.parent.as_str()];
-        match leader.node == root.node {
-            true => assert_eq!(above.id, root.id),
-            false => {
-                assert_eq!((above.name.as_str(), &above.node, &above.parent), ("forward", &root.node, &root.id));
+        let root = match above.name.as_str() {
+            "forward" => {
+                assert_ne!(leader.node, above.node);
                 forwarded += 1;
+                by_id[above.parent.as_str()]
             }
+            _ => above,
+        };
+        assert_eq!((root.name.as_str(), root.parent.as_str()), ("charthold.v1.Charts/Commit", CALLERS_SPAN));
+        assert_eq!((root.fields["rpc.grpc.status_code"].as_str(), &root.node), ("0", &above.node));
+        for stage in ["admit", "key", "seal", "propose", "answer"] {
+            let named = spans.iter().find(|span| span.name == stage && span.parent == root.id);
+            assert_eq!(named.map(|span| &span.node), Some(&root.node), "{stage}: {spans:?}");
         }
         for below in spans.iter().filter(|span| ["log", "apply"].contains(&span.name.as_str())) {
             assert_eq!(below.parent, leader.id, "{below:?}");
@@ -90,7 +93,7 @@ async fn without_a_callers_trace_the_ratio_decides_and_refusals_say_why() {
         };
         let barrier = spans.iter().any(|span| span.name == "barrier");
         let reasons = (reason("Charts/Commit")?, reason("Charts/Get")?, barrier);
-        let expected = ("RECORD_NOT_FOUND".to_owned(), "RECORD_NOT_FOUND".to_owned(), true);
+        let expected = ("VERSION_MISMATCH".to_owned(), "RECORD_NOT_FOUND".to_owned(), true);
         if reasons == expected { Ok(()) } else { Err(format!("{reasons:?}")) }
     })
     .await;
