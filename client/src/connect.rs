@@ -28,7 +28,7 @@ use crate::{Error, Profile, lock};
 /// TCP and TLS together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls that queue for the same dead gateway share its failure for this long, else each would dial in turn.
-const DIAL_FAILURE_SHARED: Duration = Duration::from_millis(250);
+pub(crate) const DIAL_FAILURE_SHARED: Duration = Duration::from_millis(250);
 /// How long the gateway's first bytes are waited for; see [`Dialer::secure`].
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection whose other end has vanished is found out within the sum of these.

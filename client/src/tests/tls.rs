@@ -134,7 +134,8 @@ async fn files_are_read_again_for_each_connection() {
     let client = Client::connect(&stranger.profile(&stranger, &[&front], folder.path())).unwrap();
     assert!(matches!(client.put(&chart(), &id(), Put::fhir("{}")).await, Err(Error::Unauthenticated { .. })));
     let renewed = authority.profile(&authority, &[&front], folder.path());
-    // A connection that was tried before the change may still tell how that ended.
+    // Calls share a failure to connect for a while, and a connection that was tried meanwhile may tell it once more.
+    tokio::time::sleep(crate::connect::DIAL_FAILURE_SHARED).await;
     let mut tries = 0;
     while let Err(error) = client.put(&chart(), &id(), Put::fhir("{}")).await {
         tries += 1;
