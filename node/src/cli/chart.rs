@@ -45,7 +45,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct FindArgs {
-    /// Whose numbers these are, for example https://hospital.example/mrn
+    /// Whose numbers these are, for example `https://hospital.example/mrn`
     #[arg(long)]
     system: String,
     /// The number, as it was put
