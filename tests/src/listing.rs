@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use charthold_client::{Chart, Client, Header, ListQuery, Mutation, Order, Put, RecordId};
 
 const WRITERS: usize = 4;
+/// Between two commits of a writer: an order is for so many versions, and the writers must not use them up before a
+/// long listing ends.
+const WRITER_PAUSE: Duration = Duration::from_millis(50);
 /// Of one commit of the chart's first records.
 const COMMIT_RECORDS: usize = 500;
 const STATUSES: [&str; 3] = ["preliminary", "final", "amended"];
@@ -162,6 +165,7 @@ impl Writer {
             self.log.push(logged);
             commits.fetch_add(1, SeqCst);
             fresh += WRITERS;
+            tokio::time::sleep(WRITER_PAUSE).await;
         }
         self.log
     }
