@@ -16,6 +16,7 @@ use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use self::wire::Wire;
+use super::minutes;
 
 #[path = "../bad_input/wire.rs"]
 #[allow(dead_code)]
@@ -25,8 +26,6 @@ mod wire;
 const MEMORY_MIB_MAX: u64 = 2_560;
 /// How much more the second half may need than the first.
 const GROWTH_PERCENT_MAX: u64 = 10;
-const MINUTES: &str = "CHARTHOLD_LONG_MINUTES";
-const MINUTES_DEFAULT: f64 = 30.0;
 /// How long the sustainable load is looked for, by so many callers at once.
 const SEARCH: Duration = Duration::from_secs(20);
 const SEARCHERS: usize = 96;
@@ -229,7 +228,7 @@ async fn watch_memory(processes: Vec<u32>, until: Instant) -> Vec<Vec<u64>> {
 }
 
 pub async fn run() {
-    let minutes = std::env::var(MINUTES).ok().map_or(MINUTES_DEFAULT, |text| text.parse().unwrap());
+    let time = minutes(30);
     // As an operator gets it: the harness's own timing is quicker.
     let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
     let mut cluster = Cluster::start_with(Options { config: raft.to_owned(), ..Options::default() }).await;
@@ -242,7 +241,7 @@ pub async fn run() {
 
     let processes = (0..cluster.size()).map(|node| cluster.process(node).id()).collect::<Vec<_>>();
     let warm = Instant::now() + WARM_UP;
-    let end = warm + Duration::from_secs_f64(minutes * 60.0);
+    let end = warm + time;
     let loads = tenants.iter().zip(TENANTS).map(|(tenant, (_, hundredths))| {
         tokio::spawn(offer_all(Arc::clone(tenant), capacity * hundredths as f64 / 100.0, end))
     });
@@ -252,7 +251,7 @@ pub async fn run() {
     let memory = watch_memory(processes, end).await;
     let counted =
         tenants.iter().zip(&before).map(|(tenant, before)| tenant.tally.lock().unwrap().acknowledged.len() - before);
-    let goodput = counted.sum::<usize>() as f64 / (minutes * 60.0);
+    let goodput = counted.sum::<usize>() as f64 / time.as_secs_f64();
     let mut offered = Vec::new();
     for load in loads {
         offered.push(load.await.unwrap());
