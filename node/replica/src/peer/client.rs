@@ -88,6 +88,15 @@ impl PeerClient {
         self.connection(lane).is_ok()
     }
 
+    /// Waits until both connections are up, however long that takes.
+    pub async fn connected(&self) {
+        for lane in [&self.control, &self.bulk] {
+            let mut current = lane.current.clone();
+            // An error: the keeper has ended, as it does with the process.
+            let _ended = current.wait_for(Option::is_some).await;
+        }
+    }
+
     /// One request, one answer.
     pub async fn call(
         &self,

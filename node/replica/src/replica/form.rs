@@ -11,6 +11,9 @@ use crate::peer::Lane;
 use crate::shard::codec;
 use crate::shard::types::Member;
 
+/// So long a node is waited for that is to be a member.
+const REACH_MAX: Duration = Duration::from_secs(5);
+
 /// Why no cluster was formed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FormError {
@@ -46,6 +49,7 @@ impl Replica {
             return Err(FormError::Name(pair[0].to_owned()));
         }
         let members = members.into_iter().collect::<Vec<_>>();
+        self.connect(&members).await?;
         // A group that is formed campaigns at once: not before the restart rule allows.
         let silence = self.timing.restart_silence() + Duration::from_millis(50);
         tokio::time::sleep_until((self.started + silence).into()).await;
@@ -53,6 +57,19 @@ impl Replica {
             group.initialize(&members).await.map_err(FormError::Refused)?;
         }
         Ok(members)
+    }
+
+    /// Waits for the connections: without them the first campaign of every group would fail, and the next one comes an
+    /// election timeout later.
+    async fn connect(&self, members: &[(NodeId, Member)]) -> Result<(), FormError> {
+        let limit = Instant::now() + REACH_MAX;
+        for (id, member) in members.iter().filter(|(id, _)| *id != self.node_id) {
+            let address = member.peer_address.clone();
+            let client = self.peers.client(*id, &address);
+            let connected = tokio::time::timeout_at(limit.into(), client.connected()).await;
+            connected.map_err(|_| FormError::Unreachable { address, detail: "no connection".to_owned() })?;
+        }
+        Ok(())
     }
 
     /// Asks an address who is there.
@@ -64,7 +81,7 @@ impl Replica {
             let hello = self.greeter.call(&mut *stream, &identity, Lane::Control, 0).await;
             hello.map(|introduced| introduced.hello).map_err(|error| error.to_string())
         };
-        let limit = Instant::now() + Duration::from_secs(5);
+        let limit = Instant::now() + REACH_MAX;
         let hello = tokio::time::timeout_at(limit.into(), dialed).await;
         hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)
     }

@@ -9,8 +9,8 @@ use rocksdb::{
 use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{LogEngine, LogOp, LogRows};
-use crate::store::EngineError;
 use crate::store::figures::EngineFigures;
+use crate::store::{EngineError, limit_background_writes};
 
 const MEMTABLE_BYTES: usize = 64 << 20;
 const WAL_BYTES_MAX: u64 = 256 << 20;
@@ -44,6 +44,7 @@ fn options() -> Options {
     options.set_max_write_buffer_number(4);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_max_background_jobs(2);
+    limit_background_writes(&mut options);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);
     let mut blocks = BlockBasedOptions::default();

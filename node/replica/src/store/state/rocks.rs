@@ -19,8 +19,8 @@ use rocksdb::{
 use super::expiry::{self, Cutoffs};
 use super::{StateEngine, StateOp, StateRows, StateView, Table};
 use crate::ShardId;
-use crate::store::EngineError;
 use crate::store::figures::EngineFigures;
+use crate::store::{EngineError, limit_background_writes};
 
 /// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
 const MEMTABLE_BYTES: usize = 256 << 20;
@@ -84,6 +84,7 @@ fn options() -> Options {
     options.set_atomic_flush(true);
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
+    limit_background_writes(&mut options);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(2048);
     options
