@@ -117,7 +117,7 @@ impl Client {
             })
             .await?;
         self.learn(chart, answer.answer);
-        answer.record.map(Record::from_proto).ok_or(Error::NotFound { index: None })
+        answer.record.map(Record::from_proto).ok_or(Error::NotFound { index: None, deleted_version: None })
     }
 
     /// Reads many records of one chart, in the order asked; `None` where a record is absent or deleted.

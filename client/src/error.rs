@@ -37,6 +37,8 @@ pub enum Error {
     NotFound {
         /// Which mutation of a commit, from 0.
         index: Option<usize>,
+        /// The version that deleted the record, told to those who may read; nothing if there never was one.
+        deleted_version: Option<u64>,
     },
     /// A mutation said "must not exist", but the record does. Nothing of the commit happened.
     #[error("the record exists already{}", at(.index))]
@@ -203,7 +205,7 @@ impl Failure {
                 return Self::retry(unavailable(), true, &details, true);
             }
             (Code::InvalidArgument, "REQUEST_ID_REUSED") => (Error::RequestIdReused, true),
-            (Code::NotFound, _) => (Error::NotFound { index }, true),
+            (Code::NotFound, _) => (Error::NotFound { index, deleted_version: number("version") }, true),
             (Code::AlreadyExists, _) => (Error::AlreadyExists { index }, true),
             (Code::Aborted, "VERSION_MISMATCH") => (Error::VersionMismatch { index, current: number("version") }, true),
             (Code::FailedPrecondition, "REQUEST_EXPIRED") => (Error::Expired, false),
@@ -320,7 +322,10 @@ mod tests {
         check(Code::InvalidArgument, "REQUEST_ID_REUSED", &[], Error::RequestIdReused, SETTLED);
         check(Code::Unauthenticated, "BAD_CERTIFICATE", &[], Error::Unauthenticated { why: why() }, STOP);
         check(Code::PermissionDenied, "NO_GRANT", &[], Error::Denied, STOP);
-        check(Code::NotFound, "RECORD_NOT_FOUND", &[], Error::NotFound { index: None }, SETTLED);
+        let absent = Error::NotFound { index: None, deleted_version: None };
+        check(Code::NotFound, "RECORD_NOT_FOUND", &[], absent, SETTLED);
+        let deleted = Error::NotFound { index: Some(1), deleted_version: Some(4) };
+        check(Code::NotFound, "RECORD_NOT_FOUND", &[("index", "1"), ("version", "4")], deleted, SETTLED);
         let exists = Error::AlreadyExists { index: Some(2) };
         check(Code::AlreadyExists, "RECORD_EXISTS", &[("index", "2")], exists, SETTLED);
         let mismatch = Error::VersionMismatch { index: Some(0), current: Some(7) };

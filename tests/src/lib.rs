@@ -10,6 +10,7 @@
 
 pub mod away;
 pub mod canary;
+pub mod chaos;
 pub mod harness;
 pub mod listing;
 pub mod patients;

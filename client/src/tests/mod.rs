@@ -317,7 +317,7 @@ async fn a_stream_that_stalls_ends_at_the_deadline() {
 async fn absence_is_not_found() {
     let gateway = Gateway::start([Reply::Refuse(refusal(Code::NotFound, "RECORD_NOT_FOUND", None))]).await;
     let outcome = client(&[&gateway.address]).get(&chart(), &id()).await;
-    assert!(matches!(outcome, Err(Error::NotFound { index: None })));
+    assert!(matches!(outcome, Err(Error::NotFound { index: None, deleted_version: None })));
 }
 
 #[tokio::test]

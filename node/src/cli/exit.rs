@@ -140,7 +140,7 @@ mod tests {
         check(CliError::Precondition("d".into()), 4, "d");
         check(CliError::Unavailable("e".into()), 5, "e");
         check(ClientError::Denied.into(), 1, "NO_GRANT: permission denied: no grant allows this call");
-        check(ClientError::NotFound { index: None }.into(), 3, "RECORD_NOT_FOUND: not found");
+        check(ClientError::NotFound { index: None, deleted_version: None }.into(), 3, "RECORD_NOT_FOUND: not found");
         let mismatch = ClientError::VersionMismatch { index: Some(0), current: Some(4) };
         check(mismatch.into(), 4, "VERSION_MISMATCH: the record has another version (mutation 0); the newest is 4");
         let quorum = ClientError::Unavailable { why: "NO_QUORUM: no majority answers".into() };

@@ -223,7 +223,10 @@ fn precondition_failed(caller: &Caller, failed: &pb::PreconditionFailed) -> Gate
     let index = failed.index;
     match failed.wanted() {
         pb::Wanted::Absent => GatewayError::AlreadyExists { index },
-        pb::Wanted::Present => GatewayError::NotFound { index: Some(index) },
+        pb::Wanted::Present => {
+            let deleted_version = (failed.deleted && caller.reads()).then_some(failed.version);
+            GatewayError::NotFound { index: Some(index), deleted_version }
+        }
         pb::Wanted::Version | pb::Wanted::Unspecified => {
             let version = if failed.deleted { 0 } else { failed.version };
             GatewayError::VersionMismatch { index, current: caller.reads().then_some(version) }

@@ -32,7 +32,7 @@ pub enum GatewayError {
     #[error("no grant allows this")]
     Denied,
     #[error("absent")]
-    NotFound { index: Option<u32> },
+    NotFound { index: Option<u32>, deleted_version: Option<u64> },
     #[error("the record exists")]
     AlreadyExists { index: u32 },
     #[error("the record's newest version is another one")]
@@ -84,6 +84,11 @@ impl GatewayError {
         Self::Invalid(vec![FieldViolation::new(name, description)])
     }
 
+    /// There is not, and was not, what a read asks for.
+    pub fn absent() -> Self {
+        Self::NotFound { index: None, deleted_version: None }
+    }
+
     fn code_and_reason(&self) -> (Code, &'static str) {
         match self {
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_FIELD"),
@@ -117,13 +122,15 @@ impl GatewayError {
         let mut metadata = HashMap::new();
         let index = match self {
             Self::AlreadyExists { index } | Self::VersionMismatch { index, .. } => Some(*index),
-            Self::NotFound { index } => *index,
+            Self::NotFound { index, .. } => *index,
             _ => None,
         };
         if let Some(index) = index {
             metadata.insert("index".to_owned(), index.to_string());
         }
-        if let Self::VersionMismatch { current: Some(version), .. } = self {
+        if let Self::VersionMismatch { current: Some(version), .. }
+        | Self::NotFound { deleted_version: Some(version), .. } = self
+        {
             metadata.insert("version".to_owned(), version.to_string());
         }
         if let Self::UploadOutOfOrder { next_part } = self {
@@ -221,7 +228,9 @@ mod tests {
     #[test]
     fn statuses_carry_what_a_client_acts_on() {
         check(GatewayError::Denied, Code::PermissionDenied, "NO_GRANT", &[], false);
-        check(GatewayError::NotFound { index: None }, Code::NotFound, "RECORD_NOT_FOUND", &[], false);
+        check(GatewayError::absent(), Code::NotFound, "RECORD_NOT_FOUND", &[], false);
+        let deleted = GatewayError::NotFound { index: Some(1), deleted_version: Some(4) };
+        check(deleted, Code::NotFound, "RECORD_NOT_FOUND", &[("index", "1"), ("version", "4")], false);
         let mismatch = GatewayError::VersionMismatch { index: 2, current: Some(7) };
         check(mismatch, Code::Aborted, "VERSION_MISMATCH", &[("index", "2"), ("version", "7")], false);
         let order = GatewayError::UploadOutOfOrder { next_part: 3 };

@@ -205,7 +205,7 @@ impl Gateway {
         rows_max: usize,
     ) -> Result<Headers, GatewayError> {
         let (rows, address) = (self.replica.rows(), chart.record(record));
-        let newest = rows.newest(&address, as_of_seq)?.ok_or(GatewayError::NotFound { index: None })?.version;
+        let newest = rows.newest(&address, as_of_seq)?.ok_or(GatewayError::absent())?.version;
         let next = next.map(|next| next.try_into().map(u64::from_be_bytes)).transpose();
         let next = next.map_err(|_| GatewayError::Internal)?;
         let mut page = Headers::new(rows_max);

@@ -227,7 +227,7 @@ impl Gateway {
         let seq = self.replica.barrier(DIRECTORY, deadline).await?;
         let tenant = match of == NO_TENANT {
             true => None,
-            false => Some(self.keyring.tenant(&of, deadline).await?.ok_or(GatewayError::NotFound { index: None })?),
+            false => Some(self.keyring.tenant(&of, deadline).await?.ok_or(GatewayError::absent())?),
         };
         let rows = self.replica.directory().grants(&of, after.as_ref(), rows_max)?;
         let next = match rows.last() {

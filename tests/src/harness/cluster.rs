@@ -1,5 +1,6 @@
 //! A cluster: its processes, and those who talk to it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,8 +10,9 @@ use charthold_client::{Chart, Client, Error, Profile, RecordId, RequestContext, 
 use tempfile::TempDir;
 
 use super::files::{self, Files};
-use super::process::{Background, Finished, Running, command};
+use super::process::{Background, Finished, Running, command, command_at};
 use super::until;
+use super::wan::Wan;
 
 pub const CLUSTER: &str = "test";
 /// Odd on purpose: a search for it finds nothing else.
@@ -29,6 +31,8 @@ pub struct Options {
     pub node_environment: Vec<(usize, String, String)>,
     /// Appended to every node's config.toml. With a `[raft]` of its own it replaces the harness's quick one.
     pub config: String,
+    /// Each site in a network of its own, with this round trip between them; needs root. Nothing: all on loopback.
+    pub round_trip: Option<Duration>,
 }
 
 impl Options {
@@ -44,6 +48,7 @@ pub struct Cluster {
     options: Options,
     tenant: String,
     files: Files,
+    wan: Option<Wan>,
     folder: Option<TempDir>,
 }
 
@@ -64,9 +69,11 @@ impl Cluster {
     pub fn prepare(options: Options) -> Self {
         let options = Options { sites: if options.sites == 0 { 3 } else { options.sites }, ..options };
         let folder = tempfile::Builder::new().prefix("charthold-test-").tempdir().expect("a temporary folder");
-        let files = Files::create(folder.path(), options.sites, &options.config);
+        let wan = options.round_trip.map(|round_trip| Wan::create(options.sites, round_trip));
+        let address = |site| if wan.is_some() { Wan::address(site) } else { Ipv4Addr::LOCALHOST };
+        let files = Files::create(folder.path(), (0..options.sites).map(address).collect(), &options.config);
         let nodes = (0..options.sites).map(|_| None).collect();
-        Self { nodes, options, tenant: String::new(), files, folder: Some(folder) }
+        Self { nodes, options, tenant: String::new(), files, wan, folder: Some(folder) }
     }
 
     /// Forms the cluster of running nodes, makes the tenant and its service.
@@ -84,6 +91,11 @@ impl Cluster {
         let principal = self.files.create_service(&self.tenant, SERVICE);
         operator.admin().add_grant(&principal, &[Role::Reader, Role::Writer]).await.expect("add a grant");
         self.wait_ready().await;
+    }
+
+    /// The network between the sites, if they have one.
+    pub fn wan(&self) -> Option<&Wan> {
+        self.wan.as_ref()
     }
 
     pub fn size(&self) -> usize {
@@ -120,7 +132,11 @@ impl Cluster {
     pub fn restart(&mut self, node: usize) {
         assert!(self.nodes[node].is_none(), "node {node} is running");
         let config = self.files.config(node);
-        let mut start = command(&["start", "--config"]);
+        let start = ["start", "--config"];
+        let mut start = match &self.wan {
+            Some(_) => command_at(node, &start),
+            None => command(&start),
+        };
         start.arg(config).arg("--stop-with-parent").envs(self.options.environment.iter().cloned());
         let own = self.options.node_environment.iter().filter(|(of, _, _)| *of == node);
         start.envs(own.map(|(_, name, value)| (name, value)));

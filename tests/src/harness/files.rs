@@ -8,7 +8,7 @@
 //! FOLDER/client/         a service's certificate, and FOLDER/client.toml its profile
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use charthold::seal::{Token, create_root_key_file};
@@ -17,7 +17,6 @@ use charthold_client::Profile;
 
 use super::{CLUSTER, free_ports};
 
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Quicker than in production: tests kill leaders by the dozen.
 const RAFT: &str = "[raft]\nheartbeat_ms = 100\nelection_min_ms = 500\nelection_max_ms = 1000\n";
 
@@ -26,22 +25,27 @@ const DISK: &str = "[disk]\nreserve_bytes = 67108864\n";
 
 pub struct Files {
     pub folder: PathBuf,
+    /// Of each node.
+    addresses: Vec<Ipv4Addr>,
     /// Client, peer, ops; for each node.
     ports: Vec<[u16; 3]>,
 }
 
 impl Files {
     /// Everything up to the first start of a node.
-    pub fn create(folder: &Path, sites: usize, config: &str) -> Self {
+    pub fn create(folder: &Path, addresses: Vec<Ipv4Addr>, config: &str) -> Self {
+        let sites = addresses.len();
         let ports = free_ports(sites * 3).chunks(3).map(|ports| [ports[0], ports[1], ports[2]]).collect();
-        let files = Self { folder: folder.to_owned(), ports };
+        let files = Self { folder: folder.to_owned(), addresses, ports };
         let authority = Authority::create(CLUSTER, &folder.join("authority")).unwrap();
         create_root_key_file(&folder.join("root.key")).unwrap();
         for node in 0..sites {
             std::fs::create_dir(files.node(node)).unwrap();
             let certs = files.node(node).join("certs");
             let dns = ["localhost".to_owned()];
-            authority.node(&name(node), true, &dns, &[LOOPBACK], &certs, Validity::default()).unwrap();
+            authority
+                .node(&name(node), true, &dns, &[files.addresses[node].into()], &certs, Validity::default())
+                .unwrap();
             std::fs::write(files.config(node), files.config_text(node, config)).unwrap();
         }
         authority.operator("operator", &folder.join("operator"), Validity::default()).unwrap();
@@ -75,15 +79,19 @@ impl Files {
     }
 
     pub fn client_endpoint(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", self.ports[node][0])
+        self.endpoint(node, 0)
     }
 
     pub fn peer_endpoint(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", self.ports[node][1])
+        self.endpoint(node, 1)
     }
 
     pub fn ops_endpoint(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", self.ports[node][2])
+        self.endpoint(node, 2)
+    }
+
+    fn endpoint(&self, node: usize, port: usize) -> String {
+        format!("{}:{}", self.addresses[node], self.ports[node][port])
     }
 
     fn write_profile(&self, name: &str, tenant: Option<&str>) {

@@ -4,7 +4,7 @@
 //! cluster.rs  start, kill, restart, clients, commands     files.rs    what is on disk for it
 //! process.rs  the program, its processes, free ports      observe.rs  leaders, roots, how far it is
 //! disk.rs     small disks, disks that fail                writers.rs  clients that remember every promise
-//! ops.rs      probes and metrics
+//! ops.rs      probes and metrics             wan.rs      sites with networks between them
 //! ```
 //!
 //! Each cluster has a folder and ports of its own, and leaves neither files nor processes behind, also when the test
@@ -16,6 +16,7 @@ mod files;
 mod observe;
 mod ops;
 mod process;
+mod wan;
 mod writers;
 
 use std::future::Future;
@@ -25,6 +26,7 @@ pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
 pub use disk::{SmallDisk, fsync_shim};
 pub use ops::{Metrics, Page, Sample};
 pub use process::{Background, Finished, Running, command, free_ports, free_range, program};
+pub use wan::{Link, Wan};
 pub use writers::{Log, Writers};
 
 /// Of anything that is waited for: long, so that a loaded machine fails no test.

@@ -17,16 +17,23 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 /// The program, built beside this test's own executable.
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own executable");
-    // target/debug/deps/<test>
-    let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
-    let program = folder.join("charthold");
-    assert!(program.exists(), "{} is missing: run `cargo build -p charthold` first", program.display());
-    program
+    // target/debug/deps/<test>, or target/debug/<program of ours>
+    let mut programs = test.ancestors().skip(1).take(2).map(|folder| folder.join("charthold"));
+    let program = programs.find(|program| program.is_file());
+    program.unwrap_or_else(|| panic!("no charthold beside {}: run `cargo build -p charthold` first", test.display()))
 }
 
 /// The program with these arguments, and nothing from this process's environment that would change what it does.
 pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
-    let mut command = Command::new(program());
+    without_surroundings(Command::new(program()), arguments)
+}
+
+/// The same, at a site of a [`Wan`](super::Wan).
+pub fn command_at<S: AsRef<OsStr>>(site: usize, arguments: &[S]) -> Command {
+    without_surroundings(super::Wan::command_at(site, &program()), arguments)
+}
+
+fn without_surroundings<S: AsRef<OsStr>>(mut command: Command, arguments: &[S]) -> Command {
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CHARTHOLD_") || name == "RUST_LOG") {

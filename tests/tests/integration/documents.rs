@@ -117,7 +117,10 @@ async fn a_document_is_a_version_like_any_other() {
         assert!(read(&client, &chart, "d2").await.unwrap() == content, "{length} bytes");
     }
     client.delete(&chart, &record("d1"), 2).await.unwrap();
-    assert_eq!(read(&client, &chart, "d1").await.err(), Some(Error::NotFound { index: None }));
+    assert_eq!(
+        read(&client, &chart, "d1").await.err(),
+        Some(Error::NotFound { index: None, deleted_version: Some(3) })
+    );
     let mut old = Vec::new();
     client.read_document_version(&chart, &record("d1"), 2).await.unwrap().copy_to(&mut old).await.unwrap();
     assert!(old == big);

@@ -4,6 +4,7 @@
 
 mod bench;
 mod canary;
+mod chaos;
 mod collector;
 mod command_line;
 mod dev;

@@ -8,7 +8,8 @@
 //!   longest line's last one makes way for a shorter line.
 //! - *No useless wait*: a call that cannot be served before its deadline, as measured, is refused when it comes. A line
 //!   that has not been empty for a while is a standing queue: it would add its length to every answer and speed up
-//!   none, so only a short wait is allowed then (after CoDel).
+//!   none, so only a short wait is allowed then (after CoDel). Not so for a tenant that has less than an equal part of
+//!   the places: its line stands because others are slow, and goes as soon as they are not.
 //! - *As many places as make sense*: where calls take longer than a target there are fewer, down to a sixteenth.
 
 use std::collections::{HashMap, VecDeque};
@@ -83,11 +84,12 @@ impl<W: Waiter> Tenant<W> {
         Self { running: 0, line: VecDeque::new(), tag, empty_at: now, refused_at: None, doublings: 0 }
     }
 
-    fn may_wait(&mut self, now: Instant) -> Duration {
+    fn may_wait(&mut self, now: Instant, share: usize) -> Duration {
         if self.line.is_empty() {
             self.empty_at = now;
         }
-        if now - self.empty_at > INTERVAL { WAIT_STANDING_MAX } else { WAIT_MAX }
+        let stands = now - self.empty_at > INTERVAL && self.running + 1 >= share;
+        if stands { WAIT_STANDING_MAX } else { WAIT_MAX }
     }
 
     /// Longer the longer it has been refused; forgotten after a while without.
@@ -139,7 +141,8 @@ impl<W: Waiter> FairQueue<W> {
             self.forget_gone();
         }
         let expected = self.expected_wait(&tenant);
-        let allowed = self.tenant(tenant, now).may_wait(now);
+        let share = self.share();
+        let allowed = self.tenant(tenant, now).may_wait(now, share);
         let in_time = expected <= allowed && now + expected + self.service <= deadline;
         if !in_time || self.is_full(&tenant) && !self.push_out_for(&tenant, now, settled) {
             return Arrival::Refused(self.tenant(tenant, now).refuse(now).max(expected.min(WAIT_MAX)));
@@ -178,13 +181,13 @@ impl<W: Waiter> FairQueue<W> {
 
     /// Gives free places to those who wait.
     fn serve(&mut self, now: Instant, settled: &mut Settled<W>) {
-        let tenant_places = self.tenant_places();
+        let (tenant_places, share) = (self.tenant_places(), self.share());
         while self.running < self.places {
             let eligible = self.tenants.iter().filter(|(_, it)| !it.line.is_empty() && it.running < tenant_places);
             let Some(next) = eligible.min_by_key(|(_, it)| it.tag).map(|(id, _)| *id) else { return };
             let service = self.service;
             let tenant = self.tenant(next, now);
-            let allowed = tenant.may_wait(now);
+            let allowed = tenant.may_wait(now, share);
             let Some((waiter, since, deadline)) = tenant.line.pop_front() else { return };
             let too_late = now - since > allowed || now + service > deadline;
             let refused = too_late.then(|| tenant.refuse(now));
@@ -218,12 +221,22 @@ impl<W: Waiter> FairQueue<W> {
         (self.places * 3 / 4).max(1)
     }
 
-    /// Each line gets an equal part of the places.
+    /// An equal part of the places, for each tenant that has something here.
+    fn share(&self) -> usize {
+        let here = self.tenants.values().filter(|it| it.running > 0 || !it.line.is_empty()).count();
+        (self.places / here.max(1)).min(self.tenant_places())
+    }
+
+    /// Each line gets an equal part of the places; but a tenant that has less than its share gets all that come free,
+    /// until it has it.
     fn expected_wait(&self, tenant: &Token) -> Duration {
-        let ahead = self.tenants.get(tenant).map_or(0, |it| it.line.len()) + 1;
+        let (ahead, running) = self.tenants.get(tenant).map_or((1, 0), |it| (it.line.len() + 1, it.running));
         let others = self.tenants.iter().filter(|(id, it)| *id != tenant && !it.line.is_empty()).count();
-        let share = (self.places as f64 / (1 + others) as f64).min(self.tenant_places() as f64);
-        self.service.mul_f64(ahead as f64 / share)
+        let part = match running + ahead <= self.share() {
+            true => self.places,
+            false => (self.places / (1 + others)).min(self.tenant_places()),
+        };
+        self.service.mul_f64(ahead as f64 / part.max(1) as f64)
     }
 
     fn is_full(&self, tenant: &Token) -> bool {

@@ -203,6 +203,31 @@ fn a_standing_queue_is_cut_and_its_tenant_told_to_stay_away_longer() {
     assert!(shortest < 200 * MS && last >= 3_000 * MS, "{shortest:?}, {last:?}");
 }
 
+/// One tenant holds all it may, and nothing ends for a while: the other's line stands, but not by its own doing.
+#[test]
+fn who_has_less_than_its_share_waits_out_a_stall() {
+    let mut bench = Bench::new(8, 1_000);
+    for name in 0..6 {
+        assert_eq!(bench.arrive(1, name, LATER), Arrival::Admitted);
+    }
+    for name in 10..12 {
+        assert_eq!(bench.arrive(2, name, LATER), Arrival::Admitted);
+    }
+    assert_eq!(bench.arrive(2, 20, LATER), Arrival::Waits);
+    assert_eq!(bench.arrive(1, 30, LATER), Arrival::Waits);
+    bench.now += 600 * MS;
+    assert_eq!(bench.arrive(2, 21, LATER), Arrival::Waits);
+    assert_eq!(bench.arrive(1, 31, LATER), Arrival::Waits);
+    bench.now += 500 * MS;
+    for tenant in [1, 2, 1] {
+        bench.leave(tenant, MS, 0);
+    }
+    // 20 and 30 waited for longer than anybody may; 21 for half a second, as 31, whose tenant holds more than its share.
+    let mut settled = bench.settled();
+    settled.sort_unstable();
+    assert_eq!(settled, [(20, false), (21, true), (30, false), (31, false)]);
+}
+
 #[test]
 fn slow_calls_get_fewer_places() {
     let mut bench = Bench::new(64, 64);

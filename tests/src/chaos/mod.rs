@@ -1,0 +1,79 @@
+//! Charthold under faults: clients that write and read all the time, somebody who breaks nodes, and checkers who look at
+//! what the clients saw.
+//!
+//! ```text
+//! workload.rs   clients, and what they do         history.rs   what they saw: one line an operation
+//! transfers.rs  commits over several records      stored.rs    what the cluster has of it at the end
+//! nemesis.rs    faults, and when                  sweep.rs     the verdict by versions
+//! report.rs     the run in one line               search.rs    the verdict by search, as a second opinion
+//! traces.rs     what the nodes' files must not hold
+//! ```
+//!
+//! A run: clients begin, faults come one after the other with a pause between them, then everything is healed, the
+//! clients stop, and all that is stored is read and compared with all that was seen. Which client does what to which
+//! record, and which node is hit by what, follows from the seed; when things happen does not, these are real processes.
+
+mod history;
+mod nemesis;
+mod report;
+mod search;
+mod stored;
+mod sweep;
+mod traces;
+mod transfers;
+mod workload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use self::history::{Function, Operation, Recorder, Status};
+pub use self::nemesis::Kind;
+pub use self::report::Report;
+pub use self::sweep::Violation;
+
+use self::nemesis::Nemesis;
+use self::transfers::Transfers;
+use self::workload::Workload;
+use crate::harness::{Cluster, Options};
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub time: Duration,
+    pub seed: u64,
+    pub sites: usize,
+    /// Between sites in networks of their own; nothing: all on loopback, where the network has no faults.
+    pub round_trip: Option<Duration>,
+    /// Which kinds of faults; each must happen at least once.
+    pub faults: Vec<Kind>,
+    /// Where the history is written, one line an operation.
+    pub history: Option<PathBuf>,
+}
+
+/// Runs it; the verdict is in the report.
+pub async fn run(plan: &Plan) -> Report {
+    let options = Options { sites: plan.sites, round_trip: plan.round_trip, ..Options::default() };
+    let mut cluster = Cluster::start_with(options).await;
+    let recorder = Arc::new(Recorder::new(Instant::now()));
+    let transfers = Transfers::start(&cluster, plan.seed).await;
+    let workload = Workload::start(&cluster, plan.seed, &recorder);
+    let faults = Nemesis::new(plan.seed, &plan.faults, &recorder).run(&mut cluster, plan.time).await;
+    workload.stop().await;
+    let transfers = transfers.stop().await;
+    cluster.wait_ready().await;
+
+    let mut operations = recorder.take();
+    let stored = stored::read(&cluster.client(), &operations).await;
+    let mut violations = stored::resolve(&mut operations, &stored);
+    violations.extend(sweep::check(&operations, &stored));
+    let second_opinion = search::check(&operations);
+    violations.extend(second_opinion.violations);
+    violations.extend(transfers.check(&cluster.client()).await);
+    cluster.wait_roots_equal().await;
+    violations.extend(traces::check(&mut cluster));
+    if let Some(path) = &plan.history {
+        history::write(path, &operations).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    Report::new(plan, &operations, &faults, transfers.done(), second_opinion.keys, violations)
+}

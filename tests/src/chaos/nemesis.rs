@@ -1,0 +1,181 @@
+//! Who breaks nodes: one fault at a time, healed after a while, then some quiet.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::history::Recorder;
+use crate::harness::{Cluster, Link, Wan};
+
+const SLOW_DELAY: Duration = Duration::from_millis(150);
+const SLOW_LOST_PERCENT: u8 = 5;
+const SLOW_RATE: u64 = 256 << 10;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// SIGKILL to one node, as when a site loses power.
+    Kill,
+    /// SIGKILL to all at once.
+    KillAll,
+    /// SIGSTOP for 1 to 10 seconds: a node that is there and does nothing.
+    Pause,
+    /// SIGTERM, as an operator stops a node.
+    Restart,
+    /// A site that reaches no other one; its clients still reach it.
+    Isolate,
+    /// A site that hears the others, and is not heard.
+    Mute,
+    /// A site that is heard, and does not hear the others.
+    Deaf,
+    /// Two sites that do not reach each other; any third one reaches both.
+    Bridge,
+    /// A site behind a slow link that loses packets.
+    SlowLink,
+}
+
+impl Kind {
+    pub const ALL: [Self; 9] = [
+        Self::Kill,
+        Self::KillAll,
+        Self::Pause,
+        Self::Restart,
+        Self::Isolate,
+        Self::Mute,
+        Self::Deaf,
+        Self::Bridge,
+        Self::SlowLink,
+    ];
+
+    /// Whether it is a fault of the network, which only sites with networks of their own have.
+    pub fn is_of_network(self) -> bool {
+        match self {
+            Self::Kill | Self::KillAll | Self::Pause | Self::Restart => false,
+            Self::Isolate | Self::Mute | Self::Deaf | Self::Bridge | Self::SlowLink => true,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::KillAll => "kill-all",
+            Self::Pause => "pause",
+            Self::Restart => "restart",
+            Self::Isolate => "isolate",
+            Self::Mute => "mute",
+            Self::Deaf => "deaf",
+            Self::Bridge => "bridge",
+            Self::SlowLink => "slow-link",
+        }
+    }
+}
+
+/// A fault that happened.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub kind: Kind,
+    pub began_ns: u64,
+}
+
+pub struct Nemesis<'a> {
+    random: fastrand::Rng,
+    kinds: Vec<Kind>,
+    recorder: &'a Recorder,
+}
+
+impl<'a> Nemesis<'a> {
+    pub fn new(seed: u64, kinds: &[Kind], recorder: &'a Recorder) -> Self {
+        Self { random: fastrand::Rng::with_seed(seed), kinds: kinds.to_vec(), recorder }
+    }
+
+    /// Rounds of all kinds, each round in an order of its own, until the time is over; at least one whole round. All
+    /// nodes run on return.
+    pub async fn run(mut self, cluster: &mut Cluster, time: Duration) -> Vec<Fault> {
+        let (begin, mut faults) = (Instant::now(), Vec::new());
+        self.rest(2_000..4_000).await;
+        loop {
+            let mut round = self.kinds.clone();
+            self.random.shuffle(&mut round);
+            for kind in round {
+                if begin.elapsed() > time && faults.len() >= self.kinds.len() {
+                    return faults;
+                }
+                faults.push(Fault { kind, began_ns: self.recorder.now_ns() });
+                self.break_and_heal(cluster, kind).await;
+                self.rest(3_000..6_000).await;
+                for node in 0..cluster.size() {
+                    assert!(
+                        cluster.is_running(node),
+                        "after {kind:?} a node ended by itself:\n{}",
+                        cluster.last_words()
+                    );
+                }
+            }
+            if self.kinds.is_empty() {
+                tokio::time::sleep(time.saturating_sub(begin.elapsed())).await;
+                return faults;
+            }
+        }
+    }
+
+    async fn break_and_heal(&mut self, cluster: &mut Cluster, kind: Kind) {
+        let node = self.random.usize(0..cluster.size());
+        match kind {
+            Kind::Kill => {
+                cluster.kill(node);
+                self.rest(200..4_000).await;
+            }
+            Kind::KillAll => {
+                cluster.kill_all();
+                self.rest(0..1_000).await;
+            }
+            Kind::Pause => {
+                cluster.process(node).signal(Signal::STOP);
+                self.rest(1_000..10_000).await;
+                cluster.process(node).signal(Signal::CONT);
+            }
+            Kind::Restart => {
+                let status = tokio::task::block_in_place(|| cluster.stop(node));
+                assert!(status.success(), "a node that was told to stop: {status}\n{}", cluster.last_words());
+                self.rest(0..1_000).await;
+            }
+            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Bridge | Kind::SlowLink => {
+                let wan = cluster.wan().expect("a fault of the network needs one");
+                self.break_network(wan, kind, node, cluster.size());
+                self.rest(2_000..10_000).await;
+                wan.heal();
+            }
+        }
+        cluster.restart_all();
+    }
+
+    fn break_network(&mut self, wan: &Wan, kind: Kind, site: usize, sites: usize) {
+        let others = (0..sites).filter(|other| *other != site).collect::<Vec<_>>();
+        let cut = |link: &mut Link| link.cut = true;
+        match kind {
+            Kind::Bridge => {
+                let other = others[self.random.usize(0..others.len())];
+                wan.change(site, other, cut);
+                wan.change(other, site, cut);
+            }
+            Kind::Mute => others.iter().for_each(|other| wan.change(site, *other, cut)),
+            Kind::Deaf => others.iter().for_each(|other| wan.change(*other, site, cut)),
+            Kind::SlowLink => others.iter().for_each(|other| {
+                let slow = |link: &mut Link| {
+                    (link.delay, link.lost_percent, link.bytes_per_s) =
+                        (link.delay + SLOW_DELAY, SLOW_LOST_PERCENT, Some(SLOW_RATE));
+                };
+                wan.change(site, *other, slow);
+                wan.change(*other, site, slow);
+            }),
+            _ => others.iter().for_each(|other| {
+                wan.change(site, *other, cut);
+                wan.change(*other, site, cut);
+            }),
+        }
+    }
+
+    async fn rest(&mut self, millis: std::ops::Range<u64>) {
+        tokio::time::sleep(Duration::from_millis(self.random.u64(millis))).await;
+    }
+}

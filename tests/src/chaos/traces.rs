@@ -1,0 +1,57 @@
+//! What the nodes leave behind: log lines that faults do not explain, and texts that must not be anywhere.
+
+use super::sweep::Violation;
+use crate::canary::{self, Scan, Texts};
+use crate::harness::Cluster;
+
+/// In every value: what is looked for. Nothing else says it.
+pub const CANARY: &str = "Zwieback-Canary-4f1d";
+
+/// What a node may warn of while others die, hang or are cut off.
+const EXPECTED: [&str; 6] = [
+    "not ready: this node does not serve until that is mended",
+    "cannot reach peer, trying on",
+    "cannot hand over leadership",
+    "the successor did not take over in time",
+    "a snapshot was not sent: trying again",
+    "some calls did not end in time and were cut",
+];
+
+/// Stops all nodes, so that their files hold still.
+pub fn check(cluster: &mut Cluster) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for node in 0..cluster.size() {
+        let status = tokio::task::block_in_place(|| cluster.stop(node));
+        if !status.success() {
+            violations.push(violation("a node did not stop cleanly", format!("{node}: {status}")));
+        }
+    }
+    for log in cluster.logs() {
+        let text = std::fs::read_to_string(&log).expect("a node's log");
+        let unexpected =
+            text.lines().filter(|line| is_alarm(line) && !EXPECTED.iter().any(|known| line.contains(known)));
+        violations
+            .extend(unexpected.map(|line| violation("a node complains of what no fault explains", line.to_owned())));
+    }
+    let mut texts = Texts::default();
+    texts.secret(CANARY);
+    let scan = Scan::new(&texts);
+    let files = cluster
+        .data_dirs()
+        .iter()
+        .flat_map(|folder| canary::files_below(folder))
+        .chain(cluster.logs())
+        .collect::<Vec<_>>();
+    let (found, bytes) = scan.files(&files);
+    assert!(bytes > 0, "nothing was searched");
+    violations.extend(found.into_iter().map(|found| violation("clear text of a record lies in a file", found)));
+    violations
+}
+
+fn is_alarm(line: &str) -> bool {
+    line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked")
+}
+
+fn violation(what: &'static str, detail: String) -> Violation {
+    Violation { what, key: "-".to_owned(), detail }
+}

@@ -1,0 +1,213 @@
+//! Sites with a network between them: each in a namespace of its own, with one link to the test, which forwards every
+//! packet or does not.
+//!
+//! The kernel here may have no netem, so the links are TUN devices: what a site sends comes to this process as a packet,
+//! waits in the queue of its link (which has a delay, a loss, a rate, or is cut), and goes to the device of the site
+//! that it is for. TCP and everything above are the kernel's own. Each direction of each link is apart, so a cut may be
+//! one way.
+//!
+//! Needs root. Namespaces and devices go when the `Wan` is dropped; what a killed run left is removed by the next one.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_tun::Tun;
+
+const PACKET_BYTES_MAX: usize = 1_500;
+/// Packets on one link: over a second of full speed. More are dropped, as by any router.
+const QUEUE_MAX: usize = 8_192;
+const PREFIX: &str = "charthold";
+
+/// One direction between two sites.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Link {
+    pub delay: Duration,
+    /// Of a hundred packets.
+    pub lost_percent: u8,
+    /// Nothing: as fast as it goes.
+    pub bytes_per_s: Option<u64>,
+    pub cut: bool,
+}
+
+/// The sites' networks; the last place is where the test's own clients are.
+pub struct Wan {
+    sites: usize,
+    whole: Link,
+    links: Arc<Links>,
+    forwarders: Vec<tokio::task::JoinHandle<()>>,
+}
+
+struct Links {
+    places: usize,
+    links: Vec<Mutex<Link>>,
+}
+
+impl Links {
+    fn get(&self, from: usize, to: usize) -> Link {
+        *self.links[from * self.places + to].lock().unwrap()
+    }
+
+    fn change(&self, from: usize, to: usize, change: impl FnOnce(&mut Link)) {
+        change(&mut self.links[from * self.places + to].lock().unwrap());
+    }
+}
+
+impl Wan {
+    /// Whether this process may make networks.
+    pub fn is_possible() -> bool {
+        rustix::process::geteuid().is_root() && std::path::Path::new("/dev/net/tun").exists()
+    }
+
+    /// Sites with this round trip between any two of them. The clients are beside each of them: no delay.
+    pub fn create(sites: usize, round_trip: Duration) -> Self {
+        let places = sites + 1;
+        remove_what_is_left();
+        let links = Arc::new(Links { places, links: (0..places * places).map(|_| Mutex::default()).collect() });
+        let devices = (0..places).map(|place| Arc::new(device(place, place == sites))).collect::<Vec<_>>();
+        let mut forwarders = Vec::new();
+        for (from, device) in devices.iter().enumerate() {
+            let mut queues = Vec::with_capacity(places);
+            for (to, target) in devices.iter().enumerate() {
+                let (queue, packets) = mpsc::channel(QUEUE_MAX);
+                queues.push(queue);
+                forwarders.push(tokio::spawn(deliver(Arc::clone(&links), from, to, packets, Arc::clone(target))));
+            }
+            forwarders.push(tokio::spawn(forward(Arc::clone(&links), from, Arc::clone(device), queues)));
+        }
+        let wan = Self { sites, whole: Link { delay: round_trip / 2, ..Link::default() }, links, forwarders };
+        wan.heal();
+        wan
+    }
+
+    /// Where a site's node listens.
+    pub fn address(site: usize) -> Ipv4Addr {
+        address(site)
+    }
+
+    /// A program that runs at a site: the one given, with its arguments and environment to be added.
+    pub fn command_at(site: usize, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &namespace(site)]).arg(program);
+        command
+    }
+
+    /// One direction between two sites.
+    pub fn change(&self, from: usize, to: usize, change: impl FnOnce(&mut Link)) {
+        assert!(from < self.sites && to < self.sites, "there are {} sites", self.sites);
+        self.links.change(from, to, change);
+    }
+
+    /// All links as they were at first.
+    pub fn heal(&self) {
+        for from in 0..self.sites {
+            for to in (0..self.sites).filter(|to| *to != from) {
+                self.change(from, to, |link| *link = self.whole);
+            }
+        }
+    }
+}
+
+impl Drop for Wan {
+    fn drop(&mut self) {
+        self.forwarders.iter().for_each(tokio::task::JoinHandle::abort);
+        remove_what_is_left();
+    }
+}
+
+/// 10.77.<place + 1>.1
+fn address(place: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, u8::try_from(place + 1).expect("few sites"), 1)
+}
+
+fn place_of(packet: &[u8]) -> Option<usize> {
+    match packet {
+        // IPv4, to an address as above.
+        [first, ..] if first >> 4 == 4 && packet.len() >= 20 && packet[16..18] == [10, 77] => {
+            usize::from(packet[18]).checked_sub(1)
+        }
+        _ => None,
+    }
+}
+
+fn namespace(site: usize) -> String {
+    format!("{PREFIX}-{site}")
+}
+
+fn device_name(place: usize) -> String {
+    format!("{PREFIX}{place}")
+}
+
+/// Made here, then moved into its site's namespace: the open device stays ours.
+fn device(place: usize, here: bool) -> Tun {
+    let (name, namespace) = (device_name(place), namespace(place));
+    let device = Tun::builder().name(&name).mtu(PACKET_BYTES_MAX as i32).close_on_exec().build();
+    let device = device.unwrap_or_else(|error| panic!("a TUN device: {error}")).swap_remove(0);
+    let at_site = |arguments: &[&str]| {
+        let prefix: &[&str] = if here { &[] } else { &["-n", &namespace] };
+        ip(&[prefix, arguments].concat());
+    };
+    if !here {
+        ip(&["netns", "add", &namespace]);
+        ip(&["link", "set", &name, "netns", &namespace]);
+        at_site(&["link", "set", "lo", "up"]);
+    }
+    at_site(&["address", "add", &format!("{}/16", address(place)), "dev", &name]);
+    at_site(&["link", "set", &name, "up"]);
+    device
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("ip, of iproute2");
+    assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+}
+
+/// Namespaces of this run or of one that was killed. Devices go with the process that made them.
+fn remove_what_is_left() {
+    let listed = Command::new("ip").args(["netns", "list"]).output().expect("ip, of iproute2");
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        if name.starts_with(&format!("{PREFIX}-")) {
+            ip(&["netns", "delete", name]);
+        }
+    }
+}
+
+type Packet = (Instant, Vec<u8>);
+
+/// Takes what one place sends.
+async fn forward(links: Arc<Links>, from: usize, device: Arc<Tun>, queues: Vec<mpsc::Sender<Packet>>) {
+    let mut random = fastrand::Rng::new();
+    let mut packet = vec![0; PACKET_BYTES_MAX];
+    loop {
+        let Ok(length) = device.recv(&mut packet).await else { return };
+        let packet = &packet[..length];
+        let Some((to, queue)) = place_of(packet).and_then(|to| Some((to, queues.get(to)?))) else { continue };
+        let link = links.get(from, to);
+        if !link.cut && random.u8(0..100) >= link.lost_percent {
+            let _full = queue.try_send((Instant::now(), packet.to_vec()));
+        }
+    }
+}
+
+/// Gives it to another one, in order, when it is time.
+async fn deliver(links: Arc<Links>, from: usize, to: usize, mut packets: mpsc::Receiver<Packet>, device: Arc<Tun>) {
+    let mut free_at = Instant::now();
+    while let Some((sent, packet)) = packets.recv().await {
+        let link = links.get(from, to);
+        let takes = link
+            .bytes_per_s
+            .map_or(Duration::ZERO, |rate| Duration::from_nanos(packet.len() as u64 * 1_000_000_000 / rate.max(1)));
+        free_at = free_at.max(sent) + takes;
+        let due = free_at + link.delay;
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        // What was on its way when the link was cut is lost too.
+        if !links.get(from, to).cut {
+            let _down = device.send(&packet).await;
+        }
+    }
+}
