@@ -25,16 +25,6 @@ const STREAM_PAGE_BYTES: usize = 1 << 20;
 /// A reader that takes no page for this long is cut.
 const READER_STALLS_MAX: Duration = Duration::from_secs(60);
 
-/// What a record's newest version is.
-enum Newest {
-    Stored(StoredVersion),
-    /// By this version.
-    Deleted {
-        version: u64,
-    },
-    Absent,
-}
-
 impl Gateway {
     pub(super) async fn get(
         &self,
@@ -71,9 +61,8 @@ impl Gateway {
     ) -> Result<StoredVersion, GatewayError> {
         let (found, deleted_version) = match version {
             0 => match self.newest(chart, record, seq)? {
-                Newest::Stored(stored) => (Some(stored), None),
-                Newest::Deleted { version } => (None, Some(version)),
-                Newest::Absent => (None, None),
+                Some(stored) if stored.row.tombstone => (None, Some(stored.version)),
+                found => (found, None),
             },
             version => {
                 let stored = self.replica.rows().version(&chart.record(record), version)?;
@@ -83,14 +72,14 @@ impl Gateway {
         found.ok_or(GatewayError::NotFound { index: None, deleted_version })
     }
 
-    /// That a record is deleted must be said by its own envelope: a replica's word for it is not enough.
-    fn newest(&self, chart: &Chart, record: &RecordRef, seq: u64) -> Result<Newest, GatewayError> {
-        let Some(stored) = self.replica.rows().newest(&chart.record(record), seq)? else { return Ok(Newest::Absent) };
-        if stored.row.tombstone {
-            self.open_header(chart, Some(record), &stored)?;
-            return Ok(Newest::Deleted { version: stored.version });
+    /// A record's newest version, perhaps one that deleted it. That it did must be said by its own envelope: a replica's
+    /// word for it is not enough.
+    fn newest(&self, chart: &Chart, record: &RecordRef, seq: u64) -> Result<Option<StoredVersion>, GatewayError> {
+        let stored = self.replica.rows().newest(&chart.record(record), seq)?;
+        if let Some(stored) = stored.as_ref().filter(|stored| stored.row.tombstone) {
+            self.open_header(chart, Some(record), stored)?;
         }
-        Ok(Newest::Stored(stored))
+        Ok(stored)
     }
 
     pub(super) async fn batch_get(
@@ -113,10 +102,8 @@ impl Gateway {
         let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
         let (mut results, mut size_bytes) = (Vec::with_capacity(count), 0);
         for record in &request.records {
-            let opened = match self.newest(&chart, record, seq)? {
-                Newest::Stored(stored) => Some(self.open_record(&chart, Some(record), &stored)?),
-                Newest::Deleted { .. } | Newest::Absent => None,
-            };
+            let stored = self.newest(&chart, record, seq)?.filter(|stored| !stored.row.tombstone);
+            let opened = stored.map(|stored| self.open_record(&chart, Some(record), &stored)).transpose()?;
             size_bytes += opened.as_ref().map_or(0, |record| record.body.len());
             if size_bytes > PAGE_BYTES_MAX && !results.is_empty() {
                 break;

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub use self::layer::AdmissionLayer;
-use self::queue::{Arrival, FairQueue, Limits, Settled, WAIT_MAX, Waiter};
+use self::queue::{Arrival, FairQueue, Limits, Settled, Waiter};
 use crate::seal::Token;
 
 /// Bytes of requests that may be held at once. A commit is copied a few times on its way: see ARCHITECTURE.md.
@@ -105,8 +105,8 @@ impl Admission {
         match arrival {
             Arrival::Admitted => Ok(Ticket::new(self, kind, tenant)),
             Arrival::Refused(delay) => Err(delay),
-            Arrival::Waits => {
-                let until = deadline.min(now + WAIT_MAX);
+            Arrival::Waits(allowed) => {
+                let until = deadline.min(now + allowed);
                 let given_up = || self.lines[kind as usize].lock().give_up(tenant, Instant::now());
                 match tokio::time::timeout_at(until.into(), verdict).await {
                     Ok(Ok(verdict)) => verdict,

@@ -8,8 +8,8 @@
 //!   longest line's last one makes way for a shorter line.
 //! - *No useless wait*: a call that cannot be served before its deadline, as measured, is refused when it comes. A line
 //!   that has not been empty for a while is a standing queue: it would add its length to every answer and speed up
-//!   none, so only a short wait is allowed then (after CoDel). Not so for a tenant that has less than an equal part of
-//!   the places: its line stands because others are slow, and goes as soon as they are not.
+//!   none, so only a short wait is allowed then (after CoDel). A tenant that has less than an equal part of the places
+//!   may wait longer: its line stands because everything is slow, and goes first as soon as it is not.
 //! - *As many places as make sense*: where calls take longer than a target there are fewer, down to a sixteenth.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use crate::seal::Token;
 
-/// The longest wait, and in a standing queue.
-pub const WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait, in a standing queue, and of a tenant that has less than its share.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 const WAIT_STANDING_MAX: Duration = Duration::from_millis(100);
+const WAIT_BELOW_SHARE_MAX: Duration = Duration::from_secs(4);
 /// A line that was not empty for so long is a standing queue. Also how often the places are adapted.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// What a refused caller is asked to wait: doubled every second in which its tenant is refused again.
@@ -48,7 +49,8 @@ pub trait Waiter {
 #[cfg_attr(test, derive(Debug))]
 pub enum Arrival {
     Admitted,
-    Waits,
+    /// For so long, unless it is settled before.
+    Waits(Duration),
     /// It may come again after this.
     Refused(Duration),
 }
@@ -88,8 +90,11 @@ impl<W: Waiter> Tenant<W> {
         if self.line.is_empty() {
             self.empty_at = now;
         }
-        let stands = now - self.empty_at > INTERVAL && self.running + 1 >= share;
-        if stands { WAIT_STANDING_MAX } else { WAIT_MAX }
+        match now - self.empty_at > INTERVAL {
+            _ if self.running + 1 < share => WAIT_BELOW_SHARE_MAX,
+            true => WAIT_STANDING_MAX,
+            false => WAIT_MAX,
+        }
     }
 
     /// Longer the longer it has been refused; forgotten after a while without.
@@ -149,7 +154,7 @@ impl<W: Waiter> FairQueue<W> {
         }
         self.tenant(tenant, now).line.push_back((waiter(), now, deadline));
         self.waiting += 1;
-        Arrival::Waits
+        Arrival::Waits(allowed)
     }
 
     /// A call that was admitted has ended, with so many bytes; `took` is what it took here, without its caller's time.
