@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn what_was_not_asked_for_yet_is_not_there() {
-        assert_eq!(found(&[get(1, 0, 1), put(1, 2, 3)], 1), ["a version was answered before it was asked for"]);
+        let found = found(&[get(1, 0, 1), put(1, 2, 3)], 1);
+        assert!(found.contains(&"a version was answered before it was asked for"), "{found:?}");
     }
 
     #[test]

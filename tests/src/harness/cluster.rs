@@ -70,7 +70,7 @@ impl Cluster {
         let options = Options { sites: if options.sites == 0 { 3 } else { options.sites }, ..options };
         let folder = tempfile::Builder::new().prefix("charthold-test-").tempdir().expect("a temporary folder");
         let wan = options.round_trip.map(|round_trip| Wan::create(options.sites, round_trip));
-        let address = |site| if wan.is_some() { Wan::address(site) } else { Ipv4Addr::LOCALHOST };
+        let address = |site| wan.as_ref().map_or(Ipv4Addr::LOCALHOST, |wan| wan.address(site));
         let files = Files::create(folder.path(), (0..options.sites).map(address).collect(), &options.config);
         let nodes = (0..options.sites).map(|_| None).collect();
         Self { nodes, options, tenant: String::new(), files, wan, folder: Some(folder) }
@@ -134,7 +134,7 @@ impl Cluster {
         let config = self.files.config(node);
         let start = ["start", "--config"];
         let mut start = match &self.wan {
-            Some(_) => command_at(node, &start),
+            Some(wan) => command_at(wan, node, &start),
             None => command(&start),
         };
         start.arg(config).arg("--stop-with-parent").envs(self.options.environment.iter().cloned());

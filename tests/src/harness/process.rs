@@ -28,9 +28,9 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     without_surroundings(Command::new(program()), arguments)
 }
 
-/// The same, at a site of a [`Wan`](super::Wan).
-pub fn command_at<S: AsRef<OsStr>>(site: usize, arguments: &[S]) -> Command {
-    without_surroundings(super::Wan::command_at(site, &program()), arguments)
+/// The same, at a site.
+pub fn command_at<S: AsRef<OsStr>>(wan: &super::Wan, site: usize, arguments: &[S]) -> Command {
+    without_surroundings(wan.command_at(site, &program()), arguments)
 }
 
 fn without_surroundings<S: AsRef<OsStr>>(mut command: Command, arguments: &[S]) -> Command {

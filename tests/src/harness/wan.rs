@@ -6,7 +6,8 @@
 //! that it is for. TCP and everything above are the kernel's own. Each direction of each link is apart, so a cut may be
 //! one way.
 //!
-//! Needs root. Namespaces and devices go when the `Wan` is dropped; what a killed run left is removed by the next one.
+//! Needs root. Names and addresses are of the process, which may have one `Wan` at a time. Namespaces and
+//! devices go when the `Wan` is dropped; what a killed process left is removed by the next one.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -34,6 +35,7 @@ pub struct Link {
 
 /// The sites' networks; the last place is where the test's own clients are.
 pub struct Wan {
+    names: Names,
     sites: usize,
     whole: Link,
     links: Arc<Links>,
@@ -65,8 +67,9 @@ impl Wan {
     pub fn create(sites: usize, round_trip: Duration) -> Self {
         let places = sites + 1;
         remove_what_is_left();
+        let names = Names(std::process::id());
         let links = Arc::new(Links { places, links: (0..places * places).map(|_| Mutex::default()).collect() });
-        let devices = (0..places).map(|place| Arc::new(device(place, place == sites))).collect::<Vec<_>>();
+        let devices = (0..places).map(|place| Arc::new(names.device(place, place == sites))).collect::<Vec<_>>();
         let mut forwarders = Vec::new();
         for (from, device) in devices.iter().enumerate() {
             let mut queues = Vec::with_capacity(places);
@@ -75,22 +78,22 @@ impl Wan {
                 queues.push(queue);
                 forwarders.push(tokio::spawn(deliver(Arc::clone(&links), from, to, packets, Arc::clone(target))));
             }
-            forwarders.push(tokio::spawn(forward(Arc::clone(&links), from, Arc::clone(device), queues)));
+            forwarders.push(tokio::spawn(forward(Arc::clone(&links), names, from, Arc::clone(device), queues)));
         }
-        let wan = Self { sites, whole: Link { delay: round_trip / 2, ..Link::default() }, links, forwarders };
+        let wan = Self { names, sites, whole: Link { delay: round_trip / 2, ..Link::default() }, links, forwarders };
         wan.heal();
         wan
     }
 
     /// Where a site's node listens.
-    pub fn address(site: usize) -> Ipv4Addr {
-        address(site)
+    pub fn address(&self, site: usize) -> Ipv4Addr {
+        self.names.address(site)
     }
 
     /// A program that runs at a site: the one given, with its arguments and environment to be added.
-    pub fn command_at(site: usize, program: &std::path::Path) -> Command {
+    pub fn command_at(&self, site: usize, program: &std::path::Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &namespace(site)]).arg(program);
+        command.args(["netns", "exec", &self.names.namespace(site)]).arg(program);
         command
     }
 
@@ -113,50 +116,59 @@ impl Wan {
 impl Drop for Wan {
     fn drop(&mut self) {
         self.forwarders.iter().for_each(tokio::task::JoinHandle::abort);
-        remove_what_is_left();
-    }
-}
-
-/// 10.77.<place + 1>.1
-fn address(place: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 77, u8::try_from(place + 1).expect("few sites"), 1)
-}
-
-fn place_of(packet: &[u8]) -> Option<usize> {
-    match packet {
-        // IPv4, to an address as above.
-        [first, ..] if first >> 4 == 4 && packet.len() >= 20 && packet[16..18] == [10, 77] => {
-            usize::from(packet[18]).checked_sub(1)
+        for site in 0..self.sites {
+            // Whatever is wrong with it: the next run tries again.
+            let _ = Command::new("ip").args(["netns", "delete", &self.names.namespace(site)]).output();
         }
-        _ => None,
     }
 }
 
-fn namespace(site: usize) -> String {
-    format!("{PREFIX}-{site}")
-}
+/// What is called how, for the process of this number.
+#[derive(Clone, Copy)]
+struct Names(u32);
 
-fn device_name(place: usize) -> String {
-    format!("{PREFIX}{place}")
-}
-
-/// Made here, then moved into its site's namespace: the open device stays ours.
-fn device(place: usize, here: bool) -> Tun {
-    let (name, namespace) = (device_name(place), namespace(place));
-    let device = Tun::builder().name(&name).mtu(PACKET_BYTES_MAX as i32).close_on_exec().build();
-    let device = device.unwrap_or_else(|error| panic!("a TUN device: {error}")).swap_remove(0);
-    let at_site = |arguments: &[&str]| {
-        let prefix: &[&str] = if here { &[] } else { &["-n", &namespace] };
-        ip(&[prefix, arguments].concat());
-    };
-    if !here {
-        ip(&["netns", "add", &namespace]);
-        ip(&["link", "set", &name, "netns", &namespace]);
-        at_site(&["link", "set", "lo", "up"]);
+impl Names {
+    /// `10.<network>.<place + 1>.1`; two processes at once hardly have the same network.
+    fn address(self, place: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.network(), u8::try_from(place + 1).expect("few sites"), 1)
     }
-    at_site(&["address", "add", &format!("{}/16", address(place)), "dev", &name]);
-    at_site(&["link", "set", &name, "up"]);
-    device
+
+    fn network(self) -> u8 {
+        64 + (self.0 % 128) as u8
+    }
+
+    /// Which place an IPv4 packet is for.
+    fn place_of(self, packet: &[u8]) -> Option<usize> {
+        let [first, ..] = packet else { return None };
+        let [10, network, place, _] = packet.get(16..20)? else { return None };
+        (first >> 4 == 4 && *network == self.network())
+            .then_some(usize::from(*place))
+            .and_then(|place| place.checked_sub(1))
+    }
+
+    fn namespace(self, site: usize) -> String {
+        format!("{PREFIX}-{}-{site}", self.0)
+    }
+
+    /// Made here, then moved into its site's namespace: the open device stays ours.
+    fn device(self, place: usize, here: bool) -> Tun {
+        // 15 bytes are all that a device's name may have.
+        let (name, namespace) = (format!("ch{}-{place}", self.0), self.namespace(place));
+        let device = Tun::builder().name(&name).mtu(PACKET_BYTES_MAX as i32).close_on_exec().build();
+        let device = device.unwrap_or_else(|error| panic!("a TUN device: {error}")).swap_remove(0);
+        let at_site = |arguments: &[&str]| {
+            let prefix: &[&str] = if here { &[] } else { &["-n", &namespace] };
+            ip(&[prefix, arguments].concat());
+        };
+        if !here {
+            ip(&["netns", "add", &namespace]);
+            ip(&["link", "set", &name, "netns", &namespace]);
+            at_site(&["link", "set", "lo", "up"]);
+        }
+        at_site(&["address", "add", &format!("{}/16", self.address(place)), "dev", &name]);
+        at_site(&["link", "set", &name, "up"]);
+        device
+    }
 }
 
 fn ip(arguments: &[&str]) {
@@ -164,13 +176,14 @@ fn ip(arguments: &[&str]) {
     assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
-/// Namespaces of this run or of one that was killed. Devices go with the process that made them.
+/// Namespaces of processes that are gone. Their devices went with them.
 fn remove_what_is_left() {
     let listed = Command::new("ip").args(["netns", "list"]).output().expect("ip, of iproute2");
     for line in String::from_utf8_lossy(&listed.stdout).lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
-        if name.starts_with(&format!("{PREFIX}-")) {
-            ip(&["netns", "delete", name]);
+        let made_by = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1));
+        if made_by.is_some_and(|process| !std::path::Path::new("/proc").join(process).exists()) {
+            let _ = Command::new("ip").args(["netns", "delete", name]).output();
         }
     }
 }
@@ -178,13 +191,13 @@ fn remove_what_is_left() {
 type Packet = (Instant, Vec<u8>);
 
 /// Takes what one place sends.
-async fn forward(links: Arc<Links>, from: usize, device: Arc<Tun>, queues: Vec<mpsc::Sender<Packet>>) {
+async fn forward(links: Arc<Links>, names: Names, from: usize, device: Arc<Tun>, queues: Vec<mpsc::Sender<Packet>>) {
     let mut random = fastrand::Rng::new();
     let mut packet = vec![0; PACKET_BYTES_MAX];
     loop {
         let Ok(length) = device.recv(&mut packet).await else { return };
         let packet = &packet[..length];
-        let Some((to, queue)) = place_of(packet).and_then(|to| Some((to, queues.get(to)?))) else { continue };
+        let Some((to, queue)) = names.place_of(packet).and_then(|to| Some((to, queues.get(to)?))) else { continue };
         let link = links.get(from, to);
         if !link.cut && random.u8(0..100) >= link.lost_percent {
             let _full = queue.try_send((Instant::now(), packet.to_vec()));
