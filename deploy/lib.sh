@@ -51,7 +51,7 @@ has_libclang() {
         compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*' >/dev/null
 }
 
-# need_packages [python]: RocksDB's bindings are made with libclang, its C++ is compiled by clang behind ccache
+# need_packages [tests]: RocksDB's bindings are made with libclang, its C++ is compiled by clang behind ccache
 # (.cargo/config.toml), and rustc links with cc.
 need_packages() {
     local missing=()
@@ -59,8 +59,10 @@ need_packages() {
     has_libclang || missing+=(libclang-dev)
     command -v ccache >/dev/null || missing+=(ccache)
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
-    if [ "${1:-}" = python ]; then
+    if [ "${1:-}" = tests ]; then
         python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+        # Sites of a test with networks of their own.
+        command -v ip >/dev/null || missing+=(iproute2)
     fi
     if [ ${#missing[@]} = 0 ]; then return; fi
     command -v apt-get >/dev/null || die "missing: ${missing[*]} (names as in Debian). Install them and start again."

@@ -101,7 +101,7 @@ tests() {
 
 run_all() {
     need_rust fmt clippy
-    need_packages python
+    need_packages tests
     cd "$root"
     export CHARTHOLD_TEST_PYTHON="$venv/bin/python"
     step "cargo fmt" cargo fmt --all --check || true
@@ -154,7 +154,7 @@ run_long_one() {
 run_long() {
     local wanted=$1 seed=$2 again=$3 names name
     need_rust
-    need_packages python
+    need_packages tests
     cd "$root"
     mkdir -p "$(dirname "$results")"
     build

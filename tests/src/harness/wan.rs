@@ -60,7 +60,9 @@ impl Links {
 impl Wan {
     /// Whether this process may make networks.
     pub fn is_possible() -> bool {
-        rustix::process::geteuid().is_root() && std::path::Path::new("/dev/net/tun").exists()
+        let probe = format!("{PREFIX}-{}-probe", std::process::id());
+        let ip = |what| Command::new("ip").args(["netns", what, &probe]).output().is_ok_and(|it| it.status.success());
+        std::path::Path::new("/dev/net/tun").exists() && ip("add") && ip("delete")
     }
 
     /// Sites with this round trip between any two of them. The clients are beside each of them: no delay.
