@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Nodes, each a site
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
     sites: u8,
     /// Kinds of faults; all that are possible, if none is given
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -48,6 +48,10 @@ async fn main() -> ExitCode {
     if round_trip.is_none() {
         let left_out = impossible.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
         say(&format!("without root, all sites are on loopback: no round trip, and none of these faults: {left_out}"));
+        // Asked for by name, it must not be missed in silence.
+        if !arguments.faults.is_empty() && !impossible.is_empty() {
+            return ExitCode::from(2);
+        }
     }
     let plan = Plan {
         time: Duration::from_secs(arguments.seconds),

@@ -82,15 +82,46 @@ fn outages(operations: &[Operation], faults: &[Fault]) -> BTreeMap<&'static str,
         .filter_map(|operation| operation.returned_ns)
         .collect::<Vec<_>>();
     written.sort_unstable();
+    let last_call = operations.iter().map(|operation| operation.called_ns).max().unwrap_or(0);
     let mut longest = BTreeMap::new();
     for (index, fault) in faults.iter().enumerate() {
-        let end = faults.get(index + 1).map_or(u64::MAX, |next| next.began_ns);
+        let end = faults.get(index + 1).map_or(last_call, |next| next.began_ns);
+        let within = written.iter().copied().filter(|at| (fault.began_ns..end).contains(at));
+        let longest = longest.entry(fault.kind.name()).or_insert(0);
         let mut before = fault.began_ns;
-        for at in written.iter().copied().filter(|at| (fault.began_ns..end).contains(at)) {
-            let longest = longest.entry(fault.kind.name()).or_insert(0);
-            *longest = (at - before).div_euclid(1_000_000).max(*longest);
+        // The end too: after a fault that nothing is written after, all of the time is an outage.
+        for at in within.chain([end]) {
+            *longest = (at.saturating_sub(before) / 1_000_000).max(*longest);
             before = at;
         }
     }
     longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::Function;
+    use super::super::nemesis::Kind;
+    use super::*;
+
+    #[test]
+    fn an_outage_that_lasts_is_counted_to_the_end() {
+        const S: u64 = 1_000_000_000;
+        let write = |called_ns, status| Operation {
+            client: 0,
+            key: "p/r".to_owned(),
+            function: Function::Put,
+            value: String::new(),
+            expected: None,
+            status,
+            output: String::new(),
+            hit: status == Status::Ok,
+            version: 0,
+            called_ns,
+            returned_ns: Some(called_ns),
+        };
+        let operations = [write(S, Status::Ok), write(3 * S, Status::Ok), write(9 * S, Status::Fail)];
+        let faults = [(Kind::Kill, 2 * S), (Kind::Pause, 4 * S)].map(|(kind, began_ns)| Fault { kind, began_ns });
+        assert_eq!(outages(&operations, &faults), BTreeMap::from([("kill", 1_000), ("pause", 5_000)]));
+    }
 }

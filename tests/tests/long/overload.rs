@@ -257,9 +257,6 @@ pub async fn run() {
         offered.push(load.await.unwrap());
     }
     report(&tenants, &offered, goodput, capacity);
-    // The store has grown by millions of records: what it takes now is the measure.
-    let capacity = capacity.min(sustainable(&tenants).await);
-    println!("sustainable, at the end: {capacity:.0} a second");
     for node in 0..cluster.size() {
         let seen = memory.iter().map(|nodes| nodes[node]).collect::<Vec<_>>();
         let (first, second) = seen.split_at(seen.len() / 2);
