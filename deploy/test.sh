@@ -89,6 +89,12 @@ docs() {
         cargo doc --locked --workspace --no-deps --document-private-items
 }
 
+# Also of what is compiled with the bugs on purpose, which nothing else here builds.
+lints() {
+    cargo clippy --locked --workspace --all-targets -- -D warnings &&
+        cargo clippy --locked --workspace --all-targets --features charthold/planted-bugs -- -D warnings
+}
+
 # nextest gives every test its own process and limit (.config/nextest.toml); without it there is one limit for all.
 tests() {
     if cargo nextest --version >/dev/null 2>&1; then
@@ -108,7 +114,7 @@ run_all() {
     step "cargo deny" deny || true
     step "python for tests" python_for_tests || true
     if step "build" build; then
-        step "cargo clippy" cargo clippy --locked --workspace --all-targets -- -D warnings || true
+        step "cargo clippy" lints || true
         step "cargo doc" docs || true
         # Before the tests, so that the tests' own count closes the run.
         step "doc tests" doc_tests || true

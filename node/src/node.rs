@@ -61,6 +61,9 @@ pub enum NodeError {
 
 /// Runs a node until it is told to stop by SIGTERM or SIGINT, or cannot go on.
 pub async fn run(config: Config, source: ConfigSource) -> Result<(), NodeError> {
+    if cfg!(feature = "planted-bugs") {
+        tracing::info!("this build has bugs on purpose, to test the tests: it is not for data");
+    }
     let stop = stop_signal().map_err(NodeError::Signals)?;
     let open_files_max = open_files::raise_limit();
     let watch = Watch::begin(source, &config).map_err(NodeError::Signals)?;

@@ -10,11 +10,13 @@
 //! - [`store`]: the log and the state on disk, a file per table. The only place that names `rocksdb`.
 //! - [`peer`]: connections that carry opaque frames.
 //! - [`replica`]: one node's groups put together; what the gateway calls.
+//! - [`planted`]: bugs on purpose, for a build that tests the tests.
 //! - [`metrics`], [`trace`]: what is measured on the way, and a request followed over nodes.
 
 pub mod directory;
 pub mod metrics;
 pub mod peer;
+pub mod planted;
 pub mod platform;
 pub mod replica;
 pub mod shard;

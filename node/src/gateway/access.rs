@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use charthold_proto::internal as pb;
 use charthold_proto::v1::Role;
 use charthold_replica::DIRECTORY;
+use charthold_replica::planted::{self, Bug};
 use charthold_replica::store::table::grant;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -162,7 +163,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Arc<Vec<Role>>, GatewayError> {
         let roles = self.find_roles(principal, |roles| roles.contains(&wanted), deadline).await?;
-        match roles.contains(&wanted) {
+        match roles.contains(&wanted) || planted::has(Bug::GrantUnchecked) {
             true => Ok(roles),
             false => Err(GatewayError::Denied),
         }

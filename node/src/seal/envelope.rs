@@ -7,6 +7,7 @@ use std::fmt;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use charthold_replica::metrics::timed;
+use charthold_replica::planted::{self, Bug};
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -168,7 +169,9 @@ pub fn seal(
     let _timed = timed(&METRICS.seal);
     METRICS.sealed_bytes.observe(clear.len() as f64);
     let mut salt = [0; SALT_LEN];
-    fill_random(&mut salt);
+    if !planted::has(Bug::SaltReused) {
+        fill_random(&mut salt);
+    }
     Ok(seal_plain(key, key_id, &salt, address, frame(clear, compression)?))
 }
 

@@ -7,6 +7,7 @@
 //! nemesis.rs    faults, and when                  sweep.rs     the verdict by versions
 //! report.rs     the run in one line               search.rs    the verdict by search, as a second opinion
 //! traces.rs     what the nodes' files must not hold
+//! salts.rs      what no two envelopes may share
 //! ```
 //!
 //! A run: clients begin, faults come one after the other with a pause between them, then everything is healed, the
@@ -16,6 +17,7 @@
 mod history;
 mod nemesis;
 mod report;
+mod salts;
 mod search;
 mod stored;
 mod sweep;
@@ -72,6 +74,7 @@ pub async fn run(plan: &Plan) -> Report {
     violations.extend(transfers.check(&cluster.client()).await);
     cluster.wait_roots_equal().await;
     violations.extend(traces::check(&mut cluster));
+    violations.extend(salts::check(&cluster));
     if let Some(path) = &plan.history {
         history::write(path, &operations).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }

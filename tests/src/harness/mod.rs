@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
 pub use disk::{SmallDisk, fsync_shim};
 pub use ops::{Metrics, Page, Sample};
-pub use process::{Background, Finished, Running, command, free_ports, free_range, program};
+pub use process::{Background, Finished, PROGRAM_VARIABLE, Running, command, free_ports, free_range, program};
 pub use wan::{Link, Wan};
 pub use writers::{Log, Writers};
 

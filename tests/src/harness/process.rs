@@ -14,8 +14,14 @@ use rustix::process::{Pid, Signal, kill_process};
 /// down for a moment.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
-/// The program, built beside this test's own executable.
+/// Names a program to be tested in place of the one that was built beside the tests.
+pub const PROGRAM_VARIABLE: &str = "CHARTHOLD_TEST_PROGRAM";
+
+/// The program: as the environment says, or built beside this test's own executable.
 pub fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os(PROGRAM_VARIABLE) {
+        return program.into();
+    }
     let test = std::env::current_exe().expect("this test's own executable");
     // target/debug/deps/<test>, or target/debug/<program of ours>
     let mut programs = test.ancestors().skip(1).take(2).map(|folder| folder.join("charthold"));

@@ -9,6 +9,7 @@ mod failover;
 mod listing;
 mod month;
 mod overload;
+mod planted;
 
 use std::time::Duration;
 
@@ -52,4 +53,10 @@ async fn overload() {
 #[ignore = "takes minutes; a figure"]
 async fn documents() {
     documents::run().await;
+}
+
+#[test]
+#[ignore = "takes half an hour; a proof that the tests bite"]
+fn planted() {
+    planted::run();
 }

@@ -18,6 +18,7 @@ use crate::ShardId;
 use crate::metrics::{METRICS, counted, timed};
 use crate::peer::Lane;
 use crate::peer::frame::Kind;
+use crate::planted::{self, Bug};
 use crate::shard::codec;
 use crate::shard::group::{Group, GroupError};
 use crate::trace;
@@ -67,6 +68,9 @@ async fn pass(group: &Group, peers: &Peers) -> Result<(), GroupError> {
     let Some((leader, member)) = group.leader() else {
         return Err(GroupError::NotLeader { leader: None });
     };
+    if planted::has(Bug::StaleFollowerRead) && leader != group.node {
+        return Ok(());
+    }
     let log_id = if leader == group.node {
         group.read_index_here().await?
     } else {

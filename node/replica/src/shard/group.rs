@@ -23,6 +23,7 @@ use super::repair::repair;
 use super::types::{LogId, Member, Proposal, Raft};
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
+use crate::planted::{self, Bug};
 use crate::store::disk::DiskLevel;
 use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;
@@ -252,6 +253,11 @@ impl Group {
 
     /// On the leader: a position that covers every write answered before this call, confirmed by a majority.
     pub async fn read_index_here(&self) -> Result<LogId, GroupError> {
+        if planted::has(Bug::ReadWithoutQuorum)
+            && let Some(applied) = &self.progress.read().log_id
+        {
+            return Ok(super::codec::log_id_from_pb(applied));
+        }
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
             Err(RaftError::Fatal(fatal)) => Err(stopped(&fatal)),

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::log::synced_mark::SyncedMark;
 use crate::NodeId;
+use crate::planted::{self, Bug};
 use crate::platform::Platform;
 
 const MAGIC: &str = "charthold-data 1";
@@ -52,7 +53,10 @@ impl DataDirectory {
             Ok(text) => read_identity(&identity, &text, cluster, node)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 refuse_leftovers(path, "IDENTITY", &["log", "state", "SYNCED", "BOOT"])?;
-                let id = platform.random().max(1);
+                let id = match planted::has(Bug::WipedNodeAccepted) {
+                    true => u64::from(crc32c::crc32c(node.as_bytes())),
+                    false => platform.random().max(1),
+                };
                 let text = format!("{MAGIC}\ncluster {cluster}\nnode {node}\nid {id:016x}\n");
                 write_atomically(&identity, text.as_bytes())?;
                 id

@@ -15,6 +15,7 @@ use super::overlay::Overlay;
 use super::recorder::RequestPlace;
 use super::{Applier, ApplyError, chart_refuses, document, refused};
 use crate::Slot;
+use crate::planted::{self, Bug};
 use crate::store::state::Table;
 use crate::store::table::request::RequestId;
 use crate::store::table::{ChartAddress, RecordAddress, ledger, request, version};
@@ -125,6 +126,9 @@ fn newest_version(overlay: &Overlay, record: &RecordAddress) -> Result<Newest, A
 
 /// What a mutation wants of its record and does not find.
 fn unmet(mutation: &pb::Mutation, newest: Newest) -> Option<pb::Wanted> {
+    if planted::has(Bug::PreconditionIgnored) {
+        return None;
+    }
     let present = newest.version > 0 && !newest.deleted;
     let condition = mutation.precondition.as_ref().and_then(|precondition| precondition.condition.as_ref());
     match condition {
@@ -147,6 +151,10 @@ fn write_versions(overlay: &mut Overlay, checked: &Checked, newest: &[Newest], s
             continue;
         }
         let version = newest.version + 1;
+        if planted::has(Bug::HalfCommit) && index == 1 {
+            versions.push(version);
+            continue;
+        }
         let row = version::Row {
             seq,
             log_time_ms,

@@ -26,6 +26,7 @@ use prost::Message;
 use self::merkle::{Frontier, Hash};
 use self::overlay::Overlay;
 use super::command::{Command, CommandError, Framed};
+use crate::planted::{self, Bug};
 use crate::store::EngineError;
 use crate::store::state::{StateEngine, StateOp, Table};
 use crate::store::table::{self, ChartAddress};
@@ -111,13 +112,19 @@ impl Applier {
             outcomes.push(pb::Outcome { result: answer });
         }
         let row = self.progress.to_row().encode_to_vec();
-        overlay.put(Table::Applied, table::applied::encode(self.shard), row.into());
+        let left_out = planted::has(Bug::ApplyNotAtomic) && !self.progress.seq.is_multiple_of(2);
+        if !left_out {
+            overlay.put(Table::Applied, table::applied::encode(self.shard), row.into());
+        }
         Ok((overlay.into_ops(), outcomes))
     }
 
     fn execute(&mut self, overlay: &mut Overlay, framed: Framed) -> Result<Answer, ApplyError> {
         // A leader's clock may be behind its predecessor's: log time never goes back.
         self.progress.log_time_ms = self.progress.log_time_ms.max(framed.log_time_ms);
+        if planted::has(Bug::ApplyDiffers) {
+            self.progress.log_time_ms += u64::from(std::process::id() % 97);
+        }
         let slot = framed.slot;
         let mine = match framed.command {
             Command::Commit(_)

@@ -14,6 +14,7 @@ use super::merkle::leaf_hash;
 use super::overlay::Overlay;
 use super::{Applier, ApplyError, read_row, refused};
 use crate::ShardId;
+use crate::planted::{self, Bug};
 use crate::store::state::Table;
 use crate::store::table::request::{AGE_MS_MAX, RequestId, made_at_ms};
 use crate::store::table::{ChartAddress, ledger, ledger_by_chart, request};
@@ -43,6 +44,9 @@ impl Applier {
         let Some(row) = read_row::<request::Row>(overlay, place.table, place.key.clone())? else {
             return Ok(None);
         };
+        if planted::has(Bug::RequestIdIgnored) {
+            return Ok(None);
+        }
         if row.fingerprint != *fingerprint {
             return Ok(Some(refused(Reason::RequestIdReused)));
         }

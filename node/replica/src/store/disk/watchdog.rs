@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::{Disk, DiskLimits};
+use crate::planted::{self, Bug};
 use crate::store::StoreError;
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
@@ -98,7 +99,7 @@ fn look(limits: &DiskLimits, disk: &Weak<Disk>, watched: Vec<Busy>) {
         let passed = looked.elapsed();
         looked = Instant::now();
         let stalled_for = watched.iter_mut().map(|thread| thread.look(passed)).max().unwrap_or_default();
-        if stalled_for > limits.stall_max {
+        if stalled_for > limits.stall_max && !planted::has(Bug::WatchdogOff) {
             end(stalled_for);
         }
         disk.stalled.store(stalled_for > limits.stall_warn, Ordering::Release);

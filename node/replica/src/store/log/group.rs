@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::writer::LogWriter;
 use super::{LogEngine, LogOp, LogRows, Mark, entry_key, index_of, mark_key};
 use crate::ShardId;
+use crate::planted::{self, Bug};
 use crate::store::EngineError;
 
 /// Durable entries kept in memory, a group.
@@ -167,6 +168,9 @@ impl GroupLog {
     /// Removes the entries from `from` on. Gone for readers on return, on disk in order with what follows.
     pub async fn truncate(&self, from: u64) -> Result<(), EngineError> {
         self.tail.lock().truncate(from);
+        if planted::has(Bug::TruncateSkipped) {
+            return Ok(());
+        }
         let ops = vec![self.delete_entries(from, u64::MAX)];
         self.writer.write(ops, true, Box::new(|| ())).await
     }
@@ -211,7 +215,9 @@ impl GroupLog {
     /// Durable on return.
     pub async fn save_vote(&self, vote: Bytes) -> Result<(), EngineError> {
         let ops = vec![LogOp::Put { key: mark_key(self.shard, Mark::Vote), value: vote.clone() }];
-        self.writer.write_and_wait(ops, true).await?;
+        if !planted::has(Bug::VoteNotKept) {
+            self.writer.write_and_wait(ops, true).await?;
+        }
         self.tail.lock().vote = Some(vote);
         Ok(())
     }

@@ -9,6 +9,7 @@ use rocksdb::{
 use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{LogEngine, LogOp, LogRows};
+use crate::planted::{self, Bug};
 use crate::store::figures::EngineFigures;
 use crate::store::{EngineError, limit_background_writes};
 
@@ -47,6 +48,7 @@ fn options() -> Options {
     limit_background_writes(&mut options);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);
+    options.set_manual_wal_flush(planted::has(Bug::SkipSync));
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_size(32 << 10);
     options.set_block_based_table_factory(&blocks);
@@ -73,7 +75,7 @@ impl LogEngine for RocksLog {
             }
         }
         let mut options = WriteOptions::default();
-        options.set_sync(sync);
+        options.set_sync(sync && !planted::has(Bug::SkipSync));
         self.db.write_opt(batch, &options).map_err(failed)?;
         Ok(self.write_number())
     }

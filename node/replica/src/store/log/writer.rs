@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::synced_mark::SyncedMark;
 use super::{LogEngine, LogOp};
 use crate::metrics::{METRICS, timed};
+use crate::planted::{self, Bug};
 use crate::store::disk::watchdog::Busy;
 use crate::store::{EngineError, abort_on_lost_durability};
 
@@ -23,6 +24,9 @@ const QUEUE_KIB_MAX: usize = 64 << 10;
 /// What one batch takes from the queue.
 const BATCH_JOBS_MAX: usize = 1_024;
 const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// As on a disk that is not fast, so that what was acknowledged too early is seen to be.
+const PLANTED_DELAY: Duration = Duration::from_millis(20);
 
 type Done = Box<dyn FnOnce() + Send>;
 
@@ -158,8 +162,13 @@ fn write(engine: &dyn LogEngine, mark: &mut Option<SyncedMark>, synced: &AtomicU
     let sync = batch.iter().any(|job| job.sync);
     let timed = sync.then(|| timed(&METRICS.log_sync));
     let ops = batch.iter_mut().flat_map(|job| std::mem::take(&mut job.ops)).collect::<Vec<_>>();
+    if planted::has(Bug::AckBeforeWrite) {
+        batch.iter_mut().for_each(|job| std::mem::replace(&mut job.done, Box::new(|| ()))());
+        std::thread::sleep(PLANTED_DELAY);
+    }
     let write_number = match engine.write(&ops, sync) {
         Ok(number) => number,
+        Err(_) if planted::has(Bug::FailedSyncIgnored) => engine.write_number(),
         Err(error) => abort_on_lost_durability("cannot write the log", &error),
     };
     drop(timed);
