@@ -10,10 +10,12 @@
 //! devices go when the `Wan` is dropped; what a killed process left is removed by the next one.
 
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::mpsc;
 use tokio_tun::Tun;
 
@@ -21,6 +23,8 @@ const PACKET_BYTES_MAX: usize = 1_500;
 /// Packets on one link: over a second of full speed. More are dropped, as by any router.
 const QUEUE_MAX: usize = 8_192;
 const PREFIX: &str = "charthold";
+/// Where `ip netns` keeps them.
+const NAMESPACES: &str = "/var/run/netns";
 
 /// One direction between two sites.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -97,6 +101,20 @@ impl Wan {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.names.namespace(site)]).arg(program);
         command
+    }
+
+    /// Does something at a site, on a thread of its own. A socket that is opened there stays there.
+    pub fn at<T: Send>(&self, site: usize, work: impl FnOnce() -> T + Send) -> T {
+        let path = std::path::Path::new(NAMESPACES).join(self.names.namespace(site));
+        let namespace = std::fs::File::open(path).expect("a site's namespace");
+        let enter = || move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+        std::thread::scope(|scope| {
+            let at_site = scope.spawn(|| {
+                enter().expect("into a site's namespace");
+                work()
+            });
+            at_site.join().expect("what is done at a site")
+        })
     }
 
     /// One direction between two sites.

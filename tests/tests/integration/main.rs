@@ -26,3 +26,4 @@ mod snapshots;
 mod status;
 mod stops;
 mod tracing;
+mod wan;
