@@ -34,7 +34,9 @@ fn catcher(bug: Bug) -> Catcher {
         Bug::TruncateSkipped | Bug::VoteNotKept | Bug::ApplyNotAtomic => Catcher::Unit("shard::crash_tests"),
         Bug::SnapshotWithoutLastRow | Bug::TombstoneLostInSnapshot => Catcher::Unit("shard::install_tests"),
         Bug::FailedSyncIgnored => Catcher::Test("bad_input", "fsync::a_failed_sync_ends_the_node_and_nothing_else"),
-        Bug::RolledBackAccepted => Catcher::Test("bad_input", "directories::a_log_that_was_rolled_back_is_refused"),
+        Bug::RolledBackAccepted => {
+            Catcher::Test("bad_input", "directories::a_copied_directory_is_refused_by_the_others")
+        }
         Bug::WipedNodeAccepted => Catcher::Test("bad_input", "directories::a_wiped_directory_is_a_stranger"),
         Bug::WatchdogOff => {
             Catcher::Test("integration", "disk_stall::a_disk_that_hangs_ends_its_node_and_others_take_over")

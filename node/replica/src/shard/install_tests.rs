@@ -89,7 +89,12 @@ impl StateEngine for PowerCut {
 }
 
 fn steps(of: &str, count: usize) -> Vec<Step> {
-    let line = |number: usize| format!("commit {of}{number} made=3600000 key=k1 chart=a: put t/{of}{}", number % 7);
+    let change = |number: usize| match number % 7 {
+        // A tombstone is a row like any other.
+        6 => format!("delete t/{of}0"),
+        record => format!("put t/{of}{record}"),
+    };
+    let line = |number: usize| format!("commit {of}{number} made=3600000 key=k1 chart=a: {}", change(number));
     with_keys((0..count).map(|number| Step::new(3_600_000 + number as u64, 0, line(number))).collect())
 }
 
