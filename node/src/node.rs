@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
 use charthold_replica::platform::Platform;
@@ -262,17 +262,29 @@ fn check_certificate(
 
 /// Ends when a group has stopped, or may not lead: a node that is half dead would only be in the way.
 async fn watch_replica(replica: &Replica) -> NodeError {
-    let mut clock_right_at = Instant::now();
+    let mut clock_off = ClockOffFor::default();
     loop {
         if let Some((shard, why)) = replica.stopped_group() {
             return NodeError::ReplicaStopped { shard, why };
         }
-        match replica.clock_error() {
-            None => clock_right_at = Instant::now(),
-            Some(why) if clock_right_at.elapsed() > CLOCK_OFF_MAX => return NodeError::Clock(why),
-            Some(_) => {}
+        let error = replica.clock_error();
+        if let (true, Some(why)) = (clock_off.too_long(error.is_some()), error) {
+            return NodeError::Clock(why);
         }
         tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// How long a clock was seen to be off, look after look. Time in which this process did not run does not count: when it
+/// goes on, it first hears what its peers' clocks showed while it was stopped.
+#[derive(Default)]
+struct ClockOffFor(Duration);
+
+impl ClockOffFor {
+    /// Takes what a look saw, one every [`WATCH_INTERVAL`].
+    fn too_long(&mut self, is_off: bool) -> bool {
+        self.0 = if is_off { self.0 + WATCH_INTERVAL } else { Duration::ZERO };
+        self.0 > CLOCK_OFF_MAX
     }
 }
 
@@ -296,4 +308,19 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_off_too_long_if_every_look_for_so_long_says_so() {
+        let looks = (CLOCK_OFF_MAX.as_millis() / WATCH_INTERVAL.as_millis()) as usize;
+        let mut off = ClockOffFor::default();
+        assert!((0..looks).all(|_| !off.too_long(true)));
+        assert!(!off.too_long(false));
+        assert!((0..looks).all(|_| !off.too_long(true)));
+        assert!(off.too_long(true));
+    }
 }
