@@ -99,6 +99,11 @@ impl Bug {
     }
 }
 
+/// What is hardly the same in another process: for [`Bug::ApplyDiffers`].
+pub fn of_this_process() -> u64 {
+    u64::from(std::process::id() % 97)
+}
+
 /// Whether this process is to have it.
 #[cfg(feature = "planted-bugs")]
 pub fn has(bug: Bug) -> bool {

@@ -61,13 +61,29 @@ fn the_replica_names_no_cipher_and_nothing_from_above() {
     let manifest = manifest("node/replica");
     let named: BTreeSet<&str> = manifest["dependencies"].as_table().unwrap().keys().map(String::as_str).collect();
     assert_eq!(named, BTreeSet::from(REPLICA_MAY_NAME), "node/replica/Cargo.toml");
-    for table in ["build-dependencies", "target", "features"] {
+    let features = manifest["features"].as_table().unwrap();
+    let empty = features.values().all(|brings_in| brings_in.as_array().is_some_and(Vec::is_empty));
+    assert!(empty, "a feature of node/replica/Cargo.toml brings in a crate: {features:?}");
+    for table in ["build-dependencies", "target"] {
         assert!(!manifest.contains_key(table), "node/replica/Cargo.toml has [{table}], which this test does not read");
     }
     let proto = &manifest["dependencies"]["charthold-proto"];
     assert_eq!(proto["features"].as_array().unwrap().as_slice(), [toml::Value::from("internal")]);
     let tests = manifest["dev-dependencies"].as_table().unwrap();
     assert!(tests.keys().all(|name| !name.starts_with("charthold")), "tests reach above the wall too: {tests:?}");
+}
+
+/// Bugs on purpose are in a program only if its build asks for them by name.
+#[test]
+fn nothing_plants_bugs_unasked() {
+    let names_them = |value: &toml::Value| value.to_string().contains("planted-bugs");
+    for folder in ["", "proto", "client", "tests", "node", "node/replica"] {
+        let manifest = manifest(folder);
+        let named = manifest.iter().filter(|(table, value)| *table != "features" && names_them(value));
+        assert_eq!(named.count(), 0, "{folder}/Cargo.toml");
+        let features = manifest.get("features").and_then(toml::Value::as_table);
+        assert!(features.is_none_or(|features| features.keys().eq(["planted-bugs"])), "{folder}/Cargo.toml");
+    }
 }
 
 /// Not even by way of somebody else.
