@@ -125,7 +125,7 @@ run_all() {
 
 # --- Long proofs: ignored tests of the binary `long`, one at a time.
 
-long_test() { cargo test --locked -p charthold-tests --test long -- --ignored "$@"; }
+long_test() { cargo test --locked --workspace --test long -- --ignored "$@"; }
 
 long_names() { long_test --list --format terse 2>/dev/null | sed -n 's/: test$//p'; }
 

@@ -1,4 +1,5 @@
-//! What the integration tests share: clusters of real processes, and the patients in `fixtures/`, scenarios that several use.
+//! What the integration tests share: clusters of real processes, disks that fail, the patients in `fixtures/`, and
+//! scenarios that several use.
 //!
 //! Owns: starting, killing and asking clusters; finding the program under test. It must not know any test. Nodes are
 //! set up as an operator would set them up, with the program's own files, certificates and commands: there is no back
@@ -11,6 +12,7 @@
 pub mod away;
 pub mod canary;
 pub mod chaos;
+pub mod fault_disk;
 pub mod harness;
 pub mod listing;
 pub mod patients;

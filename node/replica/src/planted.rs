@@ -10,7 +10,7 @@ pub const VARIABLE: &str = "PLANTED_BUG";
 /// A bug that somebody could write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// The log is not synced, and stays in the process's memory: what a power loss would take, a kill takes.
+    /// The log is not synced.
     SkipSync,
     /// Entries are told to be durable before they are written.
     AckBeforeWrite,

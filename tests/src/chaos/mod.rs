@@ -35,9 +35,13 @@ pub use self::report::Report;
 pub use self::sweep::Violation;
 
 use self::nemesis::Nemesis;
+use self::report::Also;
 use self::transfers::Transfers;
 use self::workload::Workload;
-use crate::harness::{Cluster, Options};
+use crate::harness::{Cluster, Options, RAFT};
+
+/// So little log is kept that a node which was away for more than a second or two needs snapshots.
+const SNAPSHOTS: &str = "snapshot_after_entries = 200\nkeep_entries = 100\n";
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -55,7 +59,9 @@ pub struct Plan {
 
 /// Runs it; the verdict is in the report.
 pub async fn run(plan: &Plan) -> Report {
-    let options = Options { sites: plan.sites, round_trip: plan.round_trip, ..Options::default() };
+    let fault_disks = plan.faults.iter().any(|kind| kind.is_of_disk());
+    let config = format!("{RAFT}{SNAPSHOTS}");
+    let options = Options { sites: plan.sites, round_trip: plan.round_trip, fault_disks, config, ..Options::default() };
     let mut cluster = Cluster::start_with(options).await;
     let recorder = Arc::new(Recorder::new(Instant::now()));
     let transfers = Transfers::start(&cluster, plan.seed).await;
@@ -78,5 +84,7 @@ pub async fn run(plan: &Plan) -> Report {
     if let Some(path) = &plan.history {
         history::write(path, &operations).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    Report::new(plan, &operations, &faults, transfers.done(), second_opinion.keys, violations)
+    let also =
+        Also { transfers: transfers.done(), searched: second_opinion.keys, snapshots: traces::snapshots(&cluster) };
+    Report::new(plan, &operations, &faults, &also, violations)
 }

@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::history::Recorder;
+use crate::fault_disk::{FaultDisk, Lost};
 use crate::harness::{Cluster, Link, Wan};
 
 const SLOW_DELAY: Duration = Duration::from_millis(150);
 const SLOW_LOST_PERCENT: u8 = 5;
 const SLOW_RATE: u64 = 256 << 10;
+/// Of the 64 MiB that a node is to have left: too little for writes, too little for anything.
+const LEFT_BYTES: [usize; 2] = [40 << 20, 8 << 20];
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Kind {
-    /// SIGKILL to one node, as when a site loses power.
+    /// SIGKILL to one node.
     Kill,
     /// SIGKILL to all at once.
     KillAll,
@@ -32,10 +35,18 @@ pub enum Kind {
     Bridge,
     /// A site behind a slow link that loses packets.
     SlowLink,
+    /// A node dies, and its disk loses what was not synced.
+    PowerCut,
+    /// The same to all at once.
+    PowerCutAll,
+    /// A disk that answers nothing for up to six seconds.
+    StallDisk,
+    /// A disk that somebody else fills.
+    FillDisk,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
@@ -45,14 +56,25 @@ impl Kind {
         Self::Deaf,
         Self::Bridge,
         Self::SlowLink,
+        Self::PowerCut,
+        Self::PowerCutAll,
+        Self::StallDisk,
+        Self::FillDisk,
     ];
 
     /// Whether it is a fault of the network, which only sites with networks of their own have.
     pub fn is_of_network(self) -> bool {
-        match self {
-            Self::Kill | Self::KillAll | Self::Pause | Self::Restart => false,
-            Self::Isolate | Self::Mute | Self::Deaf | Self::Bridge | Self::SlowLink => true,
-        }
+        matches!(self, Self::Isolate | Self::Mute | Self::Deaf | Self::Bridge | Self::SlowLink)
+    }
+
+    /// Whether it needs fault disks.
+    pub fn is_of_disk(self) -> bool {
+        matches!(self, Self::PowerCut | Self::PowerCutAll | Self::StallDisk | Self::FillDisk)
+    }
+
+    /// Here, by this process.
+    pub fn is_possible(self) -> bool {
+        (!self.is_of_network() || Wan::is_possible()) && (!self.is_of_disk() || FaultDisk::is_possible())
     }
 
     pub fn name(self) -> &'static str {
@@ -66,6 +88,10 @@ impl Kind {
             Self::Deaf => "deaf",
             Self::Bridge => "bridge",
             Self::SlowLink => "slow-link",
+            Self::PowerCut => "power-cut",
+            Self::PowerCutAll => "power-cut-all",
+            Self::StallDisk => "stall-disk",
+            Self::FillDisk => "fill-disk",
         }
     }
 }
@@ -75,6 +101,8 @@ impl Kind {
 pub struct Fault {
     pub kind: Kind,
     pub began_ns: u64,
+    /// What disks lost, if their power was cut.
+    pub lost: Lost,
 }
 
 pub struct Nemesis<'a> {
@@ -100,8 +128,9 @@ impl<'a> Nemesis<'a> {
                 if begin.elapsed() > time && faults.len() >= self.kinds.len() {
                     return faults;
                 }
-                faults.push(Fault { kind, began_ns: self.recorder.now_ns() });
-                self.break_and_heal(cluster, kind).await;
+                let began_ns = self.recorder.now_ns();
+                let lost = self.break_and_heal(cluster, kind).await;
+                faults.push(Fault { kind, began_ns, lost });
                 self.rest(3_000..6_000).await;
                 for node in 0..cluster.size() {
                     assert!(
@@ -118,7 +147,8 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    async fn break_and_heal(&mut self, cluster: &mut Cluster, kind: Kind) {
+    async fn break_and_heal(&mut self, cluster: &mut Cluster, kind: Kind) -> Lost {
+        let mut lost = Lost::default();
         let node = self.random.usize(0..cluster.size());
         match kind {
             Kind::Kill => {
@@ -145,8 +175,29 @@ impl<'a> Nemesis<'a> {
                 self.rest(2_000..10_000).await;
                 wan.heal();
             }
+            Kind::PowerCut => {
+                lost = cluster.cut_power(&[node], &mut self.random);
+                self.rest(0..4_000).await;
+            }
+            Kind::PowerCutAll => {
+                let all = (0..cluster.size()).collect::<Vec<_>>();
+                lost = cluster.cut_power(&all, &mut self.random);
+                self.rest(0..1_000).await;
+            }
+            Kind::StallDisk => {
+                cluster.disk(node).stall();
+                self.rest(500..6_000).await;
+                cluster.disk(node).resume();
+            }
+            Kind::FillDisk => {
+                let left = LEFT_BYTES[self.random.usize(0..LEFT_BYTES.len())];
+                cluster.disk(node).leave(left);
+                self.rest(2_000..10_000).await;
+                cluster.disk(node).make_room();
+            }
         }
         cluster.restart_all();
+        lost
     }
 
     fn break_network(&mut self, wan: &Wan, kind: Kind, site: usize, sites: usize) {

@@ -9,6 +9,7 @@ use super::history::{Operation, Status};
 use super::nemesis::Fault;
 use super::sweep::Violation;
 use super::workload::is_hot;
+use crate::fault_disk::Lost;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -29,7 +30,11 @@ pub struct Report {
     pub records: usize,
     /// Of them, those that the search agreed on.
     pub searched: usize,
+    /// That nodes installed.
+    pub snapshots: usize,
     pub faults: BTreeMap<&'static str, usize>,
+    /// What disks lost when their power was cut: what was not synced.
+    pub lost: Lost,
     /// By kind of fault, in ms: the longest time from one fault's begin to the next one's in which one of the hot charts
     /// took no write. They are in all shards, so it is that of the shard which was hit worst.
     pub write_outage_ms: BTreeMap<&'static str, u64>,
@@ -38,13 +43,19 @@ pub struct Report {
     pub found: Vec<Violation>,
 }
 
+/// What is not in the history.
+pub struct Also {
+    pub transfers: u64,
+    pub searched: usize,
+    pub snapshots: usize,
+}
+
 impl Report {
     pub(super) fn new(
         plan: &Plan,
         operations: &[Operation],
         faults: &[Fault],
-        transfers: u64,
-        searched: usize,
+        also: &Also,
         found: Vec<Violation>,
     ) -> Self {
         let count =
@@ -66,10 +77,12 @@ impl Report {
             refused: count(&|operation| operation.is_write() && operation.status == Status::Ok && !operation.hit),
             failed: count(&|operation| operation.status == Status::Fail && operation.returned_ns.is_some()),
             unknown: count(&|operation| operation.returned_ns.is_none()),
-            transfers,
+            transfers: also.transfers,
             records: records.len(),
-            searched,
+            searched: also.searched,
+            snapshots: also.snapshots,
             faults: kinds,
+            lost: faults.iter().map(|fault| fault.lost).sum(),
             write_outage_ms: outages(operations, faults),
             violations: found.len(),
             found,
@@ -133,7 +146,8 @@ mod tests {
             write("h2/r", 6 * S, Status::Ok),
             write("h2/r", 9 * S, Status::Fail),
         ];
-        let faults = [(Kind::Kill, 2 * S), (Kind::Pause, 4 * S)].map(|(kind, began_ns)| Fault { kind, began_ns });
+        let fault = |kind, began_ns| Fault { kind, began_ns, lost: Lost::default() };
+        let faults = [fault(Kind::Kill, 2 * S), fault(Kind::Pause, 4 * S)];
         assert_eq!(outages(&operations, &faults), BTreeMap::from([("kill", 1_500), ("pause", 5_000)]));
     }
 }

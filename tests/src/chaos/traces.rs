@@ -1,5 +1,7 @@
 //! What the nodes leave behind: log lines that faults do not explain, and texts that must not be anywhere.
 
+use std::path::PathBuf;
+
 use super::sweep::Violation;
 use crate::canary::{self, Scan, Texts};
 use crate::harness::Cluster;
@@ -7,14 +9,16 @@ use crate::harness::Cluster;
 /// In every value: what is looked for. Nothing else says it.
 pub const CANARY: &str = "Zwieback-Canary-4f1d";
 
-/// What a node may warn of while others die, hang or are cut off.
-const EXPECTED: [&str; 6] = [
+/// What a node may warn of while others die, hang or are cut off, and its disk is filled.
+const EXPECTED: [&str; 8] = [
     "not ready: this node does not serve until that is mended",
     "cannot reach peer, trying on",
     "cannot hand over leadership",
     "the successor did not take over in time",
     "a snapshot was not sent: trying again",
     "some calls did not end in time and were cut",
+    "the disk is nearly full: writes are refused; make room",
+    "the disk is full: this replica stands still; make room",
 ];
 
 /// Stops all nodes, so that their files hold still.
@@ -46,6 +50,13 @@ pub fn check(cluster: &mut Cluster) -> Vec<Violation> {
     assert!(bytes > 0, "nothing was searched");
     violations.extend(found.into_iter().map(|found| violation("clear text of a record lies in a file", found)));
     violations
+}
+
+/// How many the nodes installed, by their logs.
+pub fn snapshots(cluster: &Cluster) -> usize {
+    let installed =
+        |log: PathBuf| std::fs::read_to_string(log).expect("a node's log").matches("a snapshot was installed").count();
+    cluster.logs().into_iter().map(installed).sum()
 }
 
 fn is_alarm(line: &str) -> bool {

@@ -1,11 +1,13 @@
 //! Money that is moved between the accounts of one chart: each commit changes two records, so the sum never changes. Who
-//! sees another sum has seen half a commit.
+//! sees another sum has seen half a commit: in a read of the chart, in a batch, or over the pages of a list.
+//!
+//! Histories of the accounts are paged too: versions without a gap, and never fewer than were seen before.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use charthold_client::{Chart, Client, Error, Mutation, Put, Record, RecordId};
+use charthold_client::{Chart, Client, Error, ListQuery, Mutation, Order, Put, Record, RecordId};
 
 use super::sweep::Violation;
 use crate::harness::Cluster;
@@ -14,6 +16,11 @@ const ACCOUNTS: u64 = 8;
 const BALANCE: u64 = 1_000;
 const MOVERS: u64 = 2;
 const READERS: u64 = 2;
+const LISTERS: u64 = 2;
+/// So that a list of all accounts takes three pages.
+const LIST_ROWS: u32 = 3;
+const HISTORY_ROWS: u32 = 20;
+const HISTORY_PAGES: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -31,16 +38,20 @@ struct Shared {
 
 impl Shared {
     fn check_sum(&self, records: &[Record], how: &str) {
-        let sum = records.iter().map(balance).sum::<u64>();
-        if records.len() as u64 != ACCOUNTS || sum != ACCOUNTS * BALANCE {
-            let detail = format!(
-                "{how} gives {} accounts with {sum}, not {ACCOUNTS} with {}",
-                records.len(),
-                ACCOUNTS * BALANCE
-            );
-            let violation = Violation { what: "half a commit was seen", key: "bank".to_owned(), detail };
-            self.violations.lock().unwrap().push(violation);
+        self.check_balances(&records.iter().map(balance).collect::<Vec<_>>(), how);
+    }
+
+    fn check_balances(&self, balances: &[u64], how: &str) {
+        let (accounts, sum) = (balances.len() as u64, balances.iter().sum::<u64>());
+        if accounts != ACCOUNTS || sum != ACCOUNTS * BALANCE {
+            let whole = ACCOUNTS * BALANCE;
+            let detail = format!("{how} gives {accounts} accounts with {sum}, not {ACCOUNTS} with {whole}");
+            self.found("half a commit was seen", "bank", detail);
         }
+    }
+
+    fn found(&self, what: &'static str, key: &str, detail: String) {
+        self.violations.lock().unwrap().push(Violation { what, key: key.to_owned(), detail });
     }
 }
 
@@ -58,7 +69,11 @@ impl Transfers {
             let client = cluster.client_at(number as usize % cluster.size()).with_deadline(DEADLINE);
             tokio::spawn(read_sums(client, Arc::clone(&shared)))
         });
-        Self { clients: movers.chain(readers).collect(), shared }
+        let listers = (0..LISTERS).map(|number| {
+            let client = cluster.client_at((number + READERS) as usize % cluster.size()).with_deadline(DEADLINE);
+            tokio::spawn(list_all(client, Arc::clone(&shared)))
+        });
+        Self { clients: movers.chain(readers).chain(listers).collect(), shared }
     }
 
     pub async fn stop(mut self) -> Self {
@@ -89,8 +104,9 @@ fn account(number: u64) -> RecordId {
     RecordId::new("Account", number.to_string())
 }
 
+/// Told twice: a list shows no body.
 fn amount(balance: u64) -> Put {
-    Put::new("text/plain", balance.to_string())
+    Put { author: balance.to_string(), ..Put::new("text/plain", balance.to_string()) }
 }
 
 fn balance(record: &Record) -> u64 {
@@ -136,6 +152,57 @@ async fn read_sums(client: Client, shared: Arc<Shared>) {
             Err(error) => assert!(passes(&error), "a reader: {error}"),
         }
     }
+}
+
+async fn list_all(client: Client, shared: Arc<Shared>) {
+    let mut newest = [0; ACCOUNTS as usize];
+    while !shared.stop.load(SeqCst) {
+        tokio::time::sleep(PAUSE).await;
+        match list_balances(&client).await {
+            Ok(balances) => shared.check_balances(&balances, "List, page by page,"),
+            Err(error) => assert!(passes(&error), "a lister: {error}"),
+        }
+        for (number, newest) in (0..).zip(&mut newest) {
+            let before = *newest;
+            let versions = match newest_versions(&client, number).await {
+                Ok(versions) => versions,
+                Err(error) if passes(&error) => continue,
+                Err(error) => panic!("a lister: {error}"),
+            };
+            *newest = versions.first().copied().unwrap_or_default();
+            let gap = versions.windows(2).any(|pair| pair[0] != pair[1] + 1);
+            if gap || *newest < before {
+                let detail = format!("versions {versions:?}, after {before} was seen");
+                shared.found("a history has a gap, or went back", &format!("bank/{number}"), detail);
+            }
+        }
+    }
+}
+
+async fn list_balances(client: &Client) -> Result<Vec<u64>, Error> {
+    let (mut balances, mut token) = (Vec::new(), None);
+    loop {
+        let page = client.list_page(&bank(), &ListQuery::of_type("Account"), LIST_ROWS, token.as_ref()).await?;
+        balances.extend(page.items.iter().map(|header| header.author.parse::<u64>().expect("a balance")));
+        token = page.next;
+        if token.is_none() {
+            return Ok(balances);
+        }
+    }
+}
+
+async fn newest_versions(client: &Client, number: u64) -> Result<Vec<u64>, Error> {
+    let (mut versions, mut token) = (Vec::new(), None);
+    for _ in 0..HISTORY_PAGES {
+        let newest_first = Order::NewestFirst;
+        let page = client.history_page(&bank(), &account(number), newest_first, HISTORY_ROWS, token.as_ref()).await?;
+        versions.extend(page.items.iter().map(|header| header.version));
+        token = page.next;
+        if token.is_none() {
+            break;
+        }
+    }
+    Ok(versions)
 }
 
 async fn read_all(client: &Client) -> Result<Vec<Record>, Error> {

@@ -13,6 +13,7 @@ use super::files::{self, Files};
 use super::process::{Background, Finished, Running, command, command_at};
 use super::until;
 use super::wan::Wan;
+use crate::fault_disk::{FaultDisk, Lost};
 
 pub const CLUSTER: &str = "test";
 /// Odd on purpose: a search for it finds nothing else.
@@ -33,6 +34,8 @@ pub struct Options {
     pub config: String,
     /// Each site in a network of its own, with this round trip between them; needs root. Nothing: all on loopback.
     pub round_trip: Option<Duration>,
+    /// Each node's data on a disk that loses what was not synced when `cut_power` says so; needs root.
+    pub fault_disks: bool,
 }
 
 impl Options {
@@ -45,6 +48,7 @@ impl Options {
 pub struct Cluster {
     // Before the folder, so that processes end before their files go.
     nodes: Vec<Option<Running>>,
+    disks: Vec<FaultDisk>,
     options: Options,
     tenant: String,
     files: Files,
@@ -73,7 +77,9 @@ impl Cluster {
         let address = |site| wan.as_ref().map_or(Ipv4Addr::LOCALHOST, |wan| wan.address(site));
         let files = Files::create(folder.path(), (0..options.sites).map(address).collect(), &options.config);
         let nodes = (0..options.sites).map(|_| None).collect();
-        Self { nodes, options, tenant: String::new(), files, wan, folder: Some(folder) }
+        let with_disks = if options.fault_disks { options.sites } else { 0 };
+        let disks = (0..with_disks).map(|node| FaultDisk::mount(&files.data(node))).collect();
+        Self { nodes, disks, options, tenant: String::new(), files, wan, folder: Some(folder) }
     }
 
     /// Forms the cluster of running nodes, makes the tenant and its service.
@@ -113,13 +119,28 @@ impl Cluster {
         process.kill();
     }
 
-    /// SIGKILL to all, as one power cut: no node sees another one go.
+    /// SIGKILL to all at once: no node sees another one go.
     pub fn kill_all(&mut self) {
         let running: Vec<usize> = (0..self.size()).filter(|node| self.nodes[*node].is_some()).collect();
-        for node in &running {
+        self.kill_at_once(&running);
+    }
+
+    fn kill_at_once(&mut self, nodes: &[usize]) {
+        for node in nodes {
             self.nodes[*node].as_ref().expect("it runs").signal(rustix::process::Signal::STOP);
         }
-        running.into_iter().for_each(|node| self.kill(node));
+        nodes.iter().for_each(|node| self.kill(*node));
+    }
+
+    /// SIGKILL to these at once, and their fault disks lose what was not synced.
+    pub fn cut_power(&mut self, nodes: &[usize], random: &mut fastrand::Rng) -> Lost {
+        self.kill_at_once(nodes);
+        nodes.iter().map(|node| self.disk(*node).cut_power(random)).sum()
+    }
+
+    /// A node's disk, in a cluster of fault disks.
+    pub fn disk(&self, node: usize) -> &FaultDisk {
+        self.disks.get(node).expect("`Options::fault_disks` is set")
     }
 
     /// SIGTERM, as an operator stops a node.
@@ -262,7 +283,7 @@ impl Cluster {
     }
 
     pub fn data_dir(&self, node: usize) -> PathBuf {
-        self.files.node(node).join("data")
+        self.files.data(node)
     }
 
     pub fn data_dirs(&self) -> Vec<PathBuf> {

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::fault_disk::unmount_lazily;
+
 /// Built with whatever compiler is there: a library that makes syncs fail or hang. See its source.
 pub fn fsync_shim(folder: &Path) -> PathBuf {
     let library = folder.join("fsync_shim.so");
@@ -61,8 +63,6 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: it goes when its last user goes.
-        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        debug_assert!(unmounted.is_ok_and(|status| status.success()));
+        unmount_lazily(&self.0);
     }
 }

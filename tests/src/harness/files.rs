@@ -18,7 +18,7 @@ use charthold_client::Profile;
 use super::{CLUSTER, free_ports};
 
 /// Quicker than in production: tests kill leaders by the dozen.
-const RAFT: &str = "[raft]\nheartbeat_ms = 100\nelection_min_ms = 500\nelection_max_ms = 1000\n";
+pub const RAFT: &str = "[raft]\nheartbeat_ms = 100\nelection_min_ms = 500\nelection_max_ms = 1000\n";
 
 /// Small: tests run many clusters on one disk.
 const DISK: &str = "[disk]\nreserve_bytes = 67108864\n";
@@ -68,6 +68,10 @@ impl Files {
 
     pub fn node(&self, node: usize) -> PathBuf {
         self.folder.join(name(node))
+    }
+
+    pub fn data(&self, node: usize) -> PathBuf {
+        self.node(node).join("data")
     }
 
     pub fn config(&self, node: usize) -> PathBuf {

@@ -3,8 +3,8 @@
 //! ```text
 //! cluster.rs  start, kill, restart, clients, commands     files.rs    what is on disk for it
 //! process.rs  the program, its processes, free ports      observe.rs  leaders, roots, how far it is
-//! disk.rs     small disks, disks that fail                writers.rs  clients that remember every promise
-//! ops.rs      probes and metrics             wan.rs      sites with networks between them
+//! disk.rs     small disks, syncs that fail                writers.rs  clients that remember every promise
+//! ops.rs      probes and metrics                          wan.rs      sites with networks between them
 //! ```
 //!
 //! Each cluster has a folder and ports of its own, and leaves neither files nor processes behind, also when the test
@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
 pub use disk::{SmallDisk, fsync_shim};
+pub use files::RAFT;
 pub use ops::{Metrics, Page, Sample};
 pub use process::{Background, Finished, PROGRAM_VARIABLE, Running, command, free_ports, free_range, program};
 pub use wan::{Link, Wan};

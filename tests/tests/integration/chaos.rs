@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use charthold_tests::chaos::{Function, Kind, Operation};
-use charthold_tests::harness::{Finished, Wan};
+use charthold_tests::harness::Finished;
 
 #[test]
 fn every_fault_once_and_nothing_wrong() {
@@ -13,8 +13,7 @@ fn every_fault_once_and_nothing_wrong() {
     chaos.args(["--seconds", "1", "--seed", "7", "--rtt-ms", "4", "--history"]).arg(&history);
     let report = Finished::new(chaos.output().unwrap()).ok().json();
     assert_eq!(report["violations"], 0);
-    let networks = Wan::is_possible();
-    for kind in Kind::ALL.into_iter().filter(|kind| networks || !kind.is_of_network()) {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_possible()) {
         assert_eq!(report["faults"][kind.name()], 1, "{report}");
     }
     let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));

@@ -11,6 +11,7 @@ mod dev;
 mod disk_full;
 mod disk_stall;
 mod documents;
+mod fault_disk;
 mod find;
 mod hand_over;
 mod listing;

@@ -1,25 +1,31 @@
-//! How long writes stand still when the node that leads most shards is killed.
+//! How long writes stand still when the site that leads most shards dies: three sites, 60 ms from each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Error, Mutation, Put, RecordId, new_request_id};
-use charthold_tests::harness::{Cluster, Options};
+use charthold_tests::harness::{Cluster, Options, Wan};
 
-const KILLS: usize = 20;
-/// Between kills: the killed node is back, and caught up.
-const PAUSE: Duration = Duration::from_secs(10);
+const KILLS: usize = 200;
+const ROUND_TRIP: Duration = Duration::from_millis(60);
+/// How long a site is dead: longer than writes stand still.
+const DEAD: Duration = Duration::from_secs(6);
+/// After it is back and serves.
+const PAUSE: Duration = Duration::from_secs(2);
 /// Charts of every shard, so that whoever dies, some writer notices.
 const WRITERS: usize = 16;
-/// What a writer may have to wait for its answer while the node that leads most dies. The lease of the old leader
-/// (1.5 s), then an election (up to 1.5 s), then what the client waits between tries.
-const OUTAGE_MAX: Duration = Duration::from_secs(10);
+/// What a writer may have to wait for its answer, in 99 of 100 cases: the lease of the old leader (1.5 s), then an
+/// election (up to 1.5 s), then what the client waits between tries.
+const OUTAGE_P99_MAX: Duration = Duration::from_secs(4);
 
 pub async fn run() {
     // As an operator gets it: the harness's own timing is quicker.
     let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
-    let mut cluster = Cluster::start_with(Options { config: raft.to_owned(), ..Options::default() }).await;
+    let round_trip = Wan::is_possible().then_some(ROUND_TRIP);
+    println!("round trip between sites: {round_trip:?}");
+    let options = Options { config: raft.to_owned(), round_trip, ..Options::default() };
+    let mut cluster = Cluster::start_with(options).await;
     let done = Arc::new(AtomicBool::new(false));
     let writers = (0..WRITERS).map(|number| tokio::spawn(write(cluster.client(), number, Arc::clone(&done))));
     let writers = writers.collect::<Vec<_>>();
@@ -28,10 +34,10 @@ pub async fn run() {
         let leader = cluster.leader_of_most().await;
         kills.push(Instant::now());
         cluster.kill(leader);
-        tokio::time::sleep(PAUSE / 2).await;
+        tokio::time::sleep(DEAD).await;
         cluster.restart(leader);
         cluster.wait_ready().await;
-        tokio::time::sleep(PAUSE / 2).await;
+        tokio::time::sleep(PAUSE).await;
     }
     done.store(true, SeqCst);
     let mut waits = Vec::new();
@@ -39,18 +45,19 @@ pub async fn run() {
         waits.extend(writer.await.unwrap());
     }
     let worst_after = |kill: &Instant| {
-        let hit = waits.iter().filter(|(begun, took)| *begun + *took > *kill && *begun < *kill + PAUSE / 2);
+        let hit = waits.iter().filter(|(begun, took)| *begun + *took > *kill && *begun < *kill + DEAD);
         hit.map(|(_, took)| *took).max().unwrap_or_default()
     };
     let mut outages = kills.iter().map(worst_after).collect::<Vec<_>>();
     outages.sort();
+    let p99 = outages[KILLS * 99 / 100];
     println!(
-        "failover over {KILLS} kills, the longest wait of {WRITERS} writers: median {:?}, worst {:?}; {} commits",
+        "failover over {KILLS} kills, the longest wait of {WRITERS} writers: p50 {:?}, p99 {p99:?}, max {:?}; {} commits",
         outages[KILLS / 2],
         outages[KILLS - 1],
         waits.len()
     );
-    assert!(outages[KILLS - 1] < OUTAGE_MAX);
+    assert!(p99 <= OUTAGE_P99_MAX);
 }
 
 /// Writes one record over and over; when each commit began and how long it took until its answer.

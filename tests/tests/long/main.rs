@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod away;
+mod bit_flips;
+mod chaos;
 mod documents;
 mod failover;
 mod listing;
@@ -20,7 +22,7 @@ fn minutes(meant: u64) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes five minutes; a figure"]
+#[ignore = "takes half an hour; a figure"]
 async fn failover() {
     failover::run().await;
 }
@@ -53,6 +55,24 @@ async fn overload() {
 #[ignore = "takes minutes; a figure"]
 async fn documents() {
     documents::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half an hour; a proof"]
+async fn bit_flips() {
+    bit_flips::run().await;
+}
+
+#[test]
+#[ignore = "takes an hour; a proof"]
+fn chaos() {
+    chaos::run();
+}
+
+#[test]
+#[ignore = "takes an hour; a proof"]
+fn power_cuts() {
+    chaos::power_cuts();
 }
 
 #[test]

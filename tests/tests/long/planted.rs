@@ -42,7 +42,8 @@ fn catcher(bug: Bug) -> Catcher {
             Catcher::Test("integration", "disk_stall::a_disk_that_hangs_ends_its_node_and_others_take_over")
         }
         Bug::GrantUnchecked => Catcher::Test("bad_input", "roles::every_role_may_what_the_table_says_and_nothing_else"),
-        Bug::SkipSync | Bug::AckBeforeWrite => Catcher::Chaos(&[Kind::KillAll]),
+        Bug::SkipSync => Catcher::Chaos(&[Kind::PowerCutAll]),
+        Bug::AckBeforeWrite => Catcher::Chaos(&[Kind::KillAll]),
         Bug::RequestIdIgnored => Catcher::Chaos(&[Kind::Kill, Kind::Pause]),
         Bug::ReadWithoutQuorum => Catcher::Chaos(&[Kind::Isolate, Kind::Pause]),
         Bug::StaleFollowerRead => Catcher::Chaos(&[Kind::SlowLink]),

@@ -48,7 +48,6 @@ fn options() -> Options {
     limit_background_writes(&mut options);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);
-    options.set_manual_wal_flush(planted::has(Bug::SkipSync));
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_size(32 << 10);
     options.set_block_based_table_factory(&blocks);

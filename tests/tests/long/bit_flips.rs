@@ -1,0 +1,287 @@
+//! One bit on a disk is another one than it was: what is read is right, or refused, and never wrong.
+//!
+//! Below, each engine alone: files of a closed engine, a bit of one of them flipped, opened, and all rows read. Then
+//! nodes of a running cluster: a bit of one node's files, under its feet or while it is down, and all records read
+//! through that node and through the others. What nobody notices is counted by the kind of file: bytes that nobody reads.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use charthold_client::{Chart, Client, Put, RecordId};
+use charthold_replica::store::log::rocks::RocksLog;
+use charthold_replica::store::log::{LogEngine as _, LogOp};
+use charthold_replica::store::state::rocks::RocksState;
+use charthold_replica::store::state::{StateEngine as _, StateOp, Table};
+use charthold_tests::harness::{Cluster, Options, RAFT};
+
+const ENGINE_FLIPS: usize = 5_000;
+const NODE_FLIPS: usize = 100;
+const ROWS: u32 = 2_000;
+const ROW_BYTES: usize = 200;
+const RECORDS: usize = 400;
+const RECORD_BYTES: usize = 8_000;
+/// Their bytes mean nothing to anybody: room that is kept, RocksDB's own diary, a probe of the disk.
+const MEANINGLESS: [&str; 4] = ["BALLAST", "LOG", "LOCK", "PROBE"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// It does not open, or the node ends.
+    NotOpened,
+    /// A read fails, or answers that something is missing which is known to have been there.
+    ReadFailed,
+    /// All is right.
+    Unnoticed,
+}
+
+/// By outcome and kind of file.
+#[derive(Default)]
+struct Tally(BTreeMap<(String, Outcome), usize>);
+
+impl Tally {
+    fn add(&mut self, file: &Path, outcome: Outcome) {
+        *self.0.entry((kind(file), outcome)).or_default() += 1;
+    }
+
+    fn say(&self, what: &str) {
+        for ((kind, outcome), count) in &self.0 {
+            println!("{what}: {count} flips in {kind}: {outcome:?}");
+        }
+    }
+}
+
+/// `000123.sst` is `sst`, `MANIFEST-000004` is `MANIFEST`.
+fn kind(file: &Path) -> String {
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    match file.extension() {
+        Some(extension) => extension.to_string_lossy().into_owned(),
+        None => name.split('-').next().unwrap().to_owned(),
+    }
+}
+
+fn has_meaning(file: &Path) -> bool {
+    !MEANINGLESS.iter().any(|name| kind(file).starts_with(name))
+}
+
+fn random() -> fastrand::Rng {
+    fastrand::Rng::with_seed(std::env::var("CHARTHOLD_TEST_SEED").map_or(1, |seed| seed.parse().unwrap()))
+}
+
+// --- Engines.
+
+type Rows = Vec<(Vec<u8>, Bytes)>;
+
+fn row(number: u32) -> (Vec<u8>, Bytes) {
+    let mut random = fastrand::Rng::with_seed(u64::from(number));
+    let value = std::iter::repeat_with(|| random.u8(..)).take(ROW_BYTES).collect::<Vec<_>>();
+    (number.to_be_bytes().to_vec(), value.into())
+}
+
+fn fill_state(folder: &Path) {
+    let state = RocksState::open(folder).unwrap();
+    for part in (0..ROWS).collect::<Vec<_>>().chunks(ROWS as usize / 4) {
+        let put = |number: &u32| {
+            let (key, value) = row(*number);
+            StateOp::Put { table: Table::Version, key, value }
+        };
+        state.write(&part.iter().map(put).collect::<Vec<_>>()).unwrap();
+        state.begin_flush().unwrap();
+        state.finish_flush().unwrap();
+    }
+}
+
+fn read_state(folder: &Path) -> Result<Rows, Outcome> {
+    let state = RocksState::open(folder).map_err(|_| Outcome::NotOpened)?;
+    state.scan(Table::Version, &[0; 4], &[0xff; 4], ROWS as usize + 1, usize::MAX).map_err(|_| Outcome::ReadFailed)
+}
+
+fn fill_log(folder: &Path) {
+    let log = RocksLog::open(folder).unwrap();
+    for number in 0..ROWS {
+        let (key, value) = row(number);
+        log.write(&[LogOp::Put { key, value }], true).unwrap();
+    }
+}
+
+/// An end that is missing is noticed by whoever knows how much was synced: the synced mark, in a node.
+fn read_log(folder: &Path) -> Result<Rows, Outcome> {
+    let log = RocksLog::open(folder).map_err(|_| Outcome::NotOpened)?;
+    if log.write_number() < u64::from(ROWS) {
+        return Err(Outcome::NotOpened);
+    }
+    log.scan(&[0; 4], &[0xff; 4], usize::MAX).map_err(|_| Outcome::ReadFailed)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// One kind of file as likely as another, so that small ones are hit too; within it, one byte as likely as another.
+fn choose(files: &[PathBuf], random: &mut fastrand::Rng) -> (PathBuf, usize) {
+    let mut kinds = BTreeMap::<String, Vec<(PathBuf, usize)>>::new();
+    for file in files.iter().filter(|file| has_meaning(file)) {
+        let bytes = fs::metadata(file).map_or(0, |metadata| metadata.len() as usize);
+        if bytes > 0 {
+            kinds.entry(kind(file)).or_default().push((file.clone(), bytes));
+        }
+    }
+    let kinds = kinds.into_values().collect::<Vec<_>>();
+    let files = &kinds[random.usize(0..kinds.len())];
+    let mut at = random.usize(0..files.iter().map(|(_, bytes)| bytes).sum());
+    for (file, bytes) in files {
+        if at < *bytes {
+            return (file.clone(), at * 8 + random.usize(0..8));
+        }
+        at -= bytes;
+    }
+    unreachable!("at is below the sum")
+}
+
+fn flip_engine(
+    what: &str,
+    fill: impl Fn(&Path),
+    read: impl Fn(&Path) -> Result<Rows, Outcome>,
+    random: &mut fastrand::Rng,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let (sound, copied) = (folder.path().join("sound"), folder.path().join("copy"));
+    fill(&sound);
+    copy(&sound, &copied);
+    let expected = read(&copied).unwrap();
+    assert_eq!(expected, (0..ROWS).map(row).collect::<Vec<_>>());
+    let mut tally = Tally::default();
+    for number in 0..ENGINE_FLIPS / 2 {
+        fs::remove_dir_all(&copied).unwrap();
+        copy(&sound, &copied);
+        let files = fs::read_dir(&copied).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        let (file, bit) = choose(&files, random);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&file, bytes).unwrap();
+        let outcome = match read(&copied) {
+            Ok(rows) => {
+                assert!(rows == expected, "flip {number}, {} bit {bit}: wrong rows", file.display());
+                Outcome::Unnoticed
+            }
+            Err(outcome) => outcome,
+        };
+        if outcome == Outcome::Unnoticed && kind(&file) == "sst" {
+            println!(
+                "{what}: unnoticed in {} of {} bytes, byte {}",
+                file.display(),
+                fs::metadata(&file).map_or(0, |m| m.len()),
+                bit / 8
+            );
+        }
+        tally.add(&file, outcome);
+    }
+    tally.say(what);
+}
+
+// --- A cluster.
+
+fn place(number: usize) -> (Chart, RecordId) {
+    (Chart::patient(format!("p{number}")), RecordId::new("Note", "n"))
+}
+
+fn body(number: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(number as u64);
+    std::iter::repeat_with(|| random.alphanumeric()).take(RECORD_BYTES).collect()
+}
+
+async fn fill(client: &Client) {
+    for number in 0..RECORDS {
+        let (chart, record) = place(number);
+        client.put(&chart, &record, Put::new("text/plain", body(number))).await.unwrap();
+    }
+}
+
+/// How many records were not read. Those that were are right.
+async fn read_all(client: &Client) -> usize {
+    let mut failed = 0;
+    for number in 0..RECORDS {
+        let (chart, record) = place(number);
+        match client.get(&chart, &record).await {
+            Ok(read) => assert_eq!(read.body, body(number).as_bytes(), "a wrong answer"),
+            Err(_) => failed += 1,
+        }
+    }
+    failed
+}
+
+async fn flip_nodes(random: &mut fastrand::Rng) {
+    let config = format!("{RAFT}snapshot_after_entries = 50\nkeep_entries = 50\n");
+    let mut cluster = Cluster::start_with(Options { config, fault_disks: true, ..Options::default() }).await;
+    fill(&cluster.client()).await;
+    let mut tally = Tally::default();
+    for number in 0..NODE_FLIPS {
+        let node = random.usize(0..cluster.size());
+        let (file, bit) = choose(&cluster.disk(node).files(), random);
+        let (down, mut ended) = (random.bool(), false);
+        if down {
+            cluster.stop(node);
+        }
+        cluster.disk(node).flip(&file, bit);
+        let flipped = byte_at(&file, bit / 8);
+        if down {
+            cluster.restart(node);
+            ended = !serves(&mut cluster, node).await;
+        }
+        let failed = if ended { 0 } else { read_all(&cluster.client_at(node)).await };
+        ended |= !cluster.is_running(node);
+        assert_eq!(read_all(&cluster.client()).await, 0, "flip {number} in {}: the cluster suffers", file.display());
+        let outcome = match (ended, failed) {
+            (true, _) => Outcome::NotOpened,
+            (false, 1..) => Outcome::ReadFailed,
+            (false, 0) => Outcome::Unnoticed,
+        };
+        println!("node {node}, {} bit {bit}, {}: {outcome:?}", file.display(), if down { "down" } else { "running" });
+        tally.add(&file, outcome);
+
+        // Healed, unless the file was written anew meanwhile.
+        if cluster.is_running(node) {
+            cluster.kill(node);
+        } else {
+            cluster.stop(node);
+        }
+        if byte_at(&file, bit / 8) == flipped && flipped.is_some() {
+            cluster.disk(node).flip(&file, bit);
+        }
+        cluster.restart(node);
+        cluster.wait_ready().await;
+    }
+    tally.say("nodes");
+    cluster.wait_roots_equal().await;
+}
+
+fn byte_at(file: &Path, offset: usize) -> Option<u8> {
+    let mut byte = [0];
+    fs::File::open(file).ok()?.read_exact_at(&mut byte, offset as u64).ok()?;
+    Some(byte[0])
+}
+
+/// Waits until it does, or has ended.
+async fn serves(cluster: &mut Cluster, node: usize) -> bool {
+    loop {
+        if !cluster.is_running(node) {
+            return false;
+        }
+        if cluster.ops(node, "/readyz").is_some_and(|page| page.status == 200) {
+            return true;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+pub async fn run() {
+    let mut random = random();
+    flip_engine("state", fill_state, read_state, &mut random);
+    flip_engine("log", fill_log, read_log, &mut random);
+    flip_nodes(&mut random).await;
+}
