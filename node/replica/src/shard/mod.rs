@@ -9,6 +9,8 @@ pub mod command;
 pub mod config;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod group;
 pub mod inbound;
 pub mod install;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod disk;
+pub mod mutate;
 pub mod peers;
 pub mod transport;
 
