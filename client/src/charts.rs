@@ -20,8 +20,8 @@ use uuid::Uuid;
 use crate::error::Failure;
 use crate::list::{ListQuery, Order, Pager};
 use crate::retry::{Attempt, Call, Route};
-use crate::types::{Chart, Committed, Header, Mutation, Page, PageToken, Put, Record, RecordId, new_request_id};
-use crate::types::{Precondition, system_time};
+use crate::types::{Chart, Committed, Freshness, Header, Mutation, Page, PageToken, Put, Record, RecordId};
+use crate::types::{Precondition, new_request_id, system_time};
 use crate::{Client, Error, MESSAGE_BYTES_MAX, request};
 
 /// The protocol's own limit of one BatchGet.
@@ -109,6 +109,7 @@ impl Client {
             record: Some(record.to_proto()),
             version,
             as_of: self.as_of(),
+            freshness: self.freshness(),
         };
         let answer = self
             .read(chart, |attempt| {
@@ -133,6 +134,7 @@ impl Client {
                 chart: Some(chart.to_proto()),
                 records: asked.iter().map(RecordId::to_proto).collect(),
                 as_of: self.as_of(),
+                freshness: self.freshness(),
             };
             let answer = self
                 .read(chart, |attempt| {
@@ -197,6 +199,7 @@ impl Client {
             order: query.order.to_proto(),
             include_deleted: query.include_deleted,
             as_of: self.as_of(),
+            freshness: self.freshness(),
         };
         let answer = self
             .read(chart, |attempt| {
@@ -239,6 +242,7 @@ impl Client {
             page_token: token.map(|token| token.as_str().to_owned()).unwrap_or_default(),
             order: order.to_proto(),
             as_of: self.as_of(),
+            freshness: self.freshness(),
         };
         let answer = self
             .read(chart, |attempt| {
@@ -258,6 +262,7 @@ impl Client {
             context: Some(self.context.to_proto()),
             chart: Some(chart.to_proto()),
             as_of: self.as_of(),
+            freshness: self.freshness(),
         };
         // Up to its first page the stream is repeated like any call; after that the caller has part of it.
         let (first, pages, deadline) = self
@@ -286,12 +291,21 @@ impl Client {
         Fut: Future<Output = Result<T, Status>>,
     {
         let call = Call {
-            route: Route::Chart(chart),
+            route: match self.freshness {
+                // Any replica may do: the leader need not be asked.
+                Freshness::Stale(_) => Route::Any,
+                Freshness::Linearizable | Freshness::Lease => Route::Chart(chart),
+            },
             deadline: self.deadline,
             request_id: None,
             traceparent: self.traceparent.as_ref(),
         };
         self.cluster.run(call, attempt).await
+    }
+
+    /// A position says already what is to be seen.
+    fn freshness(&self) -> Option<v1::Freshness> {
+        self.freshness.to_proto().filter(|_| self.position.is_none())
     }
 
     fn as_of(&self) -> String {

@@ -57,7 +57,8 @@
 //!
 //! # Read, change, write
 //!
-//! Reads are linearizable: they see every commit that was acknowledged before. A record's version is its ETag.
+//! Reads are linearizable: they see every commit that was acknowledged before. (Who needs less says so:
+//! [`with_freshness`](Client::with_freshness).) A record's version is its ETag.
 //!
 //! ```no_run
 //! # use charthold_client::*;
@@ -248,8 +249,8 @@ pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
 pub use status::{Certificate, ClusterStatus, FollowerLag, NodeStatus, Root, ShardStatus};
 pub use types::{
-    Chart, ChartKind, Committed, Document, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put, Record,
-    RecordId, RequestContext, new_request_id,
+    Chart, ChartKind, Committed, Document, Freshness, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put,
+    Record, RecordId, RequestContext, new_request_id,
 };
 pub use uuid::Uuid;
 
@@ -270,6 +271,7 @@ pub struct Client {
     deadline: Duration,
     /// What reads show; nothing: now.
     position: Option<Arc<str>>,
+    freshness: Freshness,
     traceparent: Option<Arc<str>>,
 }
 
@@ -298,6 +300,7 @@ impl Client {
             context: Arc::default(),
             deadline: DEFAULT_DEADLINE,
             position: None,
+            freshness: Freshness::default(),
             traceparent: None,
         })
     }
@@ -327,6 +330,24 @@ impl Client {
     #[must_use]
     pub fn at_position(&self, position: &str) -> Self {
         Self { position: Some(position.into()), ..self.clone() }
+    }
+
+    /// The same client, whose reads of charts need not be more current than this: gets, lists, histories and streams of
+    /// charts. Finds, documents and commits are not touched by it, nor is what is read [at a position](Self::at_position).
+    ///
+    /// ```no_run
+    /// # use charthold_client::*;
+    /// # use std::time::Duration;
+    /// # async fn example(client: Client, chart: Chart) -> Result<(), Error> {
+    /// // A dashboard that may be five seconds behind: answered by the first gateway, without a question to others.
+    /// let client = client.with_freshness(Freshness::Stale(Duration::from_secs(5)));
+    /// let headers = client.list(&chart, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_freshness(&self, freshness: Freshness) -> Self {
+        Self { freshness, ..self.clone() }
     }
 
     /// The same client, for calls that belong to a trace of the caller's: `traceparent` as W3C writes it,

@@ -5,7 +5,7 @@
 //! no log line and no panic message of the application shows it by accident.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use charthold_proto::v1;
@@ -408,6 +408,33 @@ impl Record {
     /// The version, as an ETag for [`Mutation::if_version`].
     pub fn version(&self) -> u64 {
         self.header.version
+    }
+}
+
+/// How current a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// It sees every commit that was acknowledged before, to whomever; no clock is trusted for that.
+    #[default]
+    Linearizable,
+    /// The same, as long as no node's clock runs 40 % faster than another's: a leader that a majority has just confirmed
+    /// answers without asking it again.
+    Lease,
+    /// It may lack what was committed so long before, from a millisecond to an hour. The gateway that is asked answers
+    /// from its own replica when that is current enough, whoever leads.
+    Stale(Duration),
+}
+
+impl Freshness {
+    pub(crate) fn to_proto(self) -> Option<v1::Freshness> {
+        use v1::freshness::Mode;
+        let mode = match self {
+            Self::Linearizable => return None,
+            Self::Lease => Mode::Lease(true),
+            // Rounded down: never more than was allowed. What is out of range the gateway refuses by name.
+            Self::Stale(age_max) => Mode::StaleMsMax(u32::try_from(age_max.as_millis()).unwrap_or(u32::MAX)),
+        };
+        Some(v1::Freshness { mode: Some(mode) })
     }
 }
 

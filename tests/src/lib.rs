@@ -16,3 +16,4 @@ pub mod fault_disk;
 pub mod harness;
 pub mod listing;
 pub mod patients;
+pub mod strangers;

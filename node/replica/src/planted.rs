@@ -32,8 +32,12 @@ pub enum Bug {
     HalfCommit,
     /// A leader answers reads without asking whether it still leads.
     ReadWithoutQuorum,
+    /// A leader answers reads that a lease is enough for however old its lease is.
+    LeaseUnchecked,
     /// A follower answers reads with what it has.
     StaleFollowerRead,
+    /// Whoever takes stale answers gets them, however stale.
+    AgeUnchecked,
     /// A snapshot lacks a table's last row.
     SnapshotWithoutLastRow,
     /// A snapshot lacks what says that a record was deleted.
@@ -51,7 +55,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::SkipSync,
         Self::AckBeforeWrite,
         Self::FailedSyncIgnored,
@@ -63,7 +67,9 @@ impl Bug {
         Self::PreconditionIgnored,
         Self::HalfCommit,
         Self::ReadWithoutQuorum,
+        Self::LeaseUnchecked,
         Self::StaleFollowerRead,
+        Self::AgeUnchecked,
         Self::SnapshotWithoutLastRow,
         Self::TombstoneLostInSnapshot,
         Self::RolledBackAccepted,
@@ -87,7 +93,9 @@ impl Bug {
             Self::PreconditionIgnored => "precondition-ignored",
             Self::HalfCommit => "half-commit",
             Self::ReadWithoutQuorum => "read-without-quorum",
+            Self::LeaseUnchecked => "lease-unchecked",
             Self::StaleFollowerRead => "stale-follower-read",
+            Self::AgeUnchecked => "age-unchecked",
             Self::SnapshotWithoutLastRow => "snapshot-without-last-row",
             Self::TombstoneLostInSnapshot => "tombstone-lost-in-snapshot",
             Self::RolledBackAccepted => "rolled-back-accepted",

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use charthold_proto::v1::{AnswerContext, Durability, LeaderHint};
 use charthold_replica::ShardId;
+use charthold_replica::replica::Moment;
 use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 use super::Gateway;
-use super::error::GatewayError;
+use super::moment::position;
 
 /// A call without a deadline of its own.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
@@ -17,7 +18,6 @@ const DEADLINE_MAX: Duration = Duration::from_secs(5 * 60);
 const TIMEOUT: &str = "grpc-timeout";
 /// The gateway gives up a little before the caller does, so that its answer says what is known.
 const HEADROOM: Duration = Duration::from_millis(50);
-const POSITION_VERSION: u8 = 1;
 
 impl Gateway {
     pub(super) fn answer(&self, shard: ShardId, seq: u64) -> Option<AnswerContext> {
@@ -26,48 +26,15 @@ impl Gateway {
             position: position(shard, seq),
             durability: Durability::Majority as i32,
             leader: Some(LeaderHint { endpoint: leader.client_address, site: leader.site }),
+            age_ms_max: 0,
         })
     }
-}
 
-/// Opaque outside: version 1 | shard 2 | seq 8, in hex.
-fn position(shard: ShardId, seq: u64) -> String {
-    hex::encode([&[POSITION_VERSION][..], &shard.to_be_bytes(), &seq.to_be_bytes()].concat())
-}
-
-/// Which state a read is to show.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum AsOf {
-    Now,
-    Seq(u64),
-}
-
-impl AsOf {
-    /// Of a request's `as_of`, which may be empty. Positions of other shards say nothing about this one.
-    pub fn parse(text: &str, shard: ShardId) -> Result<Self, GatewayError> {
-        if text.is_empty() {
-            return Ok(Self::Now);
-        }
-        let mut bytes = [0; 11];
-        let malformed = || GatewayError::field("as_of", "is no position that an answer gave");
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| malformed())?;
-        let [version, shard_high, shard_low, seq @ ..] = bytes;
-        if version != POSITION_VERSION {
-            return Err(malformed());
-        }
-        match u16::from_be_bytes([shard_high, shard_low]) == shard {
-            true => Ok(Self::Seq(u64::from_be_bytes(seq))),
-            false => Err(GatewayError::field("as_of", "is a position of another chart")),
-        }
-    }
-
-    /// The seq to read at, once a barrier has passed at `current`.
-    pub fn seq(self, current: u64) -> Result<u64, GatewayError> {
-        match self {
-            Self::Now => Ok(current),
-            Self::Seq(seq) if seq <= current => Ok(seq),
-            Self::Seq(_) => Err(GatewayError::field("as_of", "is a position that the chart's shard has not reached")),
-        }
+    /// The same for a read.
+    pub(super) fn answer_from(&self, shard: ShardId, moment: Moment) -> Option<AnswerContext> {
+        // Rounded up: only what is not stale at all is 0 ms old.
+        let age_ms_max = u64::try_from(moment.age.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        self.answer(shard, moment.seq).map(|answer| AnswerContext { age_ms_max, ..answer })
     }
 }
 
@@ -130,19 +97,6 @@ mod tests {
         check(Some("10M"), 300);
         check(Some("99999999H"), 300);
         check(Some("nonsense"), 30);
-    }
-
-    #[test]
-    fn positions_are_read_back() {
-        let at = AsOf::parse(&position(3, 77), 3).ok().unwrap();
-        assert!(at == AsOf::Seq(77) && AsOf::parse("", 3).ok().unwrap() == AsOf::Now);
-        assert_eq!((at.seq(77).ok(), at.seq(100).ok(), AsOf::Now.seq(5).ok()), (Some(77), Some(77), Some(5)));
-        assert!(at.seq(76).is_err(), "it lies ahead");
-        let position = position(3, 77);
-        for bad in ["x", "00", &position[2..], &position.replacen("01", "02", 1), &format!("{position}00")] {
-            assert!(AsOf::parse(bad, 3).is_err(), "{bad}");
-        }
-        assert!(AsOf::parse(&position, 4).is_err(), "of another shard");
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use charthold_proto::v1::{HistoryRequest, HistoryResponse, ListRequest, ListResponse, Order, RecordHeader, RecordRef};
+use charthold_proto::v1::{
+    Freshness, HistoryRequest, HistoryResponse, ListRequest, ListResponse, Order, RecordHeader, RecordRef,
+};
+use charthold_replica::replica::Moment;
 use charthold_replica::replica::rows::{ChartScan, StoredVersion};
 use prost::Message;
 
@@ -56,8 +59,8 @@ impl Gateway {
         let order = request.order();
         let chart = chart_of(caller, request.chart);
         let shard = chart.shard();
-        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
-        let as_of_seq = cursor.as_ref().map_or(seq, |cursor| cursor.as_of_seq);
+        let moment = self.page_moment(&chart, &request.as_of, request.freshness.as_ref(), &cursor, deadline).await?;
+        let as_of_seq = moment.seq;
         let of_type = |name: &String| caller.tenant.type_token(&chart.address.chart, name);
         let record_type = Some(&request.r#type).filter(|name| !name.is_empty()).map(of_type);
         let next = cursor.map(|cursor| cursor.next);
@@ -75,7 +78,7 @@ impl Gateway {
             }
         };
         Ok(ListResponse {
-            answer: self.answer(shard, as_of_seq),
+            answer: self.answer_from(shard, moment),
             headers: page.headers,
             next_page_token: self.next_token(&place, "List", &query, as_of_seq, page.next)?,
         })
@@ -101,17 +104,35 @@ impl Gateway {
         let chart = chart_of(caller, request.chart);
         let shard = chart.shard();
         let record = request.record.unwrap_or_default();
-        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
-        let as_of_seq = cursor.as_ref().map_or(seq, |cursor| cursor.as_of_seq);
+        let moment = self.page_moment(&chart, &request.as_of, request.freshness.as_ref(), &cursor, deadline).await?;
+        let as_of_seq = moment.seq;
         let next = cursor.map(|cursor| cursor.next);
         let versions =
             move |gateway: &Self| gateway.versions(&chart, &record, order, as_of_seq, next.as_deref(), rows_max);
         let page = self.on_own_thread(versions).await?;
         Ok(HistoryResponse {
-            answer: self.answer(shard, as_of_seq),
+            answer: self.answer_from(shard, moment),
             headers: page.headers,
             next_page_token: self.next_token(&place, "History", &query, as_of_seq, page.next)?,
         })
+    }
+
+    /// The first page chooses the moment, the others show the same: by then this replica must have reached it.
+    async fn page_moment(
+        &self,
+        chart: &Chart,
+        as_of: &str,
+        freshness: Option<&Freshness>,
+        cursor: &Option<Cursor>,
+        deadline: Instant,
+    ) -> Result<Moment, GatewayError> {
+        match cursor {
+            None => self.moment_to_read(chart, as_of, freshness, deadline).await,
+            Some(cursor) => {
+                let moment = self.moment_to_read(chart, as_of, None, deadline).await?;
+                Ok(Moment { seq: cursor.as_of_seq, ..moment })
+            }
+        }
     }
 
     pub(super) async fn on_own_thread<T: Send + 'static>(

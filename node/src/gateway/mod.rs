@@ -11,6 +11,7 @@
 //! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`admission`]: how many calls at once, fair among tenants
 //! - [`access`]: principals and grants; [`keyring`]: tenants' and charts' keys
+//! - [`moment`]: which state a read shows
 //! - [`documents`]: what is larger than a body may be, part by part
 //! - [`validate`]: limits on what comes in; [`record`]: sealing and opening records; [`page`]: page tokens
 //! - [`error`]: everything that can be answered instead; [`malformed`]: what the gRPC library refuses;
@@ -32,6 +33,7 @@ mod find;
 mod keyring;
 mod list;
 mod malformed;
+mod moment;
 mod observe;
 mod page;
 mod read;

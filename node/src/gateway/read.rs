@@ -7,12 +7,12 @@ use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef, GetRequest, GetResponse, ReadChartRequest,
     ReadChartResponse, RecordRef,
 };
+use charthold_replica::replica::Moment;
 use charthold_replica::replica::rows::StoredVersion;
 use tokio::sync::mpsc;
 
 use super::Gateway;
 use super::access::Caller;
-use super::answer::AsOf;
 use super::error::GatewayError;
 use super::record::Chart;
 use super::validate::{BATCH_RECORDS_MAX, Violations};
@@ -39,16 +39,10 @@ impl Gateway {
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);
         let record = request.record.unwrap_or_default();
-        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
-        let stored = self.find_version(&chart, &record, request.version, seq)?;
+        let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
+        let stored = self.find_version(&chart, &record, request.version, moment.seq)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
-        Ok(GetResponse { answer: self.answer(chart.shard(), seq), record: Some(record) })
-    }
-
-    /// Passes a barrier; answers the seq that a request is to be answered as of.
-    pub(super) async fn seq_to_read(&self, chart: &Chart, as_of: &str, deadline: Instant) -> Result<u64, GatewayError> {
-        let as_of = AsOf::parse(as_of, chart.shard())?;
-        as_of.seq(self.replica.barrier(chart.shard(), deadline).await?)
+        Ok(GetResponse { answer: self.answer_from(chart.shard(), moment), record: Some(record) })
     }
 
     /// A version by its number; 0: the newest.
@@ -99,10 +93,10 @@ impl Gateway {
         }
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);
-        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
+        let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
         let (mut results, mut size_bytes) = (Vec::with_capacity(count), 0);
         for record in &request.records {
-            let stored = self.newest(&chart, record, seq)?.filter(|stored| !stored.row.tombstone);
+            let stored = self.newest(&chart, record, moment.seq)?.filter(|stored| !stored.row.tombstone);
             let opened = stored.map(|stored| self.open_record(&chart, Some(record), &stored)).transpose()?;
             size_bytes += opened.as_ref().map_or(0, |record| record.body.len());
             if size_bytes > PAGE_BYTES_MAX && !results.is_empty() {
@@ -110,7 +104,7 @@ impl Gateway {
             }
             results.push(BatchGetResult { record: opened });
         }
-        Ok(BatchGetResponse { answer: self.answer(chart.shard(), seq), results })
+        Ok(BatchGetResponse { answer: self.answer_from(chart.shard(), moment), results })
     }
 
     /// Starts a stream: the barrier is passed when this returns, pages follow as the reader takes them.
@@ -125,13 +119,13 @@ impl Gateway {
         violations.chart(request.chart.as_ref());
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);
-        let seq = self.seq_to_read(&chart, &request.as_of, deadline).await?;
+        let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
         let (pages, taken) = mpsc::channel(1);
         let gateway = Arc::clone(self);
         tokio::spawn(async move {
             let mut next = None;
             loop {
-                let page = gateway.stream_page(&chart, seq, next.take());
+                let page = gateway.stream_page(&chart, moment, next.take());
                 let (page, more) = match page {
                     Ok((page, more)) => (Ok(page), more),
                     Err(error) => (Err(error.into()), None),
@@ -151,10 +145,11 @@ impl Gateway {
     fn stream_page(
         &self,
         chart: &Chart,
-        seq: u64,
+        moment: Moment,
         next: Option<Vec<u8>>,
     ) -> Result<(ReadChartResponse, Option<Vec<u8>>), GatewayError> {
-        let page = self.replica.rows().chart(&chart.address, None, next, seq, STREAM_PAGE_ROWS, STREAM_PAGE_BYTES)?;
+        let page =
+            self.replica.rows().chart(&chart.address, None, next, moment.seq, STREAM_PAGE_ROWS, STREAM_PAGE_BYTES)?;
         // What is small when sealed may be large in clear: the page ends where its clear bytes do, too.
         let (mut records, mut size_bytes, mut next) = (Vec::new(), 0, page.next);
         for stored in &page.versions {
@@ -169,7 +164,7 @@ impl Gateway {
             }
             records.push(record);
         }
-        let answer = self.answer(chart.shard(), seq);
+        let answer = self.answer_from(chart.shard(), moment);
         Ok((ReadChartResponse { answer, records, complete: next.is_none() }, next))
     }
 }

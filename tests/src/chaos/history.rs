@@ -15,7 +15,7 @@
 //! | `o` | value that was read |
 //! | `hit` | `get`: there was one; the others: it was written, not refused for its precondition |
 //! | `v` | version that was written or read; of a miss, the version that deleted the record; 0: none, or not told |
-//! | `t0`, `t1` | call and return, in ns of one monotonic clock; `t1` is `null` for ever |
+//! | `t0`, `t1` | call and return, in ns of one monotonic clock; `t1` is `null` for ever. Of a read that may be stale, `t0` is as much earlier |
 
 use std::io::Write as _;
 use std::path::Path;

@@ -59,9 +59,14 @@ pub struct Plan {
 
 /// Runs it; the verdict is in the report.
 pub async fn run(plan: &Plan) -> Report {
-    let fault_disks = plan.faults.iter().any(|kind| kind.is_of_disk());
-    let config = format!("{RAFT}{SNAPSHOTS}");
-    let options = Options { sites: plan.sites, round_trip: plan.round_trip, fault_disks, config, ..Options::default() };
+    let options = Options {
+        sites: plan.sites,
+        round_trip: plan.round_trip,
+        fault_disks: plan.faults.iter().any(|kind| kind.is_of_disk()),
+        own_clocks: plan.faults.contains(&Kind::ClockJump),
+        config: format!("{RAFT}{SNAPSHOTS}"),
+        ..Options::default()
+    };
     let mut cluster = Cluster::start_with(options).await;
     let recorder = Arc::new(Recorder::new(Instant::now()));
     let transfers = Transfers::start(&cluster, plan.seed).await;

@@ -11,6 +11,9 @@ use crate::harness::{Cluster, Link, Wan};
 const SLOW_DELAY: Duration = Duration::from_millis(150);
 const SLOW_LOST_PERCENT: u8 = 5;
 const SLOW_RATE: u64 = 256 << 10;
+const CLOCK_JUMP_MS_MAX: i64 = 120_000;
+/// How often a node looks at its clock, and some.
+const CLOCK_LOOKS: Duration = Duration::from_secs(2);
 /// Of the 64 MiB that a node is to have left: too little for writes, too little for anything.
 const LEFT_BYTES: [usize; 2] = [40 << 20, 8 << 20];
 
@@ -25,6 +28,10 @@ pub enum Kind {
     Pause,
     /// SIGTERM, as an operator stops a node.
     Restart,
+    /// The same to one node after the other, each once the one before serves again: an upgrade.
+    RollingRestart,
+    /// A wall clock that jumps by up to two minutes, either way, and back. A node whose clock is far from the others' ends.
+    ClockJump,
     /// A site that reaches no other one; its clients still reach it.
     Isolate,
     /// A site that hears the others, and is not heard.
@@ -46,11 +53,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
         Self::Restart,
+        Self::RollingRestart,
+        Self::ClockJump,
         Self::Isolate,
         Self::Mute,
         Self::Deaf,
@@ -83,6 +92,8 @@ impl Kind {
             Self::KillAll => "kill-all",
             Self::Pause => "pause",
             Self::Restart => "restart",
+            Self::RollingRestart => "rolling-restart",
+            Self::ClockJump => "clock-jump",
             Self::Isolate => "isolate",
             Self::Mute => "mute",
             Self::Deaf => "deaf",
@@ -165,9 +176,25 @@ impl<'a> Nemesis<'a> {
                 cluster.process(node).signal(Signal::CONT);
             }
             Kind::Restart => {
-                let status = tokio::task::block_in_place(|| cluster.stop(node));
-                assert!(status.success(), "a node that was told to stop: {status}\n{}", cluster.last_words());
+                stop(cluster, node);
                 self.rest(0..1_000).await;
+            }
+            Kind::RollingRestart => {
+                for node in 0..cluster.size() {
+                    stop(cluster, node);
+                    cluster.restart(node);
+                    cluster.wait_ready().await;
+                }
+            }
+            Kind::ClockJump => {
+                cluster.set_clock(node, self.random.i64(-CLOCK_JUMP_MS_MAX..CLOCK_JUMP_MS_MAX));
+                self.rest(2_000..10_000).await;
+                cluster.set_clock(node, 0);
+                // If it was about to end, it has.
+                tokio::time::sleep(CLOCK_LOOKS).await;
+                if !cluster.is_running(node) {
+                    cluster.forget(node);
+                }
             }
             Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Bridge | Kind::SlowLink => {
                 let wan = cluster.wan().expect("a fault of the network needs one");
@@ -175,29 +202,40 @@ impl<'a> Nemesis<'a> {
                 self.rest(2_000..10_000).await;
                 wan.heal();
             }
+            Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::FillDisk => {
+                lost = self.break_disk(cluster, kind, node).await;
+            }
+        }
+        cluster.restart_all();
+        lost
+    }
+
+    async fn break_disk(&mut self, cluster: &mut Cluster, kind: Kind, node: usize) -> Lost {
+        match kind {
             Kind::PowerCut => {
-                lost = cluster.cut_power(&[node], &mut self.random);
+                let lost = cluster.cut_power(&[node], &mut self.random);
                 self.rest(0..4_000).await;
+                return lost;
             }
             Kind::PowerCutAll => {
                 let all = (0..cluster.size()).collect::<Vec<_>>();
-                lost = cluster.cut_power(&all, &mut self.random);
+                let lost = cluster.cut_power(&all, &mut self.random);
                 self.rest(0..1_000).await;
+                return lost;
             }
             Kind::StallDisk => {
                 cluster.disk(node).stall();
                 self.rest(500..6_000).await;
                 cluster.disk(node).resume();
             }
-            Kind::FillDisk => {
+            _ => {
                 let left = LEFT_BYTES[self.random.usize(0..LEFT_BYTES.len())];
                 cluster.disk(node).leave(left);
                 self.rest(2_000..10_000).await;
                 cluster.disk(node).make_room();
             }
         }
-        cluster.restart_all();
-        lost
+        Lost::default()
     }
 
     fn break_network(&mut self, wan: &Wan, kind: Kind, site: usize, sites: usize) {
@@ -229,4 +267,9 @@ impl<'a> Nemesis<'a> {
     async fn rest(&mut self, millis: std::ops::Range<u64>) {
         tokio::time::sleep(Duration::from_millis(self.random.u64(millis))).await;
     }
+}
+
+fn stop(cluster: &mut Cluster, node: usize) {
+    let status = tokio::task::block_in_place(|| cluster.stop(node));
+    assert!(status.success(), "a node that was told to stop: {status}\n{}", cluster.last_words());
 }

@@ -9,14 +9,16 @@ use crate::harness::Cluster;
 /// In every value: what is looked for. Nothing else says it.
 pub const CANARY: &str = "Zwieback-Canary-4f1d";
 
-/// What a node may warn of while others die, hang or are cut off, and its disk is filled.
-const EXPECTED: [&str; 8] = [
+/// What a node may warn of while others die, hang or are cut off, its disk is filled, or its clock is set.
+const EXPECTED: [&str; 10] = [
     "not ready: this node does not serve until that is mended",
     "cannot reach peer, trying on",
     "cannot hand over leadership",
     "the successor did not take over in time",
     "a snapshot was not sent: trying again",
     "some calls did not end in time and were cut",
+    "of most other nodes': set it right",
+    "the disk is full or hangs: handing over leadership",
     "the disk is nearly full: writes are refused; make room",
     "the disk is full: this replica stands still; make room",
 ];

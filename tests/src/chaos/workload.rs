@@ -2,12 +2,15 @@
 //!
 //! A client keeps at an operation until it is answered or its time is over, then goes on: after an unknown outcome under
 //! another number, since the operation may still be under way.
+//!
+//! Reads ask for all kinds of freshness. What may be stale is noted as if it had been called that much earlier: it is as
+//! good as a read that was called then and took that long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use charthold_client::{Chart, Client, Committed, Error, Mutation, Put, RecordId};
+use charthold_client::{Chart, Client, Committed, Error, Freshness, Mutation, Put, RecordId};
 
 use super::history::{Function, Operation, Recorder, Status};
 use super::traces::CANARY;
@@ -21,6 +24,8 @@ const COLD: u64 = 4_000;
 const HOT_PERCENT: u64 = 60;
 /// Less than most faults last, so that some outcomes stay unknown.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// Shorter than most faults last, so that it is too short now and then.
+const STALE_MAX: Duration = Duration::from_millis(700);
 /// Between two operations of a client, so that the machine has time for the nodes.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -34,7 +39,7 @@ impl Workload {
         let (done, numbers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(CLIENTS)));
         let start = |number| {
             let worker = Worker {
-                // Half of them talk to one gateway, the others to all.
+                // Half of them know one gateway until an answer names the leader, the others all.
                 client: match number % 2 {
                     0 => cluster.client(),
                     _ => cluster.client_at(number as usize % cluster.size()),
@@ -131,8 +136,13 @@ impl Worker {
             }
             Function::Get | Function::Del => String::new(),
         };
-        let called_ns = self.recorder.now_ns();
-        let answer = self.call(key, function, &value, expected).await;
+        let freshness = self.freshness();
+        let mut called_ns = self.recorder.now_ns();
+        if let (Function::Get, Freshness::Stale(age_max)) = (function, freshness) {
+            called_ns = called_ns.saturating_sub(age_max.as_nanos() as u64);
+        }
+        let client = self.client.with_freshness(freshness);
+        let answer = call(&client, key, function, &value, expected).await;
         let known = answer.status != Status::Info;
         self.recorder.add(Operation {
             client: self.number,
@@ -153,21 +163,29 @@ impl Worker {
         (answer.status == Status::Ok && answer.hit && function != Function::Del).then_some(answer.version)
     }
 
-    async fn call(&self, key: &str, function: Function, value: &str, expected: Option<u64>) -> Answer {
-        let (chart, record) = place(key);
-        // The author is in the header: at the end a page of history tells a thousand values.
-        let put = || Put { author: value.to_owned(), ..Put::new("text/plain", format!("{CANARY} {value}")) };
-        let mutation = match (function, expected) {
-            (Function::Get, _) => return read(self.client.get(&chart, &record).await),
-            (Function::Del, _) => Mutation::delete(record),
-            (Function::Put | Function::Cas, _) => Mutation::put(record, put()),
-        };
-        let mutation = match expected {
-            Some(version) => mutation.if_version(version),
-            None => mutation,
-        };
-        written(self.client.commit(&chart, vec![mutation]).await)
+    fn freshness(&mut self) -> Freshness {
+        match self.random.u8(0..10) {
+            0..5 => Freshness::Linearizable,
+            5..8 => Freshness::Lease,
+            _ => Freshness::Stale(STALE_MAX),
+        }
     }
+}
+
+async fn call(client: &Client, key: &str, function: Function, value: &str, expected: Option<u64>) -> Answer {
+    let (chart, record) = place(key);
+    // The author is in the header: at the end a page of history tells a thousand values.
+    let put = || Put { author: value.to_owned(), ..Put::new("text/plain", format!("{CANARY} {value}")) };
+    let mutation = match (function, expected) {
+        (Function::Get, _) => return read(client.get(&chart, &record).await),
+        (Function::Del, _) => Mutation::delete(record),
+        (Function::Put | Function::Cas, _) => Mutation::put(record, put()),
+    };
+    let mutation = match expected {
+        Some(version) => mutation.if_version(version),
+        None => mutation,
+    };
+    written(client.commit(&chart, vec![mutation]).await)
 }
 
 fn read(answer: Result<charthold_client::Record, Error>) -> Answer {

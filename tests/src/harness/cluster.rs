@@ -9,6 +9,7 @@ use charthold::tls::Authority;
 use charthold_client::{Chart, Client, Error, Profile, RecordId, RequestContext, Role};
 use tempfile::TempDir;
 
+use super::disk::build_shim;
 use super::files::{self, Files};
 use super::process::{Background, Finished, Running, command, command_at};
 use super::until;
@@ -36,6 +37,8 @@ pub struct Options {
     pub round_trip: Option<Duration>,
     /// Each node's data on a disk that loses what was not synced when `cut_power` says so; needs root.
     pub fault_disks: bool,
+    /// Each node's wall clock can be set: see `set_clock`.
+    pub own_clocks: bool,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ pub struct Cluster {
     // Before the folder, so that processes end before their files go.
     nodes: Vec<Option<Running>>,
     disks: Vec<FaultDisk>,
+    clock_shim: Option<PathBuf>,
     options: Options,
     tenant: String,
     files: Files,
@@ -77,9 +81,13 @@ impl Cluster {
         let address = |site| wan.as_ref().map_or(Ipv4Addr::LOCALHOST, |wan| wan.address(site));
         let files = Files::create(folder.path(), (0..options.sites).map(address).collect(), &options.config);
         let nodes = (0..options.sites).map(|_| None).collect();
+        let clock_shim = options.own_clocks.then(|| build_shim(folder.path(), "clock_shim"));
         let with_disks = if options.fault_disks { options.sites } else { 0 };
         let disks = (0..with_disks).map(|node| FaultDisk::mount(&files.data(node))).collect();
-        Self { nodes, disks, options, tenant: String::new(), files, wan, folder: Some(folder) }
+        if clock_shim.is_some() {
+            (0..options.sites).for_each(|node| files.set_clock(node, 0));
+        }
+        Self { nodes, disks, clock_shim, options, tenant: String::new(), files, wan, folder: Some(folder) }
     }
 
     /// Forms the cluster of running nodes, makes the tenant and its service.
@@ -138,6 +146,12 @@ impl Cluster {
         nodes.iter().map(|node| self.disk(*node).cut_power(random)).sum()
     }
 
+    /// Sets a node's wall clock, running or not, in a cluster of own clocks: so far ahead of this machine's.
+    pub fn set_clock(&self, node: usize, ahead_ms: i64) {
+        assert!(self.clock_shim.is_some(), "`Options::own_clocks` is set");
+        self.files.set_clock(node, ahead_ms);
+    }
+
     /// A node's disk, in a cluster of fault disks.
     pub fn disk(&self, node: usize) -> &FaultDisk {
         self.disks.get(node).expect("`Options::fault_disks` is set")
@@ -147,6 +161,12 @@ impl Cluster {
     pub fn stop(&mut self, node: usize) -> ExitStatus {
         let mut process = self.nodes[node].take().unwrap_or_else(|| panic!("node {node} is not running"));
         process.stop()
+    }
+
+    /// A node that has ended by itself may be started again.
+    pub fn forget(&mut self, node: usize) {
+        let mut process = self.nodes[node].take().unwrap_or_else(|| panic!("node {node} was not started"));
+        assert!(!process.is_running(), "node {node} runs");
     }
 
     /// Starts a node that is not running. Does not wait for it.
@@ -159,6 +179,9 @@ impl Cluster {
             None => command(&start),
         };
         start.arg(config).arg("--stop-with-parent").envs(self.options.environment.iter().cloned());
+        if let Some(shim) = &self.clock_shim {
+            start.env("LD_PRELOAD", shim).env("CLOCK_SHIM_OFFSET", self.files.clock(node));
+        }
         let own = self.options.node_environment.iter().filter(|(of, _, _)| *of == node);
         start.envs(own.map(|(_, name, value)| (name, value)));
         self.nodes[node] = Some(Running::with_log(start, &self.log(node), &files::name(node)));

@@ -7,10 +7,15 @@ use std::process::Command;
 
 use crate::fault_disk::unmount_lazily;
 
-/// Built with whatever compiler is there: a library that makes syncs fail or hang. See its source.
+/// A library that makes syncs fail or hang. See its source.
 pub fn fsync_shim(folder: &Path) -> PathBuf {
-    let library = folder.join("fsync_shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fsync_shim.c");
+    build_shim(folder, "fsync_shim")
+}
+
+/// To be preloaded: one of `fixtures`, built with whatever compiler is there.
+pub fn build_shim(folder: &Path, name: &str) -> PathBuf {
+    let library = folder.join(name).with_extension("so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).with_extension("c");
     let built = ["clang", "cc", "gcc"].iter().any(|compiler| {
         let mut command = Command::new(compiler);
         command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");

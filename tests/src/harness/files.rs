@@ -3,12 +3,14 @@
 //! ```text
 //! FOLDER/authority/      both certificate authorities
 //! FOLDER/root.key        shared by all nodes
-//! FOLDER/a1/ b1/ c1/     a node: config.toml  certs/  data/  node.log
+//! FOLDER/a1/ b1/ c1/     a node: config.toml  certs/  data/  node.log  clock, if it is a clock of its own
 //! FOLDER/operator/       an operator's certificate, and FOLDER/operator.toml its profile
 //! FOLDER/client/         a service's certificate, and FOLDER/client.toml its profile
 //! ```
 
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use charthold::seal::{Token, create_root_key_file};
@@ -72,6 +74,16 @@ impl Files {
 
     pub fn data(&self, node: usize) -> PathBuf {
         self.node(node).join("data")
+    }
+
+    /// What the clock shim reads.
+    pub fn clock(&self, node: usize) -> PathBuf {
+        self.node(node).join("clock")
+    }
+
+    pub fn set_clock(&self, node: usize, ahead_ms: i64) {
+        let file = File::options().create(true).truncate(false).write(true).open(self.clock(node)).unwrap();
+        file.write_all_at(&(ahead_ms * 1_000_000).to_ne_bytes(), 0).unwrap();
     }
 
     pub fn config(&self, node: usize) -> PathBuf {

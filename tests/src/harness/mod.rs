@@ -27,6 +27,7 @@ pub use disk::{SmallDisk, fsync_shim};
 pub use files::RAFT;
 pub use ops::{Metrics, Page, Sample};
 pub use process::{Background, Finished, PROGRAM_VARIABLE, Running, command, free_ports, free_range, program};
+pub use process::{resident_kib, resident_mib};
 pub use wan::{Link, Wan};
 pub use writers::{Log, Writers};
 

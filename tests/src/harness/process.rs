@@ -76,6 +76,17 @@ fn candidates() -> impl Iterator<Item = u16> {
     (0..length).map(move |offset| PORTS.start + (first + offset) % length)
 }
 
+/// The resident memory of a process that runs.
+pub fn resident_kib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the status of a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+}
+
+pub fn resident_mib(id: u32) -> u64 {
+    resident_kib(id) >> 10
+}
+
 /// A process that ends when this is dropped.
 pub struct Running {
     child: Child,

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use charthold_client::{Chart, Put, RecordId};
 use charthold_proto::v1;
-use charthold_tests::harness::{Cluster, Running, command, free_ports, until};
+use charthold_tests::harness::{Cluster, until};
+use charthold_tests::strangers::{beside, copy, impostor, in_place_of, log_of};
 
 use super::configs::refuses_to_start;
 use super::wire::Wire;
@@ -34,23 +35,6 @@ async fn nothing_was_lost(mut cluster: Cluster, patients: &[&str]) {
         let record = cluster.client_at(NODE).get(&Chart::patient(*patient), &RecordId::new("Note", "n1")).await;
         assert_eq!(record.unwrap().version(), 1);
     }
-}
-
-pub fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(|_| ()).unwrap() }
-    }
-}
-
-/// Flags for a second process beside the cluster's own: its own ports, another directory.
-fn beside(data: &Path) -> Vec<String> {
-    let ports = free_ports(3);
-    let listen =
-        ["client", "peer", "ops"].iter().zip(ports).map(|(name, port)| format!("listen.{name}=127.0.0.1:{port}"));
-    listen.chain([format!("data={}", data.display())]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,17 +110,6 @@ async fn a_log_that_was_rolled_back_is_refused() {
     nothing_was_lost(cluster, &["p1", "p2", "p3", "p4"]).await;
 }
 
-/// A process on a directory that its peers must not accept. It may run; what it may not is take part.
-fn impostor(cluster: &Cluster, name: &str, flags: &[String]) -> Running {
-    let mut start = command(&["start", "--stop-with-parent", "--config"]);
-    start.arg(cluster.config(NODE)).args(flags.iter().flat_map(|flag| ["--set", flag.as_str()]));
-    Running::with_log(start, &log_of(cluster, name), name)
-}
-
-fn log_of(cluster: &Cluster, name: &str) -> PathBuf {
-    cluster.folder().join(format!("{name}.log"))
-}
-
 /// Until one of these logs says, in one line, who is refused and why.
 async fn is_said(logs: &[PathBuf], who: &str, why: &str) {
     until(&format!("a log says {why:?} of {who}"), || async {
@@ -158,7 +131,7 @@ async fn a_copied_directory_is_refused_by_the_others() {
     cluster.restart(NODE);
     cluster.wait_ready().await;
     // Both were started once since the copy: the same start of the same node, twice.
-    let process = impostor(&cluster, "clone", &beside(&clone));
+    let process = impostor(&cluster, NODE, "clone", &beside(&clone));
     is_said(&[cluster.log(0), cluster.log(1)], "c1", "its data directory is a copy").await;
     drop(process);
     write(&cluster, "p2").await;
@@ -167,7 +140,7 @@ async fn a_copied_directory_is_refused_by_the_others() {
     cluster.stop(NODE);
     cluster.restart(NODE);
     cluster.wait_ready().await;
-    let process = impostor(&cluster, "old", &beside(&old));
+    let process = impostor(&cluster, NODE, "old", &beside(&old));
     is_said(&[cluster.log(0), cluster.log(1)], "c1", "its data directory was rolled back").await;
     drop(process);
     write(&cluster, "p3").await;
@@ -182,7 +155,7 @@ async fn a_wiped_directory_is_a_stranger() {
     let mut cluster = start().await;
     cluster.stop(NODE);
     let empty = cluster.folder().join("empty");
-    let process = impostor(&cluster, "wiped", &[format!("data={}", empty.display())]);
+    let process = impostor(&cluster, NODE, "wiped", &[in_place_of(&empty)]);
     // Whoever calls it asks for the node that was there before; both sides say so.
     is_said(&[log_of(&cluster, "wiped")], "a1", "you expect node").await;
     is_said(&[cluster.log(0)], &cluster.peer_endpoint(NODE), "refused by the peer: you expect node").await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use charthold_client::{Chart, Client, Put, RecordId};
 use charthold_proto::v1;
-use charthold_tests::harness::{Cluster, WAIT_MAX, until};
+use charthold_tests::harness::{Cluster, WAIT_MAX, resident_mib, until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -268,11 +268,4 @@ async fn who_does_nothing_is_not_waited_for() {
         within("streams that nobody reads are reset", never_reads),
         witnesses,
     );
-}
-
-/// Of the node's process.
-fn resident_mib(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }

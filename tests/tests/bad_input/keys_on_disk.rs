@@ -14,9 +14,8 @@ use charthold_replica::store::state::rocks::RocksState;
 use charthold_replica::store::state::{StateEngine, StateRows, Table};
 use charthold_replica::store::table;
 use charthold_tests::harness::{Cluster, Options};
+use charthold_tests::strangers::copy;
 use prost::Message;
-
-use super::directories::copy;
 
 const CHARTS: usize = 20;
 /// `op` of a wrapped key's address.

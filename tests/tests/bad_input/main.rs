@@ -10,7 +10,8 @@
 //! limits.rs        every limit, at it and one above       tenants.rs      one tenant's callers and another's data
 //! floods.rs        too much of one thing, or too little    http2.rs       frames by hand, for floods.rs
 //! overload.rs      more than there is room for          python.rs       a stock gRPC client: not refused
-//! uploads.rs       what is no part of a document
+//! uploads.rs       what is no part of a document          peers.rs        a site that turned on the others
+//! handshakes.rs    broken off, and in pieces
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -20,6 +21,7 @@ mod configs;
 mod directories;
 mod floods;
 mod fsync;
+mod handshakes;
 mod health;
 mod http2;
 mod imports;
@@ -27,6 +29,7 @@ mod keys;
 mod keys_on_disk;
 mod limits;
 mod overload;
+mod peers;
 mod python;
 mod reads;
 mod requests;

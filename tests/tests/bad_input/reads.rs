@@ -49,6 +49,7 @@ async fn reads_within_limits_or_not_at_all() {
         chart: chart("p1"),
         records: (0..count).filter_map(|_| record("n1")).collect(),
         as_of: String::new(),
+        freshness: None,
     };
     let too_long = v1::BatchGetRequest { records: record(&long).into_iter().collect(), ..batch(1) };
     let cases: [(&str, Bytes, &str); 13] = [
@@ -104,6 +105,9 @@ async fn lists_and_positions_make_sense_or_are_refused() {
         positions.into_iter().find(|other| other[..6] != position[..6]).expect("one of nine charts is in another shard")
     };
     let ahead = format!("{}{:016x}", &position[..6], u64::MAX);
+    let fresh = |mode| Some(v1::Freshness { mode });
+    let stale = |ms| fresh(Some(v1::freshness::Mode::StaleMsMax(ms)));
+    let lease = |lease| fresh(Some(v1::freshness::Mode::Lease(lease)));
     let text = str::to_owned;
     let cases = [
         (v1::ListRequest { order: 77, ..list() }, "order"),
@@ -115,6 +119,11 @@ async fn lists_and_positions_make_sense_or_are_refused() {
         (v1::ListRequest { as_of: text("nonsense"), ..list() }, "as_of"),
         (v1::ListRequest { as_of: ahead.clone(), ..list() }, "as_of"),
         (v1::ListRequest { as_of: elsewhere.clone(), ..list() }, "as_of"),
+        (v1::ListRequest { freshness: fresh(None), ..list() }, "freshness"),
+        (v1::ListRequest { freshness: lease(false), ..list() }, "freshness.lease"),
+        (v1::ListRequest { freshness: stale(0), ..list() }, "freshness.stale_ms_max"),
+        (v1::ListRequest { freshness: stale(3_600_001), ..list() }, "freshness.stale_ms_max"),
+        (v1::ListRequest { freshness: lease(true), as_of: position.clone(), ..list() }, "freshness"),
     ];
     for (request, field) in cases {
         let refusal = refused(&wire, "Charts/List", &request).await;
@@ -135,6 +144,7 @@ async fn lists_and_positions_make_sense_or_are_refused() {
             chart: chart.clone(),
             records: record.clone().into_iter().collect(),
             as_of: as_of.clone(),
+            freshness: None,
         };
         let history = v1::HistoryRequest {
             context: context(),
@@ -147,7 +157,12 @@ async fn lists_and_positions_make_sense_or_are_refused() {
             refused(&wire, "Charts/Get", &get).await,
             refused(&wire, "Charts/BatchGet", &batch).await,
             refused(&wire, "Charts/History", &history).await,
-            refused(&wire, "Charts/ReadChart", &v1::ReadChartRequest { context: context(), chart, as_of }).await,
+            refused(
+                &wire,
+                "Charts/ReadChart",
+                &v1::ReadChartRequest { context: context(), chart, as_of, freshness: None },
+            )
+            .await,
         ];
         assert!(refusals.iter().all(|refusal| refusal.fields[0].0 == "as_of"), "{refusals:?}");
     }
@@ -187,7 +202,7 @@ async fn what_is_absent_is_absent() {
         chart: chart("p1"),
         record: record(id),
         version,
-        as_of: String::new(),
+        ..Default::default()
     };
     for (id, version) in [("n9", 0), ("n1", 2), ("n1", u64::MAX)] {
         let refusal = refused(&wire, "Charts/Get", &get(id, version)).await;
@@ -196,7 +211,7 @@ async fn what_is_absent_is_absent() {
     let history =
         v1::HistoryRequest { context: context(), chart: chart("p1"), record: record("n9"), ..Default::default() };
     assert_eq!(refused(&wire, "Charts/History", &history).await.code, Code::NotFound);
-    let read = v1::ReadChartRequest { context: context(), chart: chart("p9"), as_of: String::new() };
+    let read = v1::ReadChartRequest { context: context(), chart: chart("p9"), ..Default::default() };
     let pages = wire.call("charthold.v1.Charts/ReadChart", read.encode_to_vec().into()).await.unwrap();
     let last = v1::ReadChartResponse::decode(pages.last().unwrap().clone()).unwrap();
     assert!(pages.len() == 1 && last.complete && last.records.is_empty());

@@ -13,6 +13,7 @@ mod disk_stall;
 mod documents;
 mod fault_disk;
 mod find;
+mod freshness;
 mod hand_over;
 mod listing;
 mod main_job;

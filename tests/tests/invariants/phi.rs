@@ -73,6 +73,7 @@ public_messages![
     FindChartsResponse,
     DocumentRef,
     FollowerLag,
+    Freshness,
     GetRequest,
     GetResponse,
     Grant,

@@ -16,6 +16,7 @@ use charthold_replica::store::log::{LogEngine as _, LogOp};
 use charthold_replica::store::state::rocks::RocksState;
 use charthold_replica::store::state::{StateEngine as _, StateOp, Table};
 use charthold_tests::harness::{Cluster, Options, RAFT};
+use charthold_tests::strangers::copy;
 
 const ENGINE_FLIPS: usize = 5_000;
 const NODE_FLIPS: usize = 100;
@@ -112,14 +113,6 @@ fn read_log(folder: &Path) -> Result<Rows, Outcome> {
         return Err(Outcome::NotOpened);
     }
     log.scan(&[0; 4], &[0xff; 4], usize::MAX).map_err(|_| Outcome::ReadFailed)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 /// One kind of file as likely as another, so that small ones are hit too; within it, one byte as likely as another.

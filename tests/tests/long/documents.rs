@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Put, RecordId};
-use charthold_tests::harness::{Cluster, Options};
+use charthold_tests::harness::{self, Cluster, Options};
 
 const DOCUMENT_BYTES: u64 = 100 << 20;
 /// Each: commits alone for as long as the document before took, then beside a document.
@@ -156,10 +156,5 @@ async fn peak(cluster: &mut Cluster, done: &AtomicBool) -> u64 {
 
 /// Of the node that has most.
 fn resident_mib(cluster: &mut Cluster) -> u64 {
-    let of = |id: u32| {
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
-    };
-    (0..cluster.size()).map(|node| of(cluster.process(node).id())).max().unwrap()
+    (0..cluster.size()).map(|node| harness::resident_mib(cluster.process(node).id())).max().unwrap()
 }

@@ -12,6 +12,7 @@ mod listing;
 mod month;
 mod overload;
 mod planted;
+mod strangers;
 
 use std::time::Duration;
 
@@ -73,6 +74,12 @@ fn chaos() {
 #[ignore = "takes an hour; a proof"]
 fn power_cuts() {
     chaos::power_cuts();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes ten minutes; a proof"]
+async fn strangers() {
+    strangers::run().await;
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Error, Put, RecordId};
-use charthold_tests::harness::{Cluster, Options};
+use charthold_tests::harness::{Cluster, Options, resident_kib};
 use tokio::sync::Mutex;
 
 use super::minutes;
@@ -147,9 +147,7 @@ async fn sample(cluster: &mut Cluster, counts: &Counts) -> Sample {
     let (mut rss_kib, mut descriptors, mut disk_bytes) = (0, 0, 0);
     for node in 0..cluster.size() {
         let process = Path::new("/proc").join(cluster.process(node).id().to_string());
-        let status = std::fs::read_to_string(process.join("status")).unwrap();
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        rss_kib = rss_kib.max(rss.split_whitespace().next().unwrap().parse().unwrap());
+        rss_kib = rss_kib.max(resident_kib(cluster.process(node).id()));
         descriptors = descriptors.max(std::fs::read_dir(process.join("fd")).unwrap().count() as u64);
         disk_bytes = disk_bytes.max(bytes_in(&cluster.data_dir(node)));
     }

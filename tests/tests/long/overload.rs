@@ -9,7 +9,7 @@ use charthold::seal::Token;
 use charthold::tls::{Principal, Validity};
 use charthold_client::Role;
 use charthold_proto::v1;
-use charthold_tests::harness::{CLUSTER, Cluster, Options, until};
+use charthold_tests::harness::{CLUSTER, Cluster, Options, resident_mib, until};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -210,12 +210,7 @@ async fn offer_all(tenant: Arc<Tenant>, per_second: f64, until: Instant) -> u64 
 
 /// Resident memory of each node, in MiB.
 fn memory(processes: &[u32]) -> Vec<u64> {
-    let of = |id: &u32| {
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() >> 10
-    };
-    processes.iter().map(of).collect()
+    processes.iter().map(|id| resident_mib(*id)).collect()
 }
 
 async fn watch_memory(processes: Vec<u32>, until: Instant) -> Vec<Vec<u64>> {

@@ -45,7 +45,9 @@ fn catcher(bug: Bug) -> Catcher {
         Bug::SkipSync => Catcher::Chaos(&[Kind::PowerCutAll]),
         Bug::AckBeforeWrite => Catcher::Chaos(&[Kind::KillAll]),
         Bug::RequestIdIgnored => Catcher::Chaos(&[Kind::Kill, Kind::Pause]),
-        Bug::ReadWithoutQuorum => Catcher::Chaos(&[Kind::Isolate, Kind::Pause]),
+        Bug::ReadWithoutQuorum | Bug::LeaseUnchecked | Bug::AgeUnchecked => {
+            Catcher::Chaos(&[Kind::Isolate, Kind::Pause])
+        }
         Bug::StaleFollowerRead => Catcher::Chaos(&[Kind::SlowLink]),
         Bug::ApplyDiffers | Bug::PreconditionIgnored | Bug::HalfCommit | Bug::SaltReused => {
             Catcher::Chaos(&[Kind::Restart])

@@ -2,12 +2,18 @@
 //!
 //! The leader confirms with a majority that it still leads (no clock is trusted); then this replica applies up to where
 //! the leader was. Reads that wait together share a barrier, but never one that began before they came.
+//!
+//! Who asks for less gets it sooner. A *lease* spares the leader the question while a majority has confirmed it a moment
+//! ago. A *stale* read shares a barrier that was passed before it came, if that one did not begin too long ago: what a
+//! barrier says holds for the moment at which it began, whatever became of the leader since, and age is measured on this
+//! node's monotonic clock alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use charthold_proto::internal as pb;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,7 +26,7 @@ use crate::peer::Lane;
 use crate::peer::frame::Kind;
 use crate::planted::{self, Bug};
 use crate::shard::codec;
-use crate::shard::group::{Group, GroupError};
+use crate::shard::group::{Confirmed, Group, GroupError};
 use crate::trace;
 
 /// Reads that may wait for a shard's next barrier.
@@ -29,10 +35,42 @@ const WAITING_MAX: usize = 8_192;
 const TRY_MAX: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-type Waiter = oneshot::Sender<Result<(), GroupError>>;
+/// How current a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It shows all that was answered before it came in.
+    Linearizable,
+    /// The same, while clocks run evenly: see [`crate::shard::config::Timing::lease_read_max`].
+    Lease,
+    /// It may lack what was written so long before it came in.
+    Stale(Duration),
+}
+
+/// What a read may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Of the shard.
+    pub seq: u64,
+    /// What was written so long before the read came in may be missing.
+    pub age: Duration,
+}
+
+struct Waiter {
+    confirmed: Confirmed,
+    passed: oneshot::Sender<Result<(), GroupError>>,
+}
+
+/// A shard's barriers.
+struct Gate {
+    queue: mpsc::Sender<Waiter>,
+    /// When the newest barrier that a majority let pass began.
+    current_at: Mutex<Option<Instant>>,
+    /// Somebody has asked for the next one, so that stale reads find a young one.
+    refreshing: AtomicBool,
+}
 
 pub struct Barriers {
-    queues: Vec<mpsc::Sender<Waiter>>,
+    gates: Vec<Arc<Gate>>,
 }
 
 impl Barriers {
@@ -40,31 +78,60 @@ impl Barriers {
     pub fn start(groups: &[Arc<Group>], peers: &Arc<Peers>) -> Self {
         let start = |group: &Arc<Group>| {
             let (queue, waiters) = mpsc::channel(WAITING_MAX);
-            tokio::spawn(run(Arc::clone(group), Arc::clone(peers), waiters));
-            queue
+            let gate = Arc::new(Gate { queue, current_at: Mutex::default(), refreshing: AtomicBool::default() });
+            tokio::spawn(run(Arc::clone(group), Arc::clone(peers), Arc::downgrade(&gate), waiters));
+            gate
         };
-        Self { queues: groups.iter().map(start).collect() }
+        Self { gates: groups.iter().map(start).collect() }
+    }
+
+    fn gate(&self, shard: ShardId) -> &Gate {
+        &self.gates[usize::from(shard)]
     }
 }
 
-async fn run(group: Arc<Group>, peers: Arc<Peers>, mut waiters: mpsc::Receiver<Waiter>) {
+impl Gate {
+    /// How old the rows are at most, if a barrier was ever passed.
+    fn age(&self) -> Option<Duration> {
+        self.current_at.lock().map(|at| at.elapsed())
+    }
+
+    /// Has a barrier passed that nobody waits for.
+    fn refresh(&self) {
+        if !self.refreshing.swap(true, SeqCst) {
+            let (passed, _nobody) = oneshot::channel();
+            // A full queue is about to have one passed anyway.
+            let _full = self.queue.try_send(Waiter { confirmed: Confirmed::Now, passed });
+        }
+    }
+}
+
+async fn run(group: Arc<Group>, peers: Arc<Peers>, gate: std::sync::Weak<Gate>, mut waiters: mpsc::Receiver<Waiter>) {
     while let Some(first) = waiters.recv().await {
         let mut batch = vec![first];
         while let Ok(waiter) = waiters.try_recv() {
             batch.push(waiter);
         }
-        let passed = match tokio::time::timeout(TRY_MAX, pass(&group, &peers)).await {
+        let began = Instant::now();
+        let by_lease = batch.iter().all(|waiter| waiter.confirmed == Confirmed::ByLease);
+        let confirmed = if by_lease { Confirmed::ByLease } else { Confirmed::Now };
+        let passed = match tokio::time::timeout(TRY_MAX, pass(&group, &peers, confirmed)).await {
             Ok(passed) => passed,
             Err(_) => Err(GroupError::NoQuorum),
         };
+        let Some(gate) = gate.upgrade() else { return };
+        gate.refreshing.store(false, SeqCst);
+        if passed.is_ok() && confirmed == Confirmed::Now {
+            *gate.current_at.lock() = Some(began);
+        }
         for waiter in batch {
             // A reader whose deadline passed has gone.
-            let _gone = waiter.send(passed.clone());
+            let _gone = waiter.passed.send(passed.clone());
         }
     }
 }
 
-async fn pass(group: &Group, peers: &Peers) -> Result<(), GroupError> {
+async fn pass(group: &Group, peers: &Peers, confirmed: Confirmed) -> Result<(), GroupError> {
     let Some((leader, member)) = group.leader() else {
         return Err(GroupError::NotLeader { leader: None });
     };
@@ -72,10 +139,11 @@ async fn pass(group: &Group, peers: &Peers) -> Result<(), GroupError> {
         return Ok(());
     }
     let log_id = if leader == group.node {
-        group.read_index_here().await?
+        group.read_index_here(confirmed).await?
     } else {
         let client = peers.client(leader, &member.peer_address);
-        let answer = client.call(Lane::Control, Kind::ReadIndex, group.shard, Bytes::new(), TRY_MAX).await;
+        let request = pb::ReadIndexRequest { lease: confirmed == Confirmed::ByLease }.encode_to_vec();
+        let answer = client.call(Lane::Control, Kind::ReadIndex, group.shard, request.into(), TRY_MAX).await;
         let answer = pb::ReadIndexResponse::decode(answer.map_err(group_error)?);
         let log_id = answer.ok().and_then(|answer| answer.log_id).ok_or(GroupError::Unknown)?;
         codec::log_id_from_pb(&log_id)
@@ -86,26 +154,60 @@ async fn pass(group: &Group, peers: &Peers) -> Result<(), GroupError> {
 impl Replica {
     /// Waits until this node's rows of a shard are current. Answers the shard's seq then.
     pub async fn barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
+        Ok(self.moment(shard, Freshness::Linearizable, deadline).await?.seq)
+    }
+
+    /// Waits until this node's rows of a shard are as current as asked for.
+    pub async fn moment(
+        &self,
+        shard: ShardId,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<Moment, ReplicaError> {
         let _timed = timed(&METRICS.read_barrier);
         let _queued = counted(&METRICS.barrier_queued);
         let mut span = trace::span("barrier", trace::Kind::Internal);
         if let Some(span) = &mut span {
             span.note("shard", trace::Value::Number(shard.into()));
         }
-        self.check_barrier(shard, deadline).await
+        let confirmed = match freshness {
+            Freshness::Linearizable => Confirmed::Now,
+            Freshness::Lease => Confirmed::ByLease,
+            Freshness::Stale(age_max) => match self.moment_before(shard, age_max) {
+                Some(moment) => return Ok(moment),
+                None => Confirmed::Now,
+            },
+        };
+        let seq = self.pass_barrier(shard, confirmed, deadline).await?;
+        Ok(Moment { seq, age: Duration::ZERO })
+    }
+
+    /// What the newest barrier that was passed says, if it is young enough. Has the next one passed before it is not.
+    fn moment_before(&self, shard: ShardId, age_max: Duration) -> Option<Moment> {
+        let gate = self.barriers.gate(shard);
+        // First the age, then the seq: rows grow meanwhile, and age is what they are at least as young as.
+        let age = gate.age().filter(|age| *age <= age_max || planted::has(Bug::AgeUnchecked))?;
+        if age > age_max / 2 {
+            gate.refresh();
+        }
+        Some(Moment { seq: self.seq(shard), age })
     }
 
     /// A barrier that no read waits for: it passes if the shard serves. Not measured.
     pub async fn check_barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
+        self.pass_barrier(shard, Confirmed::Now, deadline).await
+    }
+
+    async fn pass_barrier(&self, shard: ShardId, confirmed: Confirmed, deadline: Instant) -> Result<u64, ReplicaError> {
         loop {
             if self.leads_in_vain(shard) {
                 return Err(ReplicaError::NoLeader);
             }
-            let (waiter, passed) = oneshot::channel();
-            let queue = &self.barriers.queues[usize::from(shard)];
+            let (sender, passed) = oneshot::channel();
+            let queue = &self.barriers.gate(shard).queue;
             let passed = async {
                 let stopped = || GroupError::Stopped("the node is stopping".to_owned());
-                queue.send(waiter).await.map_err(|_| stopped())?;
+                queue.send(Waiter { confirmed, passed: sender }).await.map_err(|_| stopped())?;
                 passed.await.map_err(|_| stopped())?
             };
             let failure = match tokio::time::timeout_at(deadline.into(), passed).await {

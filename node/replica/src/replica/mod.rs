@@ -53,6 +53,7 @@ use crate::store::state::flusher::StateStore;
 use crate::store::state::rocks::RocksState;
 use crate::{DIRECTORY, NodeId, ShardId, all_shards};
 
+pub use self::barrier::{Freshness, Moment};
 pub use self::propose::ReplicaError;
 
 /// How soon a new member is connected to.

@@ -31,6 +31,12 @@ impl Timing {
     pub fn restart_silence(&self) -> Duration {
         Duration::from_millis(self.election_max_ms) + RESTART_MARGIN
     }
+
+    /// How long after a majority confirmed it a leader may answer without asking again, to whom that is enough. Nobody
+    /// else is elected within the lease, `election_max_ms`, by any clock that runs at most 1 / 0.7 as fast as its own.
+    pub fn lease_read_max(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms * 7 / 10)
+    }
 }
 
 /// How long the log is, and how fast a replica that needs more than the log is brought up.

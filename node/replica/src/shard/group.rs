@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
-use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::ReadLogId;
+use openraft::{LinearizerOption, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
@@ -65,6 +65,15 @@ pub enum GroupError {
     Stopped(String),
 }
 
+/// How a leader knows that it still leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// By a majority's answer to a question that is younger than the read. No clock is trusted.
+    Now,
+    /// By one that is younger than [`Timing::lease_read_max`].
+    ByLease,
+}
+
 /// What a leader asks before it takes a proposal; all groups of a node share it.
 pub struct Conditions {
     pub clock: Arc<ClusterClock>,
@@ -110,6 +119,7 @@ pub struct Group {
     raft: Raft,
     conditions: Arc<Conditions>,
     proposals: Semaphore,
+    lease_read_max: Duration,
     /// The newest log time given out: log time does not go back while this node leads.
     log_time_ms: Mutex<u64>,
     progress: Arc<RwLock<Progress>>,
@@ -143,6 +153,7 @@ impl Group {
             raft,
             conditions,
             proposals: Semaphore::new(PROPOSALS_MAX),
+            lease_read_max: timing.lease_read_max(),
             log_time_ms: Mutex::new(0),
             progress,
         })
@@ -251,14 +262,21 @@ impl Group {
         }
     }
 
-    /// On the leader: a position that covers every write answered before this call, confirmed by a majority.
-    pub async fn read_index_here(&self) -> Result<LogId, GroupError> {
-        if planted::has(Bug::ReadWithoutQuorum)
+    /// On the leader: a position that covers every write answered before this call. A majority confirms that it leads,
+    /// now or, by a lease, a little while ago.
+    pub async fn read_index_here(&self, confirmed: Confirmed) -> Result<LogId, GroupError> {
+        let by_lease = confirmed == Confirmed::ByLease;
+        if (planted::has(Bug::ReadWithoutQuorum) || by_lease && planted::has(Bug::LeaseUnchecked))
             && let Some(applied) = &self.progress.read().log_id
         {
             return Ok(super::codec::log_id_from_pb(applied));
         }
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        let option = match confirmed {
+            Confirmed::Now => ReadPolicy::ReadIndex.into(),
+            // Too old, it asks.
+            Confirmed::ByLease => LinearizerOption::new(Some(self.lease_read_max), true),
+        };
+        match self.raft.get_read_linearizer(option).await {
             Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
             Err(RaftError::Fatal(fatal)) => Err(stopped(&fatal)),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::sync::Semaphore;
 
 use super::codec::{self, Malformed};
-use super::group::{Group, GroupError};
+use super::group::{Confirmed, Group, GroupError};
 use super::network;
 use super::transfer;
 use super::types::Vote;
@@ -66,7 +66,7 @@ impl Inbound {
         match kind {
             Kind::Vote | Kind::PreVote => self.vote(group, from, kind, payload).await,
             Kind::TransferLeader => self.transfer_leader(group, from, payload).await,
-            Kind::ReadIndex => read_index(group).await,
+            Kind::ReadIndex => read_index(group, payload).await,
             Kind::Forward => forward(keyed(group, from)?, payload).await,
             Kind::Echo => Ok(Bytes::new()),
             Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
@@ -139,8 +139,10 @@ fn keyed(group: &Arc<Group>, from: NodeId) -> Result<&Arc<Group>, pb::CallError>
     if keyed { Ok(group) } else { Err(error(ErrorKind::Malformed)) }
 }
 
-async fn read_index(group: &Group) -> Answer {
-    let log_id = group.read_index_here().await.map_err(|failure| call_error(&failure))?;
+async fn read_index(group: &Group, payload: Bytes) -> Answer {
+    let request = pb::ReadIndexRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+    let confirmed = if request.lease { Confirmed::ByLease } else { Confirmed::Now };
+    let log_id = group.read_index_here(confirmed).await.map_err(|failure| call_error(&failure))?;
     Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
 }
 
