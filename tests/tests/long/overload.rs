@@ -213,13 +213,46 @@ fn memory(processes: &[u32]) -> Vec<u64> {
     processes.iter().map(|id| resident_mib(*id)).collect()
 }
 
-async fn watch_memory(processes: Vec<u32>, until: Instant) -> Vec<Vec<u64>> {
-    let mut seen = Vec::new();
+/// Samples, one a second, and says every minute what became of the load and where the memory is.
+async fn watch_memory(
+    cluster: &Cluster,
+    tenants: &[Arc<Tenant>],
+    processes: Vec<u32>,
+    until: Instant,
+) -> Vec<Vec<u64>> {
+    let (mut seen, mut before) = (Vec::new(), served_and_refused(tenants));
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_secs(1)).await;
         seen.push(memory(&processes));
+        if seen.len().is_multiple_of(60) {
+            let now = served_and_refused(tenants);
+            let since = now.iter().zip(&before).map(|(now, before)| (now.0 - before.0, now.1 - before.1));
+            let since = since.collect::<Vec<_>>();
+            let held = (0..cluster.size()).map(|node| held_mib(cluster, node)).collect::<Vec<_>>();
+            let resident = seen.last().expect("one was just taken");
+            println!(
+                "minute {}: served and refused {since:?}; resident {resident:?} MiB, memtables and caches {held:?} MiB",
+                seen.len() / 60
+            );
+            before = now;
+        }
     }
     seen
+}
+
+fn served_and_refused(tenants: &[Arc<Tenant>]) -> Vec<(u64, u64)> {
+    let of = |tenant: &Arc<Tenant>| {
+        let tally = tenant.tally.lock().unwrap();
+        (tally.acknowledged.len() as u64, tally.refused)
+    };
+    tenants.iter().map(of).collect()
+}
+
+/// What a node's engines say that they hold.
+fn held_mib(cluster: &Cluster, node: usize) -> (u64, u64) {
+    let metrics = tokio::task::block_in_place(|| cluster.metrics(node));
+    let mib = |name: &str| (metrics.sum(name, &[]) / f64::from(1 << 20)) as u64;
+    (mib("charthold_engine_memtables_bytes"), mib("charthold_engine_cache_bytes"))
 }
 
 pub async fn run() {
@@ -243,7 +276,7 @@ pub async fn run() {
     let loads = loads.collect::<Vec<_>>();
     tokio::time::sleep_until(warm.into()).await;
     let before = tenants.iter().map(|tenant| tenant.tally.lock().unwrap().acknowledged.len()).collect::<Vec<_>>();
-    let memory = watch_memory(processes, end).await;
+    let memory = watch_memory(&cluster, &tenants, processes, end).await;
     let counted =
         tenants.iter().zip(&before).map(|(tenant, before)| tenant.tally.lock().unwrap().acknowledged.len() - before);
     let goodput = counted.sum::<usize>() as f64 / time.as_secs_f64();

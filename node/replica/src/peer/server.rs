@@ -183,8 +183,9 @@ impl Session {
 
     fn stream(&mut self, message: Message) -> io::Result<()> {
         let Message { kind, shard, id, payload } = message;
+        // A stream that the group has ended stays known until its caller says that it knows: what was on its way until then
+        // must not pass for the beginning of another.
         if !self.streams.contains_key(&id) {
-            self.streams.retain(|_, requests| !requests.is_closed());
             if self.streams.len() >= STREAMS_MAX {
                 return Err(io::Error::other("too many streams"));
             }

@@ -30,6 +30,8 @@ type Answer = Result<Bytes, pb::CallError>;
 /// Answers with what it was asked, and some words with deeds.
 #[derive(Default)]
 struct Echo {
+    /// Streams that have begun.
+    begun: Mutex<Vec<ShardId>>,
     /// Append streams that have ended.
     ended: Arc<Mutex<Vec<ShardId>>>,
 }
@@ -59,6 +61,11 @@ impl Handler for Echo {
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Answer> {
         assert_eq!(from, 1);
+        self.begun.lock().push(shard);
+        if shard == 6 {
+            // One that refuses, and ends.
+            return futures::stream::iter([Err(refusal())]).boxed();
+        }
         if shard == 8 {
             // One that takes nothing, and keeps the stream open.
             return futures::stream::once(async move {
@@ -190,6 +197,25 @@ async fn append_streams_keep_their_order_beside_each_other() {
     tokio::join!(run(Lane::Bulk, 1), run(Lane::Bulk, 2), run(Lane::Control, 1));
     // Each end was told.
     eventually("the streams' ends", async || (echo.ended.lock().len() == 3).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_comes_after_the_end_of_a_stream_begins_no_other() {
+    let network = MemoryNetwork::default();
+    let echo = Arc::new(Echo::default());
+    serve_b(&network, Arc::clone(&echo) as _);
+    let client = connected(&network).await;
+    let (refused, mut refusals) = client.open_stream(Lane::Bulk, Kind::Snapshot, 6).unwrap();
+    refused.send(Bytes::new()).await.unwrap();
+    assert_eq!(refusals.next(WAIT_MAX).await, Err(CallFailure::Remote(refusal())));
+    let (other, mut answers) = client.open_stream(Lane::Bulk, Kind::Append, 1).unwrap();
+    for _ in 0..3 {
+        // On their way, so to speak, before the refusal was read.
+        refused.send(Bytes::new()).await.unwrap();
+        other.send(Bytes::new()).await.unwrap();
+        answers.next(WAIT_MAX).await.unwrap();
+    }
+    assert_eq!(*echo.begun.lock(), [6, 1]);
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ impl EngineFigures {
     pub(super) fn of_family(property: impl Fn(&str) -> Option<u64>) -> Self {
         let of = |name: &str| property(&format!("rocksdb.{name}")).unwrap_or(0);
         Self {
-            live_bytes: of("estimate-live-data-size"),
-            files_bytes: of("total-sst-files-size"),
+            live_bytes: of("estimate-live-data-size") + of("live-blob-file-size"),
+            files_bytes: of("total-sst-files-size") + of("total-blob-file-size"),
             memtable_bytes: of("cur-size-all-mem-tables"),
             cache_bytes: of("block-cache-usage"),
             compaction_pending_bytes: of("estimate-pending-compaction-bytes"),

@@ -25,6 +25,9 @@ use crate::store::{EngineError, limit_background_writes};
 /// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
 const MEMTABLE_BYTES: usize = 256 << 20;
 const CACHE_BYTES: usize = 256 << 20;
+/// A value from this size on is written once, beside the sorted tables, which hold where it is. Compactions then rewrite
+/// keys and small rows only, some hundred times less, and an index has an entry for dozens of rows, not for two.
+const BLOB_BYTES_MIN: u64 = 1 << 10;
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 /// A file of requests is compacted at this age at the latest: by then all its rows are dead, and go.
 const REQUESTS_COMPACTED_AFTER: Duration = Duration::from_secs(2 * 60 * 60);
@@ -107,6 +110,16 @@ fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options
         blocks.set_ribbon_filter(10.0);
     }
     options.set_block_based_table_factory(&blocks);
+    if matches!(table, Table::Version | Table::Part) {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB_BYTES_MIN);
+        // What is erased, and parts of uploads that were given up, leave holes: files of the oldest quarter are written anew
+        // when half of what they hold is gone.
+        options.set_enable_blob_gc(true);
+        options.set_blob_gc_age_cutoff(0.25);
+        options.set_blob_gc_force_threshold(0.5);
+        options.set_blob_cache(cache);
+    }
     if matches!(table, Table::Request | Table::DirectoryRequest) {
         options.set_compaction_filter_factory(DropDead { table, cutoffs: Arc::clone(cutoffs) });
         options.set_periodic_compaction_seconds(REQUESTS_COMPACTED_AFTER.as_secs());
