@@ -1,6 +1,9 @@
 //! Wiped, cloned, rolled-back and foreign data directories, 25 times each, with the program as it is shipped: none is let
 //! in, and the cluster loses nothing.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use charthold_client::{Chart, Put, RecordId};
 use charthold_tests::harness::{Cluster, Running, until};
 use charthold_tests::strangers::{beside, copy, impostor, in_place_of, log_of};
@@ -41,8 +44,9 @@ impl Place {
         .await;
         assert!(process.is_running(), "{name} has ended: it should wait for its operator");
         self.write().await;
-        let text = std::fs::read_to_string(&log).unwrap();
-        assert!(!text.contains("serving clients"), "{name} serves:\n{text}");
+        let ops = flags.iter().find_map(|flag| flag.strip_prefix("listen.ops=")).map(str::to_owned);
+        let ready = ready(&ops.unwrap_or_else(|| self.cluster.ops_endpoint(NODE)));
+        assert!(ready.starts_with("HTTP/1.1 503"), "{name} serves: {ready}");
         drop(process);
     }
 
@@ -58,6 +62,15 @@ impl Place {
         self.cluster.restart(NODE);
         self.cluster.wait_ready().await;
     }
+}
+
+/// What it says to a probe.
+fn ready(ops: &str) -> String {
+    let mut stream = TcpStream::connect(ops).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 pub async fn run() {
