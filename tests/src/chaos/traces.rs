@@ -10,12 +10,14 @@ use crate::harness::Cluster;
 pub const CANARY: &str = "Zwieback-Canary-4f1d";
 
 /// What a node may warn of while others die, hang or are cut off, its disk is filled, or its clock is set.
-const EXPECTED: [&str; 10] = [
+const EXPECTED: [&str; 12] = [
     "not ready: this node does not serve until that is mended",
     "cannot reach peer, trying on",
     "cannot hand over leadership",
     "the successor did not take over in time",
     "a snapshot was not sent: trying again",
+    "error=the sender has gone, or is too slow",
+    "the state is ahead of the log: dropping the log, the leader sends what follows",
     "some calls did not end in time and were cut",
     "of most other nodes': set it right",
     "the disk is full or hangs: handing over leadership",
