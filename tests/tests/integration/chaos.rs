@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use charthold_tests::chaos::{Function, Kind, Operation};
+use charthold_tests::fault_disk::FaultDisk;
 use charthold_tests::harness::Finished;
 
 #[test]
@@ -15,6 +16,12 @@ fn every_fault_once_and_nothing_wrong() {
     assert_eq!(report["violations"], 0);
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_possible()) {
         assert_eq!(report["faults"][kind.name()], 1, "{report}");
+    }
+    if FaultDisk::is_possible() {
+        assert!(
+            report["lost"]["writes"].as_u64().unwrap() > 0,
+            "a power cut that takes nothing proves nothing: {report}"
+        );
     }
     let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
     for name in ["writes", "reads", "refused", "transfers", "searched"] {
