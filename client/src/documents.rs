@@ -225,7 +225,7 @@ impl DocumentStream {
 
     async fn resume(&mut self, failure: Failure) -> Result<(), Error> {
         self.failures += 1;
-        if self.failures > RESUMES_MAX || !matches!(failure.next, Next::Retry { .. } | Next::Untrusted) {
+        if self.failures > RESUMES_MAX || matches!(failure.next, Next::Stop { .. }) {
             return Err(failure.error);
         }
         let opened = self.client.open_document(&self.chart, &self.record, self.header.version, self.offset).await?;

@@ -101,7 +101,7 @@ pub enum Error {
         /// What the commit was called.
         request_id: Uuid,
     },
-    /// A stored byte is wrong. Call whoever runs the cluster.
+    /// A stored byte is wrong, and no gateway had a sound copy to read. Call whoever runs the cluster.
     #[error("stored data is damaged: call the cluster's operator")]
     DataLoss,
     /// The gateway does not accept this certificate, or this client does not accept the gateway's.
@@ -171,8 +171,9 @@ pub(crate) enum Next {
         /// Whether the endpoint itself is in doubt, so that other calls should prefer another.
         blame: bool,
     },
-    /// One side's certificate was refused: another endpoint may do better, the same one will not.
-    Untrusted,
+    /// Another endpoint may do better, the same one will not: one side's certificate was refused, or what this gateway
+    /// reads is damaged, of which others have a copy. Other calls should prefer another, too.
+    Elsewhere,
 }
 
 const DOMAIN: &str = "charthold";
@@ -224,7 +225,7 @@ impl Failure {
             (Code::InvalidArgument | Code::OutOfRange, _) => (invalid(status, &details), false),
             (Code::PermissionDenied, _) => (Error::Denied, false),
             (Code::Unauthenticated, _) => (Error::Unauthenticated { why: why() }, false),
-            (Code::DataLoss, _) => (Error::DataLoss, false),
+            (Code::DataLoss, _) => return Self { error: Error::DataLoss, next: Next::Elsewhere },
             (code, _) => (Error::Internal { message: format!("{code:?}: {}", status.message()) }, false),
         };
         Self { error, next: Next::Stop { settled } }
@@ -249,7 +250,7 @@ impl Failure {
         let source = status.source()?;
         let (why, next) = match causes(source).find_map(|error| error.downcast_ref::<DialError>()) {
             Some(DialError::Untrusted(why)) => {
-                return Some(Self { error: Error::Unauthenticated { why: why.clone() }, next: Next::Untrusted });
+                return Some(Self { error: Error::Unauthenticated { why: why.clone() }, next: Next::Elsewhere });
             }
             Some(DialError::Failed(why)) => {
                 (why.clone(), Next::Retry { maybe_applied: false, wait: None, blame: true })
@@ -347,7 +348,7 @@ mod tests {
         check(Code::Unavailable, "NO_QUORUM", &[], unavailable("NO_QUORUM"), retry(false, true));
         check(Code::Unavailable, "OUTCOME_UNKNOWN", &[], unavailable("OUTCOME_UNKNOWN"), retry(true, true));
         check(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", &[], unavailable("OUTCOME_UNKNOWN"), retry(true, true));
-        check(Code::DataLoss, "DAMAGED", &[], Error::DataLoss, STOP);
+        check(Code::DataLoss, "DAMAGED", &[], Error::DataLoss, Next::Elsewhere);
         check(Code::Internal, "INTERNAL", &[], Error::Internal { message: message() }, STOP);
     }
 

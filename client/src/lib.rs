@@ -167,7 +167,7 @@
 //! | [`Expired`] | not known any more | read to find out, then a new id |
 //! | [`UploadNotFound`], [`UploadIncomplete`] | no | upload again, or the rest |
 //! | [`Invalid`], [`Denied`], [`Unauthenticated`], [`Config`] | no | mend it |
-//! | [`DataLoss`], [`Internal`] | perhaps | call the operator |
+//! | [`DataLoss`] (at every gateway), [`Internal`] | perhaps | call the operator |
 //!
 //! [`AlreadyExists`]: Error::AlreadyExists
 //! [`Config`]: Error::Config

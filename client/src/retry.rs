@@ -108,8 +108,8 @@ struct Course<'a> {
     tried: Vec<Arc<Gateway>>,
     rounds: u32,
     maybe_applied: bool,
-    /// Every failure so far was a refused certificate.
-    only_untrusted: bool,
+    /// Every failure so far was one that its gateway will not mend while we wait.
+    only_elsewhere: bool,
 }
 
 /// Before the next attempt, if there is time for one; else the error is what the caller hears.
@@ -120,7 +120,7 @@ struct Pause {
 
 impl<'a> Course<'a> {
     fn new(cluster: &'a Cluster, call: Call<'a>) -> Self {
-        Self { cluster, call, tried: Vec::new(), rounds: 0, maybe_applied: false, only_untrusted: true }
+        Self { cluster, call, tried: Vec::new(), rounds: 0, maybe_applied: false, only_elsewhere: true }
     }
 
     fn choose(&mut self) -> Result<Arc<Gateway>, Error> {
@@ -150,10 +150,10 @@ impl<'a> Course<'a> {
             }
             Next::Retry { maybe_applied, wait, blame } => {
                 self.maybe_applied |= maybe_applied;
-                self.only_untrusted = false;
+                self.only_elsewhere = false;
                 (wait, blame)
             }
-            Next::Untrusted => (None, true),
+            Next::Elsewhere => (None, true),
         };
         let Cluster { endpoints, hints } = self.cluster;
         if blame {
@@ -168,8 +168,7 @@ impl<'a> Course<'a> {
             Route::First => true,
             Route::Any | Route::Chart(_) => endpoints.all_tried(&self.tried),
         };
-        if round_done && self.only_untrusted {
-            // Certificates don't mend themselves while we wait.
+        if round_done && self.only_elsewhere {
             return Err(error);
         }
         // Another gateway is worth asking at once; the same ones again only after a while.

@@ -28,6 +28,7 @@ pub enum Reply {
     Hang,
     /// Ends a stream after its first page.
     Cut,
+    /// Finds damage after the first page, or after the third byte of a document.
     CutByError,
 }
 
@@ -270,7 +271,7 @@ impl Charts for Service {
         match reply {
             Reply::Cut => sent.truncate(4),
             Reply::CutByError => {
-                sent.truncate(4);
+                sent.truncate(4_usize.saturating_sub(message.offset as usize).max(1));
                 sent.push(Err(refusal(Code::DataLoss, "DAMAGED", None)));
             }
             _ => {}

@@ -212,6 +212,18 @@ async fn what_cannot_get_better_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn damaged_here_is_read_elsewhere() {
+    let damaged = || Reply::Refuse(refusal(Code::DataLoss, "DAMAGED", None));
+    let (first, second) = (Gateway::start([damaged()]).await, Gateway::start([]).await);
+    put(&client(&[&first.address, &second.address])).await.unwrap();
+    assert_eq!((first.commits().len(), second.commits().len()), (1, 1));
+
+    let (first, second) = (Gateway::start([damaged()]).await, Gateway::start([damaged()]).await);
+    assert_eq!(put(&client(&[&first.address, &second.address])).await, Err(Error::DataLoss), "each was asked once");
+    assert_eq!((first.commits().len(), second.commits().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_is_refused_at_once() {
     let gateway = Gateway::start([]).await;
     let put = Put::fhir(vec![b'x'; MESSAGE_BYTES_MAX + 1]);

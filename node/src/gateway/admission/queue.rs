@@ -10,7 +10,9 @@
 //!   that has not been empty for a while is a standing queue: it would add its length to every answer and speed up
 //!   none, so only a short wait is allowed then (after CoDel). A tenant that has less than an equal part of the places
 //!   may wait longer: its line stands because everything is slow, and goes first as soon as it is not.
-//! - *As many places as make sense*: where calls take longer than a target there are fewer, down to a sixteenth.
+//! - *As many places as make sense*: where calls take longer than a target there are fewer, down to a quarter. Fewer
+//!   would not make them faster: all gateways feel the same leader's delay and each gives way for itself, so that one
+//!   with few callers would be left with too few places for the tenants that ask for little.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -280,7 +282,7 @@ impl<W: Waiter> FairQueue<W> {
             return;
         }
         self.adapted_at = now;
-        let (least, most) = ((self.limits.places / 16).max(1), self.limits.places);
+        let (least, most) = ((self.limits.places / 4).max(1), self.limits.places);
         let wanted = match self.service > target {
             true => self.places * 4 / 5,
             false => self.places + self.places / 8 + 1,
