@@ -6,6 +6,7 @@
 //! removed one stops working everywhere within seconds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use charthold_proto::internal as pb;
@@ -150,10 +151,12 @@ impl Gateway {
     }
 
     pub fn require_initialized(&self) -> Result<(), GatewayError> {
-        match self.replica.directory().cluster()? {
-            Some(_) => Ok(()),
-            None => Err(GatewayError::NotInitialized),
+        // Once is for good.
+        if !self.initialized.load(Ordering::Relaxed) {
+            self.replica.directory().cluster()?.ok_or(GatewayError::NotInitialized)?;
+            self.initialized.store(true, Ordering::Relaxed);
         }
+        Ok(())
     }
 
     async fn roles(

@@ -21,6 +21,8 @@ const TENANT_IDLE: Duration = Duration::from_secs(10 * 60);
 /// How long the absence of a tenant is believed.
 const ABSENT_BELIEVED: Duration = Duration::from_secs(1);
 const CHART_KEYS_MAX: u64 = 100_000;
+/// How long this gateway believes what it knows of a chart's current key: apply refuses a stale one.
+const CURRENT_BELIEVED: Duration = Duration::from_secs(10 * 60);
 
 pub struct Keyring {
     replica: Arc<Replica>,
@@ -28,6 +30,8 @@ pub struct Keyring {
     tenants: Cache<Token, Arc<TenantKeys>>,
     absent: Cache<Token, ()>,
     chart_keys: ChartKeyCache,
+    /// By tenant and chart.
+    current: Cache<(Token, Token), KeyId>,
 }
 
 /// The key that seals a chart's records now.
@@ -44,6 +48,7 @@ impl Keyring {
             tenants: Cache::builder().max_capacity(TENANTS_MAX).time_to_idle(TENANT_IDLE).build(),
             absent: Cache::builder().max_capacity(TENANTS_MAX).time_to_live(ABSENT_BELIEVED).build(),
             chart_keys: ChartKeyCache::new(CHART_KEYS_MAX),
+            current: Cache::builder().max_capacity(CHART_KEYS_MAX).time_to_live(CURRENT_BELIEVED).build(),
         }
     }
 
@@ -100,16 +105,22 @@ impl Keyring {
         refresh: bool,
         deadline: Instant,
     ) -> Result<CurrentKey, GatewayError> {
+        let place = (tenant.uid, address.chart);
+        let believed = self.current.get(&place).filter(|_| !refresh);
+        if let Some((id, key)) = believed.and_then(|id| Some((id, self.chart_keys.get(&place.0, &place.1, &id)?))) {
+            return Ok(CurrentKey { id, key });
+        }
         let known = if refresh { None } else { self.replica.rows().chart_key(address)? };
         let current = match known {
             Some(current) => current,
             None => self.ensure_key(tenant, address, deadline).await?,
         };
         let id = KeyId::try_from(current.key_id.as_ref()).map_err(|_| GatewayError::Damaged)?;
-        if let Some(key) = self.chart_keys.get(&tenant.uid, &address.chart, &id) {
-            return Ok(CurrentKey { id, key });
-        }
-        let key = self.unwrap(tenant, address, id, &current.wrapped_key)?;
+        let key = match self.chart_keys.get(&tenant.uid, &address.chart, &id) {
+            Some(key) => key,
+            None => self.unwrap(tenant, address, id, &current.wrapped_key)?,
+        };
+        self.current.insert(place, id);
         Ok(CurrentKey { id, key })
     }
 

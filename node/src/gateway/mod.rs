@@ -45,7 +45,7 @@ mod tenants;
 mod validate;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use charthold_replica::replica::Replica;
 use tokio::sync::Semaphore;
@@ -64,6 +64,8 @@ pub struct Gateway {
     pub(crate) root: Arc<RootKey>,
     pub(crate) keyring: Keyring,
     pub(crate) access: Access,
+    /// Whether the cluster was seen to be.
+    initialized: AtomicBool,
     body_bytes_max: AtomicUsize,
     pub(crate) sorts: Arc<Semaphore>,
     pub(crate) documents: Documents,
@@ -77,6 +79,7 @@ impl Gateway {
             access: Access::new(),
             replica,
             root,
+            initialized: AtomicBool::new(false),
             body_bytes_max: AtomicUsize::new(body_bytes_max),
             sorts: Arc::new(Semaphore::new(SORTS_MAX)),
             documents: Documents::new(document_bytes_max),

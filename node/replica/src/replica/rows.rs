@@ -69,11 +69,8 @@ impl ChartRows {
 
     /// A record's newest version at a seq.
     pub fn newest(&self, record: &RecordAddress, as_of_seq: u64) -> Result<Option<StoredVersion>, EngineError> {
-        let (from, to) = version::record_range(record);
-        let Some((key, row)) = self.reader(record.chart.slot)?.scan(Table::Version, &from, &to, 1, SCAN_BYTES)?.pop()
-        else {
-            return Ok(None);
-        };
+        let found = self.reader(record.chart.slot)?.first(Table::Version, &version::record_prefix(record))?;
+        let Some((key, row)) = found else { return Ok(None) };
         let newest = decode(version::Key::decode(&key).ok_or_else(damaged)?, row)?;
         if newest.row.seq <= as_of_seq {
             return Ok(Some(newest));

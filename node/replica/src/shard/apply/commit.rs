@@ -114,8 +114,8 @@ fn request_place(checked: &Checked) -> RequestPlace {
 }
 
 fn newest_version(overlay: &Overlay, record: &RecordAddress) -> Result<Newest, ApplyError> {
-    let (from, to) = version::record_range(record);
-    let Some((key, row)) = overlay.first_of_growing(Table::Version, from, to)? else {
+    let prefix = version::record_prefix(record);
+    let Some((key, row)) = overlay.first_of_growing(Table::Version, prefix)? else {
         return Ok(Newest { version: 0, deleted: false });
     };
     let damaged = ApplyError::Damaged { table: "version" };

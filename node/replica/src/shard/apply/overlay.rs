@@ -26,18 +26,16 @@ impl<'a> Overlay<'a> {
         }
     }
 
-    /// The first row of `from..to` in a table whose rows are only ever added in front (as versions are).
-    pub fn first_of_growing(
-        &self,
-        table: Table,
-        from: Vec<u8>,
-        to: Vec<u8>,
-    ) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
-        let changed = self.changes.range((table, from.clone())..(table, to.clone())).next();
-        if let Some(((_, key), Some(value))) = changed {
+    /// The first row whose key begins with `prefix`, in a table whose rows are only ever added in front (as versions are).
+    pub fn first_of_growing(&self, table: Table, prefix: Vec<u8>) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        let from = (table, prefix);
+        if let Some(((changed, key), Some(value))) = self.changes.range(&from..).next()
+            && *changed == table
+            && key.starts_with(&from.1)
+        {
             return Ok(Some((key.clone(), value.clone())));
         }
-        Ok(self.engine.scan(table, &from, &to, 1, usize::MAX)?.pop())
+        self.engine.first(table, &from.1)
     }
 
     pub fn put(&mut self, table: Table, key: Vec<u8>, value: Bytes) {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::EngineError;
 use super::figures::EngineFigures;
+use super::table::{after_prefix, version};
 use crate::ShardId;
 
 /// The tables. A file each in [`super::table`].
@@ -63,6 +64,11 @@ impl Table {
             Self::Ledger | Self::Applied => Scope::Shard,
             Self::Cluster | Self::Tenant | Self::Grant | Self::DirectoryRequest => Scope::Directory,
         }
+    }
+
+    /// How many bytes of a key say which rows belong together: all versions of a record. Nothing: each is its own.
+    pub fn family_len(self) -> Option<usize> {
+        (self == Self::Version).then_some(version::RECORD_LEN)
     }
 
     /// The table with this name.
@@ -165,6 +171,10 @@ pub trait StateEngine: Send + Sync + 'static {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError>;
+    /// The first row whose key begins with `prefix`, a whole [`Table::family_len`] of the table. Made for looking in vain.
+    fn first(&self, table: Table, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        Ok(self.scan(table, prefix, &after_prefix(prefix), 1, usize::MAX)?.pop())
+    }
     /// Writes all or nothing, readable on return, durable with the next flush.
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError>;
     /// Fixes what the next flush holds: everything written until now, of all tables. Returns before it is durable.

@@ -70,6 +70,12 @@ impl<'a> Reader<'a> {
         self.unless_replaced(rows)
     }
 
+    /// As [`StateEngine::first`].
+    pub fn first(&self, table: Table, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        let row = self.engine.first(table, prefix)?;
+        self.unless_replaced(row)
+    }
+
     fn unless_replaced<T>(&self, found: T) -> Result<T, EngineError> {
         match self.replacements.count() == self.since {
             true => Ok(found),

@@ -8,6 +8,9 @@ pub use charthold_proto::internal::VersionRow as Row;
 
 use super::{ChartAddress, RecordAddress, after_prefix, take};
 
+/// How much of a key is the record.
+pub const RECORD_LEN: usize = 66;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     pub record: RecordAddress,
@@ -30,8 +33,9 @@ impl Key {
     }
 }
 
-fn record_prefix(record: &RecordAddress) -> Vec<u8> {
-    let mut key = Vec::with_capacity(74);
+/// What the keys of all versions of a record begin with, the newest first.
+pub fn record_prefix(record: &RecordAddress) -> Vec<u8> {
+    let mut key = Vec::with_capacity(RECORD_LEN + size_of::<u64>());
     record.chart.write(&mut key);
     key.extend(record.record_type);
     key.extend(record.record);
@@ -65,6 +69,7 @@ mod tests {
             let key = Key { record, version };
             proptest::prop_assert_eq!(Key::decode(&key.encode()), Some(key));
             proptest::prop_assert_eq!(key.encode().len(), 74);
+            proptest::prop_assert_eq!(record_prefix(&record).len(), RECORD_LEN);
             let (from, to) = record_range(&record);
             proptest::prop_assert!(from <= key.encode() && key.encode() < to);
             let (from, to) = chart_range(&record.chart, Some(&record.record_type));
