@@ -183,6 +183,52 @@ impl Admin {
         Ok(ClusterStatus::from_proto(answer))
     }
 
+    /// Takes the node that listens for peers at `host:port`, and belongs to no cluster yet, into this one. It catches up
+    /// in the background; [`Admin::status`] tells which shards it votes in. For operators.
+    pub async fn add_node(&self, peer_endpoint: &str) -> Result<Node, Error> {
+        let request_id = new_request_id();
+        let message = v1::AddNodeRequest {
+            context: self.context(),
+            request_id: request_id.to_string(),
+            peer_endpoint: peer_endpoint.to_owned(),
+        };
+        let answer = self
+            .run(Route::Any, Some(request_id), |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { ClusterClient::new(attempt.channel).add_node(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        Ok(Node::from_proto(answer.node.unwrap_or_default()))
+    }
+
+    /// Takes a node, by its name, out of the cluster for ever. For operators.
+    pub async fn remove_node(&self, node: &str) -> Result<(), Error> {
+        let request_id = new_request_id();
+        let message = v1::RemoveNodeRequest {
+            context: self.context(),
+            request_id: request_id.to_string(),
+            node: node.to_owned(),
+        };
+        self.run(Route::Any, Some(request_id), |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { ClusterClient::new(attempt.channel).remove_node(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Has a node, by its name, give away what it leads and lead nothing, until it is restarted; or lead again, with
+    /// `undo`. Returns at once. For operators.
+    pub async fn drain_node(&self, node: &str, undo: bool) -> Result<(), Error> {
+        let message = v1::DrainNodeRequest { context: self.context(), node: node.to_owned(), undo };
+        self.run(Route::Any, None, |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { ClusterClient::new(attempt.channel).drain_node(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|_| ())
+    }
+
     /// Where the gateways are. For everyone with a grant.
     pub async fn topology(&self) -> Result<Topology, Error> {
         let message = v1::TopologyRequest { context: self.context() };

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::error::Failure;
 use crate::list::{ListQuery, Order, Pager};
 use crate::retry::{Attempt, Call, Route};
-use crate::types::{Chart, Committed, Freshness, Header, Mutation, Page, PageToken, Put, Record, RecordId};
+use crate::types::{Chart, Committed, Durability, Freshness, Header, Mutation, Page, PageToken, Put, Record, RecordId};
 use crate::types::{Precondition, new_request_id, system_time};
 use crate::{Client, Error, MESSAGE_BYTES_MAX, request};
 
@@ -75,12 +75,15 @@ impl Client {
                 async move { stub(attempt.channel).commit(request).await.map(Response::into_inner) }
             })
             .await?;
+        let durability = answer.answer.as_ref().map(v1::AnswerContext::durability).unwrap_or_default();
+        let durability = Durability::from_proto(durability);
         let position = self.learn(chart, answer.answer);
         Ok(Committed {
             request_id,
             versions: answer.versions,
             position,
             committed_at: system_time(answer.committed_at),
+            durability,
         })
     }
 

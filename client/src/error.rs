@@ -125,6 +125,13 @@ pub enum Error {
         /// Which node, and what is wrong with it.
         why: String,
     },
+    /// A node cannot be added or removed: its name is taken, it was removed before, or too few nodes with keys would be
+    /// left.
+    #[error("{why}")]
+    CannotChange {
+        /// Which node, and why.
+        why: String,
+    },
     /// A defect, or a gateway that speaks another version. For a commit: says nothing of whether it happened.
     #[error("internal error: {message}")]
     Internal {
@@ -171,8 +178,9 @@ pub(crate) enum Next {
         /// Whether the endpoint itself is in doubt, so that other calls should prefer another.
         blame: bool,
     },
-    /// Another endpoint may do better, the same one will not: one side's certificate was refused, or what this gateway
-    /// reads is damaged, of which others have a copy. Other calls should prefer another, too.
+    /// Another endpoint may do better, the same one will not: one side's certificate was refused, what this gateway reads
+    /// is damaged, of which others have a copy, or it has not been taken into the cluster yet. Other calls should prefer
+    /// another, too.
     Elsewhere,
 }
 
@@ -218,9 +226,12 @@ impl Failure {
                 (Error::UploadOutOfOrder { next_part }, false)
             }
             (Code::FailedPrecondition, "TOO_MANY_UPLOADS") => (Error::TooManyUploads, false),
-            (Code::FailedPrecondition, "NOT_INITIALIZED") => (Error::NotInitialized, false),
+            (Code::FailedPrecondition, "NOT_INITIALIZED") => {
+                return Self { error: Error::NotInitialized, next: Next::Elsewhere };
+            }
             (Code::FailedPrecondition, "ALREADY_INITIALIZED") => (Error::AlreadyInitialized, false),
             (Code::FailedPrecondition, "CANNOT_FORM") => (Error::CannotForm { why: why() }, false),
+            (Code::FailedPrecondition, "CANNOT_CHANGE") => (Error::CannotChange { why: why() }, false),
             // OutOfRange is how either side's gRPC library refuses a message over its size limit.
             (Code::InvalidArgument | Code::OutOfRange, _) => (invalid(status, &details), false),
             (Code::PermissionDenied, _) => (Error::Denied, false),
@@ -340,9 +351,10 @@ mod tests {
         let order = Error::UploadOutOfOrder { next_part: 3 };
         check(Code::FailedPrecondition, "UPLOAD_OUT_OF_ORDER", &[("next_part", "3")], order, STOP);
         check(Code::FailedPrecondition, "TOO_MANY_UPLOADS", &[], Error::TooManyUploads, STOP);
-        check(Code::FailedPrecondition, "NOT_INITIALIZED", &[], Error::NotInitialized, STOP);
+        check(Code::FailedPrecondition, "NOT_INITIALIZED", &[], Error::NotInitialized, Next::Elsewhere);
         check(Code::FailedPrecondition, "ALREADY_INITIALIZED", &[], Error::AlreadyInitialized, STOP);
         check(Code::FailedPrecondition, "CANNOT_FORM", &[], Error::CannotForm { why: why() }, STOP);
+        check(Code::FailedPrecondition, "CANNOT_CHANGE", &[], Error::CannotChange { why: why() }, STOP);
         check(Code::ResourceExhausted, "OVERLOADED", &[], Error::Overloaded { why: why() }, retry(false, false));
         check(Code::Unavailable, "NO_LEADER", &[], unavailable("NO_LEADER"), retry(false, true));
         check(Code::Unavailable, "NO_QUORUM", &[], unavailable("NO_QUORUM"), retry(false, true));

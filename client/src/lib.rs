@@ -249,8 +249,8 @@ pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
 pub use status::{Certificate, ClusterStatus, FollowerLag, NodeStatus, Root, ShardStatus};
 pub use types::{
-    Chart, ChartKind, Committed, Document, Freshness, Header, IndexTerm, Mutation, Page, PageToken, Precondition, Put,
-    Record, RecordId, RequestContext, new_request_id,
+    Chart, ChartKind, Committed, Document, Durability, Freshness, Header, IndexTerm, Mutation, Page, PageToken,
+    Precondition, Put, Record, RecordId, RequestContext, new_request_id,
 };
 pub use uuid::Uuid;
 

@@ -67,6 +67,8 @@ pub struct NodeStatus {
     pub not_ready: Option<String>,
     /// Its own replicas.
     pub shards: Vec<ShardStatus>,
+    /// It leads nothing that another can lead, as an operator told it.
+    pub drained: bool,
 }
 
 /// A certificate that a node shows.
@@ -97,6 +99,7 @@ impl NodeStatus {
             certificates: node.certificates.into_iter().map(certificate).collect(),
             not_ready: some(node.not_ready),
             shards: node.shards.into_iter().map(ShardStatus::from_proto).collect(),
+            drained: node.drained,
         }
     }
 }
@@ -132,6 +135,13 @@ pub struct ShardStatus {
     pub followers: Vec<FollowerLag>,
     /// Why this replica has stopped, if it has.
     pub stopped: Option<String>,
+    /// Set on the leader while it answers commits that are not on disk at every site with keys, though it is configured to
+    /// wait for that.
+    pub degraded: bool,
+    /// The replicas whose votes count.
+    pub voter_node_ids: Vec<String>,
+    /// Those that catch up.
+    pub learner_node_ids: Vec<String>,
 }
 
 /// A Merkle root over a shard's first `seq` outcomes.
@@ -175,6 +185,9 @@ impl ShardStatus {
                 .map(|lag| FollowerLag { node_id: lag.node_id, entries_behind: lag.entries_behind })
                 .collect(),
             stopped: some(shard.stopped),
+            degraded: shard.degraded,
+            voter_node_ids: shard.voter_node_ids,
+            learner_node_ids: shard.learner_node_ids,
         }
     }
 }

@@ -341,6 +341,27 @@ pub struct Committed {
     pub position: String,
     /// The cluster's time of it.
     pub committed_at: Option<SystemTime>,
+    /// Where it was on disk when it was answered.
+    pub durability: Durability,
+}
+
+/// Where a commit was on disk when it was answered. Every answer means the first at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// On more than half of the nodes.
+    Quorum,
+    /// And at every site with keys: only where the nodes are configured to wait for that, and all of these sites keep up.
+    BothKeyed,
+}
+
+impl Durability {
+    pub(crate) fn from_proto(durability: v1::Durability) -> Self {
+        match durability {
+            v1::Durability::BothKeyed => Self::BothKeyed,
+            v1::Durability::Majority | v1::Durability::Unspecified => Self::Quorum,
+        }
+    }
 }
 
 /// All that is known of a record's version without its body.

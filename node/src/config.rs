@@ -32,6 +32,9 @@
 //! snapshot_after_entries = 16384         # of a shard: then its state is flushed, and older log may go
 //! keep_entries = 16384                   # log that stays: a node that lacks no more needs no snapshot
 //! snapshot_bytes_per_s = 67108864        # of all snapshots that a node sends together
+//! durability = "quorum"                  # or "both-keyed": a commit is answered when it is on disk at each keyed site
+//! degrade_after_ms = 5000                # both-keyed: how long it waits for a site, then without it until it keeps up
+//! leader_sites = ["a", "b"]              # where leaders should be, near the clients; empty: spread over all sites
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
@@ -89,7 +92,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 34] = [
+const KEYS: [(&str, Form); 37] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -114,6 +117,9 @@ const KEYS: [(&str, Form); 34] = [
     ("raft.snapshot_after_entries", Form::Number),
     ("raft.keep_entries", Form::Number),
     ("raft.snapshot_bytes_per_s", Form::Number),
+    ("raft.leader_sites", Form::List),
+    ("raft.durability", Form::Text),
+    ("raft.degrade_after_ms", Form::Number),
     ("limits.body_bytes_max", Form::Number),
     ("limits.index_sweep_after_s", Form::Number),
     ("limits.document_bytes_max", Form::Number),
@@ -215,6 +221,20 @@ pub struct Raft {
     pub snapshot_after_entries: u64,
     pub keep_entries: u64,
     pub snapshot_bytes_per_s: u64,
+    /// Sites at which leaders should be, near the clients; none: spread over all. Equal on all nodes.
+    pub leader_sites: Vec<String>,
+    /// What a commit waits for. Equal on all nodes.
+    pub durability: Durability,
+    /// With `both-keyed`: how long.
+    pub degrade_after_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    #[default]
+    Quorum,
+    BothKeyed,
 }
 
 impl Default for Raft {
@@ -226,6 +246,9 @@ impl Default for Raft {
             snapshot_after_entries: 16_384,
             keep_entries: 16_384,
             snapshot_bytes_per_s: 64 << 20,
+            leader_sites: Vec::new(),
+            durability: Durability::Quorum,
+            degrade_after_ms: 5_000,
         }
     }
 }

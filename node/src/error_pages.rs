@@ -27,6 +27,7 @@ macro_rules! pages {
 pub const PAGES: &[Page] = pages![
     "ALREADY_INITIALIZED",
     "BAD_CERTIFICATE",
+    "CANNOT_CHANGE",
     "CANNOT_FORM",
     "CHART_ERASED",
     "DAMAGED",

@@ -14,7 +14,7 @@ use charthold_replica::store::StoreError;
 use charthold_replica::store::disk::DiskLimits;
 use charthold_replica::trace;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Durability};
 use crate::gateway::{Gateway, RootKeyMismatch, server, sweep};
 use crate::health::{self, Health, NOTICE};
 use crate::open_files;
@@ -49,6 +49,10 @@ pub enum NodeError {
     Certificate { found: String, found_kind: &'static str, name: String, kind: &'static str },
     #[error("the replica of shard {shard} has stopped: {why}")]
     ReplicaStopped { shard: u16, why: String },
+    #[error(
+        "this node was removed from the cluster, for ever: stop it, or give it an empty data directory and add it anew"
+    )]
+    Removed,
     #[error("{0}")]
     Clock(String),
     #[error("cannot listen on {address} (listen.ops): {source}")]
@@ -154,6 +158,9 @@ async fn open_replica(
         key_check: root.map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
         describe: describe(config, Arc::clone(health)),
         upload_idle: Duration::from_millis(config.limits.upload_idle_ms),
+        leader_sites: config.raft.leader_sites.clone(),
+        keyed_sites_within: (config.raft.durability == Durability::BothKeyed)
+            .then(|| Duration::from_millis(config.raft.degrade_after_ms)),
     };
     let replica = Replica::open(replica_config, Arc::clone(transport) as _, Platform::system()).await?;
     tracing::info!(
@@ -266,6 +273,9 @@ async fn watch_replica(replica: &Replica) -> NodeError {
     loop {
         if let Some((shard, why)) = replica.stopped_group() {
             return NodeError::ReplicaStopped { shard, why };
+        }
+        if replica.was_removed() {
+            return NodeError::Removed;
         }
         let error = replica.clock_error();
         if let (true, Some(why)) = (clock_off.too_long(error.is_some()), error) {

@@ -82,6 +82,7 @@ pub struct RaftGauges {
     pub applied_index: Family<OfShard, Gauge>,
     pub seq: Family<OfShard, Gauge>,
     pub stopped: Family<OfShard, Gauge>,
+    pub degraded: Family<OfShard, Gauge>,
     pub follower_lag: Family<OfPeer, Gauge>,
 }
 
@@ -168,6 +169,8 @@ impl RaftGauges {
         to.register("raft_applied_index", "Newest entry applied here", self.applied_index.clone());
         to.register("raft_seq", "Outcomes recorded by this replica", self.seq.clone());
         to.register("raft_stopped", "1 where this replica has stopped", self.stopped.clone());
+        let degraded = "1 where this leader answers commits without a site that it should wait for";
+        to.register("raft_degraded", degraded, self.degraded.clone());
         let help = "On the leader: entries that a follower's log lacks";
         to.register("raft_follower_lag_entries", help, self.follower_lag.clone());
     }

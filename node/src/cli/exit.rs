@@ -86,6 +86,7 @@ pub(crate) fn reason(error: &ClientError) -> Option<&'static str> {
         ClientError::NotInitialized => "NOT_INITIALIZED",
         ClientError::AlreadyInitialized => "ALREADY_INITIALIZED",
         ClientError::CannotForm { .. } => "CANNOT_FORM",
+        ClientError::CannotChange { .. } => "CANNOT_CHANGE",
         ClientError::Internal { .. } => "INTERNAL",
         // Several reasons, of which the text names the last one met.
         ClientError::Unavailable { why } => error_pages::find(why.split(':').next().unwrap_or_default())?.reason,

@@ -18,9 +18,12 @@ pub mod help;
 pub mod import;
 pub mod key;
 pub mod man;
+pub mod node;
 pub mod output;
 pub mod profile;
 pub mod record;
+pub mod shard;
+pub mod site;
 pub mod start;
 pub mod tenant;
 
@@ -97,6 +100,12 @@ enum Command {
     Start(start::Args),
     /// Form a cluster, or see how it is
     Cluster(cluster::Args),
+    /// Nodes: which there are, one more, one less, one that leads nothing
+    Node(node::Args),
+    /// Sites, with their nodes
+    Site(site::Args),
+    /// Shards: who leads and votes, and whether all replicas agree
+    Shard(shard::Args),
     /// Organisations that keep records
     Tenant(tenant::Args),
     /// Who may do what
@@ -223,6 +232,9 @@ async fn dispatch(command: Command, ctx: &Ctx) -> Result<(), CliError> {
         Command::Start(args) => start::run(args),
         Command::Cluster(args) => Box::pin(cluster::run(args, ctx)).await,
         Command::Tenant(args) => Box::pin(tenant::run(args, ctx)).await,
+        Command::Node(args) => Box::pin(node::run(args, ctx)).await,
+        Command::Site(args) => Box::pin(site::run(args, ctx)).await,
+        Command::Shard(args) => Box::pin(shard::run(args, ctx)).await,
         Command::Grant(args) => Box::pin(grant::run(args, ctx)).await,
         Command::Cert(args) => cert::run(args, ctx).await,
         Command::Key(args) => key::run(args, ctx).await,

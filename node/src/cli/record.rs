@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use charthold_client::{
-    Chart, Client, Committed, Header, IndexTerm, ListQuery, Mutation, Order, Precondition, Put, Record, RecordId,
+    Chart, Client, Committed, Durability, Header, IndexTerm, ListQuery, Mutation, Order, Precondition, Put, Record,
+    RecordId,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -307,6 +308,10 @@ fn show_committed(ctx: &Ctx, committed: &Committed) -> Result<(), CliError> {
             "request_id": committed.request_id.to_string(),
             "position": committed.position,
             "committed_at": output::time(committed.committed_at),
+            "durability": match committed.durability {
+                Durability::BothKeyed => "both-keyed",
+                _ => "quorum",
+            },
         })
     };
     ctx.show(as_json, || format!("version {version}"))

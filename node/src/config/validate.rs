@@ -81,6 +81,7 @@ impl Config {
         let later = raft.election_max_ms > raft.election_min_ms;
         check.that(later, "raft.election_max_ms", "must exceed `raft.election_min_ms`")?;
         check.that(raft.election_max_ms <= 600_000, "raft.election_max_ms", "must be at most 600000")?;
+        check.that((10..=600_000).contains(&raft.degrade_after_ms), "raft.degrade_after_ms", "must be 10 to 600000")?;
         // Fewer would flush all the time; a slower transfer would never catch up.
         check.that(raft.snapshot_after_entries >= 16, "raft.snapshot_after_entries", "must be at least 16")?;
         check.that(raft.snapshot_bytes_per_s >= 1 << 20, "raft.snapshot_bytes_per_s", "must be at least 1048576")

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use charthold_proto::v1::{AnswerContext, Durability, LeaderHint};
 use charthold_replica::ShardId;
 use charthold_replica::replica::Moment;
+use charthold_replica::shard::durability::Durability as OnDisk;
 use http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
@@ -28,6 +29,15 @@ impl Gateway {
             leader: Some(LeaderHint { endpoint: leader.client_address, site: leader.site }),
             age_ms_max: 0,
         })
+    }
+
+    /// The same for a commit.
+    pub(super) fn answer_to_commit(&self, shard: ShardId, seq: u64, durability: OnDisk) -> Option<AnswerContext> {
+        let durability = match durability {
+            OnDisk::Quorum => Durability::Majority,
+            OnDisk::BothKeyed => Durability::BothKeyed,
+        };
+        self.answer(shard, seq).map(|answer| AnswerContext { durability: durability.into(), ..answer })
     }
 
     /// The same for a read.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::cluster_server::Cluster;
 use charthold_proto::v1::{
-    InitRequest, InitResponse, Role, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
+    AddNodeRequest, AddNodeResponse, DrainNodeRequest, DrainNodeResponse, InitRequest, InitResponse, RemoveNodeRequest,
+    RemoveNodeResponse, Role, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
 };
 use charthold_replica::replica::form::FormError;
 use charthold_replica::shard::command::Command;
@@ -107,5 +108,23 @@ impl Cluster for ClusterService {
             cluster: self.0.replica.cluster.clone(),
             nodes: self.0.nodes(),
         }))
+    }
+
+    async fn add_node(&self, request: Request<AddNodeRequest>) -> Result<Response<AddNodeResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let operator = self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.add_node(&operator, request.into_inner(), deadline).await?))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let operator = self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.remove_node(&operator, request.into_inner(), deadline).await?))
+    }
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.drain_node(request.into_inner(), deadline).await?))
     }
 }

@@ -58,12 +58,12 @@ impl Gateway {
             stages.done(&METRICS.commit_key, "key");
             let command = self.seal_commit(caller, &chart, &request, &prepared, &current)?;
             stages.done(&METRICS.commit_seal, "seal");
-            let outcome = self.replica.propose(chart.shard(), command, deadline).await?;
+            let (outcome, durability) = self.replica.propose_and_tell(chart.shard(), command, deadline).await?;
             stages.done(&METRICS.commit_propose, "propose");
             match outcome.result.ok_or(GatewayError::Internal)? {
                 Answer::Committed(committed) => {
                     let answer = CommitResponse {
-                        answer: self.answer(chart.shard(), committed.seq),
+                        answer: self.answer_to_commit(chart.shard(), committed.seq, durability),
                         versions: committed.versions,
                         committed_at: Some(timestamp(committed.log_time_ms)),
                     };

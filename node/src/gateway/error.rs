@@ -55,6 +55,8 @@ pub enum GatewayError {
     AlreadyInitialized,
     #[error("the cluster cannot be formed: {0}")]
     CannotForm(String),
+    #[error("the nodes are not changed: {0}")]
+    CannotChange(String),
     #[error("not all nodes are there yet: {0}")]
     NodesMissing(String),
     #[error("too much is under way")]
@@ -107,6 +109,7 @@ impl GatewayError {
             Self::NotInitialized => (Code::FailedPrecondition, "NOT_INITIALIZED"),
             Self::AlreadyInitialized => (Code::FailedPrecondition, "ALREADY_INITIALIZED"),
             Self::CannotForm(_) => (Code::FailedPrecondition, "CANNOT_FORM"),
+            Self::CannotChange(_) => (Code::FailedPrecondition, "CANNOT_CHANGE"),
             Self::Overloaded | Self::OverloadedFor(_) => (Code::ResourceExhausted, "OVERLOADED"),
             Self::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
             Self::NoLeader => (Code::Unavailable, "NO_LEADER"),

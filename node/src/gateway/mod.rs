@@ -7,6 +7,7 @@
 //! - [`server`]: the gRPC server with health and reflection
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`], [`status`]: what
 //!   they do
+//! - [`nodes`]: which nodes there are, and which lead
 //! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
 //! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`admission`]: how many calls at once, fair among tenants
@@ -34,6 +35,7 @@ mod keyring;
 mod list;
 mod malformed;
 mod moment;
+mod nodes;
 mod observe;
 mod page;
 mod read;

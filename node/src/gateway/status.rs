@@ -74,6 +74,7 @@ fn node_status(view: NodeView) -> NodeStatus {
         certificates: status.certificates.into_iter().map(certificate).collect(),
         not_ready: status.not_ready,
         shards: status.groups.into_iter().map(shard_status).collect(),
+        drained: status.gives_way,
     }
 }
 
@@ -93,5 +94,8 @@ fn shard_status(group: pb::GroupStatus) -> ShardStatus {
         recent_roots: group.recent_roots.into_iter().map(root).collect(),
         followers: group.followers.into_iter().map(lag).collect(),
         stopped: group.stopped,
+        degraded: group.degraded,
+        voter_node_ids: group.voters.into_iter().map(node_id).collect(),
+        learner_node_ids: group.learners.into_iter().map(node_id).collect(),
     }
 }

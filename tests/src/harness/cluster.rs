@@ -27,6 +27,10 @@ const SERVICE: &str = "client";
 pub struct Options {
     /// 0 means 3.
     pub sites: usize,
+    /// So many of them form the cluster, the first ones; 0 means all. The others are started by `restart`, and added.
+    pub members: usize,
+    /// Those without keys.
+    pub keyless: Vec<usize>,
     /// For all nodes, at every start.
     pub environment: Vec<(String, String)>,
     /// For one node, at every start: for example LD_PRELOAD.
@@ -75,11 +79,15 @@ impl Cluster {
 
     /// All files, and no process yet.
     pub fn prepare(options: Options) -> Self {
-        let options = Options { sites: if options.sites == 0 { 3 } else { options.sites }, ..options };
+        let sites = if options.sites == 0 { 3 } else { options.sites };
+        let members = if options.members == 0 { sites } else { options.members };
+        let options = Options { sites, members, ..options };
         let folder = tempfile::Builder::new().prefix("charthold-test-").tempdir().expect("a temporary folder");
         let wan = options.round_trip.map(|round_trip| Wan::create(options.sites, round_trip));
         let address = |site| wan.as_ref().map_or(Ipv4Addr::LOCALHOST, |wan| wan.address(site));
-        let files = Files::create(folder.path(), (0..options.sites).map(address).collect(), &options.config);
+        let is_keyed = |node: usize| !options.keyless.contains(&node);
+        let addresses = (0..options.sites).map(address).collect();
+        let files = Files::create(folder.path(), addresses, members, is_keyed, &options.config);
         let nodes = (0..options.sites).map(|_| None).collect();
         let clock_shim = options.own_clocks.then(|| build_shim(folder.path(), "clock_shim"));
         let with_disks = if options.fault_disks { options.sites } else { 0 };
@@ -92,11 +100,11 @@ impl Cluster {
 
     /// Forms the cluster of running nodes, makes the tenant and its service.
     pub async fn initialize(&mut self) {
-        for node in 0..self.size() {
+        for node in (0..self.options.members).filter(|node| self.is_keyed(*node)) {
             self.wait_answers(node).await;
         }
         let operator = self.operator();
-        match operator.admin().init(u32::try_from(self.size()).expect("few nodes")).await {
+        match operator.admin().init(u32::try_from(self.options.members).expect("few nodes")).await {
             Ok(_) | Err(Error::AlreadyInitialized) => {}
             Err(error) => panic!("init: {error}\n{}", self.last_words()),
         }
@@ -114,6 +122,10 @@ impl Cluster {
 
     pub fn size(&self) -> usize {
         self.nodes.len()
+    }
+
+    pub(super) fn is_keyed(&self, node: usize) -> bool {
+        !self.options.keyless.contains(&node)
     }
 
     pub fn tenant(&self) -> &str {
@@ -187,8 +199,9 @@ impl Cluster {
         self.nodes[node] = Some(Running::with_log(start, &self.log(node), &files::name(node)));
     }
 
+    /// Whoever is to form the cluster and does not run.
     pub fn restart_all(&mut self) {
-        for node in 0..self.size() {
+        for node in 0..self.options.members {
             if !self.is_started(node) {
                 self.restart(node);
             }
@@ -336,7 +349,7 @@ impl Cluster {
     /// Until every running node knows the leaders, and the service may read through it.
     pub async fn wait_ready(&self) {
         self.wait_leaders().await;
-        for node in (0..self.size()).filter(|node| self.nodes[*node].is_some()) {
+        for node in (0..self.size()).filter(|node| self.is_started(*node) && self.is_keyed(*node)) {
             let client = self.client_at(node).with_deadline(Duration::from_secs(5));
             until(&format!("node {node} serves"), || may_read(&client)).await;
         }

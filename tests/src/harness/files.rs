@@ -31,14 +31,21 @@ pub struct Files {
     addresses: Vec<Ipv4Addr>,
     /// Client, peer, ops; for each node.
     ports: Vec<[u16; 3]>,
+    keyed: Vec<usize>,
 }
 
 impl Files {
-    /// Everything up to the first start of a node.
-    pub fn create(folder: &Path, addresses: Vec<Ipv4Addr>, config: &str) -> Self {
+    /// Everything up to the first start of a node. The first `members` are to form the cluster.
+    pub fn create(
+        folder: &Path,
+        addresses: Vec<Ipv4Addr>,
+        members: usize,
+        is_keyed: impl Fn(usize) -> bool,
+        config: &str,
+    ) -> Self {
         let sites = addresses.len();
         let ports = free_ports(sites * 3).chunks(3).map(|ports| [ports[0], ports[1], ports[2]]).collect();
-        let files = Self { folder: folder.to_owned(), addresses, ports };
+        let mut files = Self { folder: folder.to_owned(), addresses, ports, keyed: Vec::new() };
         let authority = Authority::create(CLUSTER, &folder.join("authority")).unwrap();
         create_root_key_file(&folder.join("root.key")).unwrap();
         for node in 0..sites {
@@ -46,11 +53,13 @@ impl Files {
             let certs = files.node(node).join("certs");
             let dns = ["localhost".to_owned()];
             authority
-                .node(&name(node), true, &dns, &[files.addresses[node].into()], &certs, Validity::default())
+                .node(&name(node), is_keyed(node), &dns, &[files.addresses[node].into()], &certs, Validity::default())
                 .unwrap();
-            std::fs::write(files.config(node), files.config_text(node, config)).unwrap();
+            let text = files.config_text(node, members, is_keyed(node), config);
+            std::fs::write(files.config(node), text).unwrap();
         }
         authority.operator("operator", &folder.join("operator"), Validity::default()).unwrap();
+        files.keyed = (0..sites).filter(|node| is_keyed(*node)).collect();
         files.write_profile("operator", None);
         files
     }
@@ -112,7 +121,7 @@ impl Files {
 
     fn write_profile(&self, name: &str, tenant: Option<&str>) {
         let profile = Profile {
-            endpoints: (0..self.ports.len()).map(|node| self.client_endpoint(node)).collect(),
+            endpoints: self.keyed.iter().map(|node| self.client_endpoint(*node)).collect(),
             authority: format!("{name}/service-ca.crt").into(),
             certificate: format!("{name}/client.crt").into(),
             key: format!("{name}/client.key").into(),
@@ -121,24 +130,31 @@ impl Files {
         std::fs::write(self.profile(name), toml::to_string(&profile).unwrap()).unwrap();
     }
 
-    fn config_text(&self, node: usize, more: &str) -> String {
-        let others = (0..self.ports.len()).filter(|other| *other != node);
+    fn config_text(&self, node: usize, members: usize, is_keyed: bool, more: &str) -> String {
+        let others = (0..members).filter(|other| *other != node);
         let join: Vec<String> = others.map(|other| format!("\"{}\"", self.peer_endpoint(other))).collect();
         let raft = if more.contains("[raft]") { "" } else { RAFT };
         let disk = if more.contains("[disk]") { "" } else { DISK };
+        let certificates = |port| {
+            format!(
+                "{port} = {{ ca = \"certs/{port}-ca.crt\", cert = \"certs/{port}.crt\", key = \"certs/{port}.key\" }}\n"
+            )
+        };
+        let keys = match is_keyed {
+            true => format!("{}[keys]\nroot = \"file:../root.key\"\n", certificates("service")),
+            false => String::new(),
+        };
         format!(
             "name = \"{name}\"\nsite = \"{site}\"\ndata = \"data\"\njoin = [{join}]\n\
              [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n\
-             [tls]\n\
-             peer = {{ ca = \"certs/peer-ca.crt\", cert = \"certs/peer.crt\", key = \"certs/peer.key\" }}\n\
-             service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\
-             [keys]\nroot = \"file:../root.key\"\n{raft}{disk}{more}",
+             [tls]\n{peer_tls}{keys}{raft}{disk}{more}",
             name = name(node),
             site = site(node),
             join = join.join(", "),
             client = self.client_endpoint(node),
             peer = self.peer_endpoint(node),
             ops = self.ops_endpoint(node),
+            peer_tls = certificates("peer"),
         )
     }
 }

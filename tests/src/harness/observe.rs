@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use charthold_client::{ClusterStatus, Error, ShardStatus};
+use charthold_client::{ClusterStatus, Error, NodeStatus, ShardStatus};
 
 use super::{Cluster, until};
 
@@ -27,7 +27,7 @@ impl Cluster {
         .await;
     }
 
-    /// Until every running node knows a leader of every shard that is running too.
+    /// Until every running node with keys knows a leader of every shard that is such a one too.
     pub async fn wait_leaders(&self) {
         until("all running nodes know all leaders", || async {
             let mut all = Vec::new();
@@ -78,10 +78,14 @@ impl Cluster {
     /// that differ at one seq on the way are a failure at once.
     pub async fn wait_roots_equal(&self) {
         until("all replicas are at one seq", || async {
-            let mut all = Vec::new();
-            for node in 0..self.size() {
-                all.push(self.status_of(node).await.map_err(|error| format!("node {node}: {error}"))?.shards);
-            }
+            let operator = self.operator().with_deadline(Duration::from_secs(5));
+            let status = operator.admin().status_of_all().await.map_err(|error| error.to_string())?;
+            let of_node = |node: NodeStatus| match node.unreachable {
+                None => Ok(node.shards),
+                Some(why) => Err(format!("node {}: {why}", node.node_id)),
+            };
+            let all: Vec<Vec<ShardStatus>> = status.node_status.into_iter().map(of_node).collect::<Result<_, _>>()?;
+            assert_eq!(all.len(), status.nodes.len(), "every node was asked");
             let first = &all[0];
             for shards in &all {
                 assert_eq!(shards.len(), first.len(), "nodes have replicas of different shards");
@@ -97,7 +101,7 @@ impl Cluster {
     }
 
     fn running(&self) -> Vec<usize> {
-        (0..self.size()).filter(|node| self.is_started(*node)).collect()
+        (0..self.size()).filter(|node| self.is_started(*node) && self.is_keyed(*node)).collect()
     }
 }
 

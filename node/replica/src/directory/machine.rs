@@ -8,7 +8,7 @@ use prost::Message;
 
 use crate::shard::apply::overlay::Overlay;
 use crate::shard::apply::recorder::RequestPlace;
-use crate::shard::apply::{Applier, ApplyError, refused};
+use crate::shard::apply::{Applier, ApplyError, read_row, refused};
 use crate::store::state::Table;
 use crate::store::table::request::RequestId;
 use crate::store::table::{cluster, directory_request, grant, ledger, tenant};
@@ -36,7 +36,12 @@ impl Applier {
             if overlay.get(Table::Cluster, cluster::encode())?.is_some() {
                 return Ok(Some(Reason::AlreadyInitialized));
             }
-            let row = cluster::Row { cluster: init.cluster, root_check: init.root_check, shards: init.shards };
+            let row = cluster::Row {
+                cluster: init.cluster,
+                root_check: init.root_check,
+                shards: init.shards,
+                ..Default::default()
+            };
             overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
             put_grant(overlay, &key, first_grant.sealed_grant, log_time_ms);
             Ok(None)
@@ -100,6 +105,25 @@ impl Applier {
         };
         self.once(overlay, request, |overlay, _| {
             overlay.delete(Table::Grant, key.encode());
+            Ok(None)
+        })
+    }
+
+    /// Records an operator's change of the nodes: who is retired stays so.
+    pub(crate) fn change_node(&mut self, overlay: &mut Overlay, change: pb::ChangeNode) -> Result<Answer, ApplyError> {
+        let request = Request {
+            request_id: change.request_id,
+            audit_event: change.audit_event,
+            tenant: Bytes::new(),
+            fingerprint: change.fingerprint,
+        };
+        self.once(overlay, request, |overlay, _| {
+            let row = read_row::<cluster::Row>(overlay, Table::Cluster, cluster::encode())?;
+            let Some(mut row) = row else { return Ok(Some(Reason::NotInitialized)) };
+            if change.retired != 0 && !row.retired_nodes.contains(&change.retired) {
+                row.retired_nodes.push(change.retired);
+                overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
+            }
             Ok(None)
         })
     }

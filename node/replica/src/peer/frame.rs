@@ -42,6 +42,10 @@ pub enum Kind {
     NodeStatus = 21,
     /// Answered at once, with nothing: how long the way is.
     Echo = 22,
+    /// Lead nothing, or lead again.
+    GiveWay = 23,
+    /// A node more or less, for the directory's leader.
+    ChangeMember = 24,
     /// One request of the append stream with this id: answered in order, under the same id.
     Append = 32,
     /// One message of the snapshot stream with this id.
@@ -64,6 +68,8 @@ impl Kind {
             Self::Forward,
             Self::NodeStatus,
             Self::Echo,
+            Self::GiveWay,
+            Self::ChangeMember,
             Self::Append,
             Self::Snapshot,
         ];

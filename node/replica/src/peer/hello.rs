@@ -5,16 +5,19 @@
 //! (a wiped node comes back with a new id and is unknown); one whose directory was rolled back or copied (see
 //! [`super::registry`]); another format.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use charthold_proto::internal as pb;
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::clock::ClusterClock;
 use super::disks::{self, ClusterDisks};
 use super::frame::{Assembler, Kind, Message};
+use super::leadership::Leadership;
 use super::outbox::Outbox;
 use super::registry::{Presence, Registry, Start};
 use super::transport::{PeerIdentity, Stream};
@@ -49,7 +52,10 @@ pub struct Greeter {
     pub registry: Registry,
     pub clock: Arc<ClusterClock>,
     pub disks: Arc<ClusterDisks>,
+    pub leadership: Arc<Leadership>,
     pub log: LogWriter,
+    /// The peers that said last that this node is no member.
+    pub refused_by: Mutex<BTreeSet<NodeId>>,
 }
 
 /// Who is at the other end.
@@ -72,7 +78,8 @@ pub enum HelloError {
 }
 
 impl Greeter {
-    /// The calling end: says hello, checks the answer. `expected` is 0 when the node is not known yet.
+    /// The calling end: says hello, checks the answer. `expected` is 0 when the node is not known yet, and is asked who it
+    /// is: then it need be no member.
     pub async fn call(
         &self,
         stream: &mut dyn Stream,
@@ -83,10 +90,15 @@ impl Greeter {
         let shake = async {
             write_hello(stream, &self.hello(lane, expected, String::new())).await?;
             let answer = read_hello(stream).await?;
+            let peer = answer.member.as_ref().map_or(0, |member| member.id);
+            match answer.no_member {
+                true => self.refused_by.lock().insert(peer),
+                false => self.refused_by.lock().remove(&peer),
+            };
             if !answer.refused.is_empty() {
                 return Err(HelloError::RefusedByPeer(answer.refused));
             }
-            let presence = self.check(&answer, identity, expected).await.map_err(HelloError::Refused)?;
+            let presence = self.check(&answer, identity, Some(expected)).await.map_err(HelloError::Refused)?;
             Ok(Introduced { hello: answer, presence })
         };
         tokio::time::timeout(HANDSHAKE_MAX, shake).await.unwrap_or(Err(HelloError::TooSlow))
@@ -98,11 +110,14 @@ impl Greeter {
             let hello = read_hello(stream).await?;
             let expected_here = hello.expected_node == 0 || hello.expected_node == self.member.id;
             let checked = match expected_here {
-                true => self.check(&hello, identity, 0).await,
+                true => self.check(&hello, identity, None).await,
                 false => Err(format!("you expect node {:016x} here", hello.expected_node)),
             };
             let refused = checked.as_ref().err().cloned().unwrap_or_default();
-            write_hello(stream, &self.hello(Lane::Control, hello.member.as_ref().map_or(0, |m| m.id), refused)).await?;
+            let caller = hello.member.as_ref();
+            let no_member = caller.is_some_and(|member| (self.admit)(member.id, &member.name).is_err());
+            let answer = self.hello(Lane::Control, caller.map_or(0, |member| member.id), refused);
+            write_hello(stream, &pb::Hello { no_member, ..answer }).await?;
             let presence = checked.map_err(HelloError::Refused)?;
             Ok(Introduced { hello, presence })
         };
@@ -126,10 +141,17 @@ impl Greeter {
             expected_node,
             refused,
             key_check: self.key_check.clone(),
+            no_member: false,
         }
     }
 
-    async fn check(&self, hello: &pb::Hello, identity: &PeerIdentity, expected: NodeId) -> Result<Presence, String> {
+    /// `called`: who was, 0 whoever is there; nothing: the other end calls.
+    async fn check(
+        &self,
+        hello: &pb::Hello,
+        identity: &PeerIdentity,
+        called: Option<NodeId>,
+    ) -> Result<Presence, String> {
         let member = hello.member.as_ref().ok_or("the hello names no node")?;
         let (id, name) = (member.id, member.name.as_str());
         if !(hello.format_min..=hello.format_max).contains(&FORMAT) {
@@ -144,19 +166,20 @@ impl Greeter {
         if id == 0 || id == self.member.id {
             return Err("node id is mine or none: is its data directory a copy?".to_owned());
         }
-        if expected != 0 && id != expected {
+        if let Some(expected) = called.filter(|expected| *expected != 0 && id != *expected) {
             return Err(format!("expected node {expected:016x}, found {id:016x}: was its data directory replaced?"));
         }
-        let standing = (self.admit)(id, name)?;
+        let standing = if called == Some(0) { Standing::Candidate } else { (self.admit)(id, name)? };
         self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
     }
 
-    /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, until the connection
-    /// ends.
+    /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, and whether it leads,
+    /// until the connection ends.
     pub(super) async fn send_marks(&self, outbox: &Outbox) -> std::io::Error {
         loop {
             let disk = disks::level_to_pb(self.disks.own()) as i32;
-            let mark = pb::Mark { synced: self.log.synced(), clock_ms: self.clock.own_ms(), disk };
+            let gives_way = self.leadership.gives_way();
+            let mark = pb::Mark { synced: self.log.synced(), clock_ms: self.clock.own_ms(), disk, gives_way };
             let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
             if outbox.send(message).await.is_err() {
                 return std::io::ErrorKind::ConnectionAborted.into();
@@ -172,6 +195,7 @@ impl Greeter {
         let standing = (self.admit)(member.id, &member.name).map_err(std::io::Error::other)?;
         self.clock.hear(member.id, mark.clock_ms);
         self.disks.hear(member.id, disks::level_from_pb(mark.disk()));
+        self.leadership.hear(member.id, mark.gives_way);
         self.registry.note(member.id, &from.presence, mark.synced, standing == Standing::Member);
         Ok(())
     }

@@ -12,6 +12,7 @@ mod connection;
 pub mod disks;
 pub mod frame;
 pub mod hello;
+pub mod leadership;
 mod outbox;
 pub mod registry;
 pub mod server;

@@ -155,7 +155,9 @@ impl Session {
             | Kind::ReadIndex
             | Kind::Forward
             | Kind::NodeStatus
-            | Kind::Echo => self.call(message),
+            | Kind::Echo
+            | Kind::GiveWay
+            | Kind::ChangeMember => self.call(message),
             Kind::Mark => self.greeter.on_mark(&self.introduced, message.payload),
             Kind::Append | Kind::Snapshot => self.stream(message),
             Kind::StreamEnd => {

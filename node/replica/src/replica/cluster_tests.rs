@@ -71,6 +71,8 @@ impl Cluster {
         let platform = Platform::new(clock, || Platform::system().random());
         let opened = eventually("its files", async || {
             let config = ReplicaConfig {
+                leader_sites: Vec::new(),
+                keyed_sites_within: None,
                 upload_idle: Duration::from_secs(60),
                 data: self.folder.join(name),
                 cluster: "c".to_owned(),

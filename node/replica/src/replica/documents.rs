@@ -137,7 +137,7 @@ async fn drop_upload(group: &Group, key: &upload::Key, idle: Duration) {
     });
     let command = command.encode(key.chart.slot);
     loop {
-        match group.propose_here(&command, DROP_MAX).await.map(|outcome| outcome.result) {
+        match group.propose_here(&command, DROP_MAX).await.map(|(outcome, _)| outcome.result) {
             Ok(Some(Answer::PartsDropped(dropped))) if dropped.parts_left > 0 => {}
             Ok(Some(Answer::PartsDropped(_))) => {
                 tracing::info!(shard = group.shard, "dropped an upload that was abandoned");

@@ -9,6 +9,7 @@ use super::Replica;
 use crate::NodeId;
 use crate::peer::Lane;
 use crate::shard::codec;
+use crate::shard::members::keyless_are_few;
 use crate::shard::types::Member;
 
 /// So long a node is waited for that is to be a member.
@@ -48,6 +49,10 @@ impl Replica {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(FormError::Name(pair[0].to_owned()));
         }
+        if !keyless_are_few(members.values()) {
+            let what = "nodes without keys must be fewer than those with keys: they store and vote, and never decide";
+            return Err(FormError::Refused(what.to_owned()));
+        }
         let members = members.into_iter().collect::<Vec<_>>();
         self.connect(&members).await?;
         // A group that is formed campaigns at once: not before the restart rule allows.
@@ -73,7 +78,7 @@ impl Replica {
     }
 
     /// Asks an address who is there.
-    async fn probe(&self, address: &str) -> Result<pb::Hello, FormError> {
+    pub(super) async fn probe(&self, address: &str) -> Result<pb::Hello, FormError> {
         let unreachable = |detail: String| FormError::Unreachable { address: address.to_owned(), detail };
         let dialed = async {
             let dialed = self.transport.dial(address.to_owned()).await;

@@ -8,6 +8,8 @@ mod cluster_tests;
 pub mod documents;
 pub mod form;
 pub mod index_rows;
+mod leaders;
+pub mod members;
 pub mod observe;
 pub mod peers;
 mod propose;
@@ -23,6 +25,7 @@ use charthold_proto::internal as pb;
 use self::barrier::Barriers;
 use self::documents::DocumentRows;
 use self::index_rows::IndexRows;
+use self::leaders::Leaders;
 use self::observe::Observer;
 use self::peers::Peers;
 use self::rows::ChartRows;
@@ -30,6 +33,7 @@ use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::peer::hello::{Admit, Greeter, Standing};
+use crate::peer::leadership::Leadership;
 use crate::peer::registry::{Registry, Start};
 use crate::peer::transport::Transport;
 use crate::platform::Platform;
@@ -59,11 +63,6 @@ pub use self::propose::ReplicaError;
 /// How soon a new member is connected to.
 const REACH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a node with a bad disk looks whether it leads anything.
-const GIVE_WAY_INTERVAL: Duration = Duration::from_millis(250);
-/// What it leads in spite of that, it tries to give away again after this.
-const GIVE_WAY_AGAIN: Duration = Duration::from_secs(10);
-
 /// What a replica is started with.
 pub struct ReplicaConfig {
     pub data: PathBuf,
@@ -80,6 +79,10 @@ pub struct ReplicaConfig {
     pub describe: Describe,
     /// An upload that gets no part for this long is dropped.
     pub upload_idle: Duration,
+    /// Where leaders should be; none: anywhere.
+    pub leader_sites: Vec<String>,
+    /// How long a commit waits until it is on disk at every site with keys; nothing: a majority is enough.
+    pub keyed_sites_within: Option<Duration>,
 }
 
 /// A node's groups, running.
@@ -97,6 +100,7 @@ pub struct Replica {
     timing: Timing,
     state: StateStore,
     observer: Arc<Observer>,
+    leadership: Arc<Leadership>,
     server: tokio::task::JoinHandle<()>,
     sweep: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
@@ -126,6 +130,7 @@ impl Replica {
         let node_id = stores.data.node_id;
         let directory = Arc::new(OnceLock::<Arc<Group>>::new());
         let disks = Arc::new(ClusterDisks::new(Arc::clone(&stores.disk)));
+        let leadership = Arc::new(Leadership::new(config.member.keyed));
         let greeter = Arc::new(Greeter {
             cluster: config.cluster.clone(),
             member: codec::member_to_pb(node_id, &config.member),
@@ -135,11 +140,13 @@ impl Replica {
             registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
             clock: Arc::new(ClusterClock::new(platform)),
             disks: Arc::clone(&disks),
+            leadership: Arc::clone(&leadership),
             log: stores.log.clone(),
+            refused_by: Default::default(),
         });
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
-        let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks));
+        let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
         let groups = start_groups(&config, &stores, &peers, &conditions).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
@@ -149,17 +156,21 @@ impl Replica {
             groups: groups.clone(),
             peers: Arc::clone(&peers),
             clock: Arc::clone(&greeter.clock),
+            leadership: Arc::clone(&leadership),
             log_engine: stores.log_engine,
             state: stores.state.clone(),
             above: config.describe,
         });
         let describe = Arc::clone(&observer);
         let describe: Describe = Arc::new(move || describe.describe());
-        let inbound = Inbound::new(groups.clone(), stores.incoming.clone(), started, silence, describe);
+        let inbound =
+            Inbound::new(groups.clone(), stores.incoming.clone(), Arc::clone(&leadership), started, silence, describe);
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
-        let give_way = give_way(groups.clone(), disks);
-        let server = tokio::spawn(async { tokio::join!(server, reach_out, give_way).0 });
+        let leaders =
+            Leaders { groups: groups.clone(), disks, leadership: Arc::clone(&leadership), sites: config.leader_sites };
+        let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
+        let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), follow).0 });
         allow_elections_later(groups.clone(), started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
         let sweep = tokio::spawn(documents::sweep(groups.clone(), uploads, config.upload_idle));
@@ -177,6 +188,7 @@ impl Replica {
             timing: config.timing,
             state: stores.state,
             observer,
+            leadership,
             server,
             sweep,
             _data: stores.data,
@@ -229,6 +241,14 @@ impl Replica {
     pub fn clock_error(&self) -> Option<String> {
         let members = self.group(DIRECTORY).member_count();
         self.greeter.clock.now_ms(members).err().map(|error| error.to_string())
+    }
+
+    /// Whether most of the nodes that this one takes for the cluster's say that it is none of them.
+    pub fn was_removed(&self) -> bool {
+        let members = self.members();
+        let refused_by = self.greeter.refused_by.lock();
+        let refusing = members.iter().filter(|(id, _)| refused_by.contains(id)).count();
+        refusing > members.len() / 2
     }
 
     /// What this node's disk permits, and how many bytes are left there.
@@ -312,25 +332,6 @@ async fn reach_members(observer: Arc<Observer>) {
         // Whoever is asked is connected to.
         observer.measure_round_trips().await;
         tokio::time::sleep(REACH_INTERVAL).await;
-    }
-}
-
-/// Whatever a node with a bad disk leads, one with a good disk should lead.
-async fn give_way(groups: Vec<Arc<Group>>, disks: Arc<ClusterDisks>) {
-    let (mut said, mut tried_at) = (DiskLevel::Good, None::<Instant>);
-    loop {
-        tokio::time::sleep(GIVE_WAY_INTERVAL).await;
-        let level = disks.own();
-        if level == said && tried_at.is_some_and(|at| at.elapsed() < GIVE_WAY_AGAIN) {
-            continue;
-        }
-        let led = groups.iter().filter(|group| level != DiskLevel::Good && group.leads()).collect::<Vec<_>>();
-        if level != said && !led.is_empty() {
-            tracing::warn!(?level, shards = led.len(), "the disk is full or hangs: handing over leadership");
-        }
-        said = level;
-        tried_at = (!led.is_empty()).then(Instant::now);
-        futures::future::join_all(led.iter().map(|group| group.hand_over_to(|node| disks.is_good(node)))).await;
     }
 }
 

@@ -16,6 +16,7 @@ use crate::peer::Lane;
 use crate::peer::client::CallFailure;
 use crate::peer::clock::ClusterClock;
 use crate::peer::frame::Kind;
+use crate::peer::leadership::Leadership;
 use crate::shard::group::{Group, GroupStatus};
 use crate::shard::inbound::Describe;
 use crate::shard::types::Member;
@@ -43,6 +44,7 @@ pub struct Observer {
     pub(super) groups: Vec<Arc<Group>>,
     pub(super) peers: Arc<Peers>,
     pub(super) clock: Arc<ClusterClock>,
+    pub(super) leadership: Arc<Leadership>,
     pub(super) log_engine: Arc<dyn LogEngine>,
     pub(super) state: StateStore,
     /// What is known above the replica: version, disk, certificates.
@@ -70,6 +72,7 @@ impl Observer {
             clock_offset_ms: median(self.clock.offsets_ms().into_iter().map(|(_, offset_ms)| offset_ms).collect()),
             connected: others.iter().filter(|(id, member)| up(*id, member)).map(|(id, _)| *id).collect(),
             groups: self.groups.iter().map(|group| group_to_pb(group.status())).collect(),
+            gives_way: self.leadership.was_told(),
             ..(self.above)()
         }
     }
@@ -191,6 +194,9 @@ fn group_to_pb(status: GroupStatus) -> pb::GroupStatus {
         recent_roots: status.recent_roots.iter().map(root).collect(),
         followers: status.followers.iter().map(lag).collect(),
         stopped: status.stopped.unwrap_or_default(),
+        degraded: status.degraded,
+        learners: status.composition.learners().collect(),
+        voters: status.composition.voters.into_iter().collect(),
     }
 }
 

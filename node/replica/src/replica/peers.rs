@@ -27,6 +27,11 @@ impl Peers {
         let _already_set = self.greeter.set(greeter);
     }
 
+    /// Lets go of the clients of nodes that are no members any more.
+    pub fn forget_all_but(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.clients.lock().retain(|node, _| is_member(*node));
+    }
+
     /// The client of a node; a new one when its address has changed.
     pub fn client(&self, node: NodeId, address: &str) -> Arc<PeerClient> {
         let greeter = self.greeter.get().expect("invariant: the greeter is set before any group starts");

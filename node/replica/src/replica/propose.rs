@@ -12,6 +12,7 @@ use crate::ShardId;
 use crate::peer::Lane;
 use crate::peer::client::CallFailure;
 use crate::peer::frame::Kind;
+use crate::shard::durability::Durability;
 use crate::shard::group::GroupError;
 use crate::store::disk::DiskLevel;
 use crate::trace;
@@ -56,6 +57,16 @@ impl Replica {
         command: Bytes,
         deadline: Instant,
     ) -> Result<pb::Outcome, ReplicaError> {
+        self.propose_and_tell(shard, command, deadline).await.map(|(outcome, _)| outcome)
+    }
+
+    /// The same, and where the command is on disk by then.
+    pub async fn propose_and_tell(
+        &self,
+        shard: ShardId,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<(pb::Outcome, Durability), ReplicaError> {
         let mut maybe_done = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -63,7 +74,7 @@ impl Replica {
                 return Err(if maybe_done { ReplicaError::Unknown } else { ReplicaError::NoLeader });
             }
             match self.try_propose(shard, &command, left).await {
-                Ok(outcome) => return Ok(outcome),
+                Ok(answer) => return Ok(answer),
                 Err(GroupError::Malformed) if !maybe_done => return Err(ReplicaError::Malformed),
                 Err(GroupError::Overloaded) if !maybe_done => return Err(ReplicaError::Overloaded),
                 Err(GroupError::DiskFull) if !maybe_done => return Err(ReplicaError::DiskFull),
@@ -82,7 +93,12 @@ impl Replica {
         self.disk().0 == DiskLevel::Stalled && self.leader(shard).is_some_and(|(leader, _)| leader == self.node_id)
     }
 
-    async fn try_propose(&self, shard: ShardId, command: &Bytes, left: Duration) -> Result<pb::Outcome, GroupError> {
+    async fn try_propose(
+        &self,
+        shard: ShardId,
+        command: &Bytes,
+        left: Duration,
+    ) -> Result<(pb::Outcome, Durability), GroupError> {
         let group = self.group(shard);
         let Some((leader, member)) = group.leader() else {
             return Err(GroupError::NotLeader { leader: None });
@@ -102,7 +118,8 @@ impl Replica {
         }
         let answer = answer.map_err(group_error)?;
         let answer = pb::ForwardResponse::decode(answer).map_err(|_| GroupError::Unknown)?;
-        answer.outcome.ok_or(GroupError::Unknown)
+        let durability = if answer.both_keyed { Durability::BothKeyed } else { Durability::Quorum };
+        Ok((answer.outcome.ok_or(GroupError::Unknown)?, durability))
     }
 }
 

@@ -29,6 +29,7 @@ pub enum Command {
     PutTenant(pb::PutTenant),
     PutGrant(pb::PutGrant),
     RemoveGrant(pb::RemoveGrant),
+    ChangeNode(pb::ChangeNode),
 }
 
 /// A command with its header.
@@ -64,6 +65,7 @@ impl Command {
             Self::PutTenant(_) => 17,
             Self::PutGrant(_) => 18,
             Self::RemoveGrant(_) => 19,
+            Self::ChangeNode(_) => 20,
         }
     }
 
@@ -85,6 +87,7 @@ impl Command {
             Self::PutTenant(payload) => payload.encode(&mut bytes),
             Self::PutGrant(payload) => payload.encode(&mut bytes),
             Self::RemoveGrant(payload) => payload.encode(&mut bytes),
+            Self::ChangeNode(payload) => payload.encode(&mut bytes),
         };
         written.expect("invariant: a growing buffer has room");
         bytes.freeze()
@@ -119,6 +122,7 @@ fn decode_payload(kind: u8, payload: Bytes) -> Result<Command, CommandError> {
         17 => pb::PutTenant::decode(payload).map(Command::PutTenant),
         18 => pb::PutGrant::decode(payload).map(Command::PutGrant),
         19 => pb::RemoveGrant::decode(payload).map(Command::RemoveGrant),
+        20 => pb::ChangeNode::decode(payload).map(Command::ChangeNode),
         unknown => return Err(CommandError::UnknownKind(unknown)),
     };
     command.map_err(|_| CommandError::Malformed)

@@ -1,7 +1,7 @@
 //! One group on this node: proposals, read barriers, status.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -16,8 +16,10 @@ use super::apply::Progress;
 use super::apply::merkle::Hash;
 use super::command;
 use super::config::{Retention, Timing, raft_config};
+use super::durability::{Durability, KeyedSites};
 use super::log::LogStorage;
 use super::machine::{GroupMachine, blocking};
+use super::members::Composition;
 use super::network::GroupNetwork;
 use super::repair::repair;
 use super::types::{LogId, Member, Proposal, Raft};
@@ -78,12 +80,14 @@ pub enum Confirmed {
 pub struct Conditions {
     pub clock: Arc<ClusterClock>,
     pub disks: Arc<ClusterDisks>,
+    /// How long a commit waits for every site with keys, if it does.
+    keyed_sites_within: Option<Duration>,
     room: Semaphore,
 }
 
 impl Conditions {
-    pub fn new(clock: Arc<ClusterClock>, disks: Arc<ClusterDisks>) -> Arc<Self> {
-        Arc::new(Self { clock, disks, room: Semaphore::new(PROPOSED_KIB_MAX) })
+    pub fn new(clock: Arc<ClusterClock>, disks: Arc<ClusterDisks>, keyed_sites_within: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self { clock, disks, keyed_sites_within, room: Semaphore::new(PROPOSED_KIB_MAX) })
     }
 }
 
@@ -100,9 +104,12 @@ pub struct GroupStatus {
     pub flushed_index: u64,
     pub seq: u64,
     pub recent_roots: Vec<(u64, Hash)>,
+    pub composition: Composition,
     /// On the leader: how many entries each follower lacks.
     pub followers: Vec<(NodeId, u64)>,
     pub stopped: Option<String>,
+    /// On the leader: it goes on without a site that it should wait for.
+    pub degraded: bool,
 }
 
 /// What a group keeps on disk.
@@ -118,6 +125,7 @@ pub struct Group {
     pub node: NodeId,
     raft: Raft,
     conditions: Arc<Conditions>,
+    keyed_sites: Arc<KeyedSites>,
     proposals: Semaphore,
     lease_read_max: Duration,
     /// The newest log time given out: log time does not go back while this node leads.
@@ -147,11 +155,14 @@ impl Group {
         // Once it answers, the metrics tell the stored members: nobody takes the group for one that is not formed yet.
         raft.is_initialized().await.map_err(std::io::Error::other)?;
         log_leaders(shard, node, &raft);
+        let keyed_sites = KeyedSites::new(shard, conditions.keyed_sites_within);
+        keyed_sites.follow(node, &raft);
         Ok(Self {
             shard,
             node,
             raft,
             conditions,
+            keyed_sites,
             proposals: Semaphore::new(PROPOSALS_MAX),
             lease_read_max: timing.lease_read_max(),
             log_time_ms: Mutex::new(0),
@@ -221,9 +232,13 @@ impl Group {
         }
     }
 
-    /// Proposes on the leader; answers what apply said.
-    pub async fn propose_here(&self, command: &Bytes, limit: Duration) -> Result<pb::Outcome, GroupError> {
-        let Conditions { clock, disks, room } = &*self.conditions;
+    /// Proposes on the leader; answers what apply said, and where it is on disk by then.
+    pub async fn propose_here(
+        &self,
+        command: &Bytes,
+        limit: Duration,
+    ) -> Result<(pb::Outcome, Durability), GroupError> {
+        let Conditions { clock, disks, room, .. } = &*self.conditions;
         let Ok(now_ms) = clock.now_ms(self.member_count()) else {
             return Err(GroupError::NotLeader { leader: None });
         };
@@ -242,6 +257,7 @@ impl Group {
         let stamped = command::stamp(command, log_time_ms).map_err(|_| GroupError::Malformed)?;
         let mut span = trace::span("leader", Kind::Server);
         let proposal = Proposal(stamped, span.as_ref().map(Span::context));
+        let begun = Instant::now();
         let written = tokio::time::timeout(limit, self.raft.client_write(proposal)).await;
         if let Some(span) = &mut span {
             span.note("shard", Value::Number(self.shard.into()));
@@ -252,7 +268,11 @@ impl Group {
         }
         match written {
             Err(_) => Err(GroupError::Unknown),
-            Ok(Ok(written)) => Ok(written.response().0.clone()),
+            Ok(Ok(written)) => {
+                let durability =
+                    self.keyed_sites.confirm(written.log_id().index, limit.saturating_sub(begun.elapsed())).await;
+                Ok((written.response().0.clone(), durability))
+            }
             // It may have been replicated before this replica stopped: never "nothing was done".
             Ok(Err(RaftError::Fatal(_))) => Err(GroupError::Unknown),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
@@ -300,19 +320,26 @@ impl Group {
 
     /// Gives leadership to the follower that lacks least, before this node stops.
     pub async fn hand_over(&self) {
-        self.hand_over_to(|_| true).await;
+        self.hand_over_to(|_, _| true).await;
     }
 
-    /// Gives leadership to the follower that lacks least, of those that are fit for it.
+    /// On the leader: the voter that lacks least, of those that are fit by their id and how many entries they lack.
+    pub fn successor(&self, fit: impl Fn(NodeId, u64) -> bool) -> Option<NodeId> {
+        let GroupStatus { followers, composition, .. } = self.status();
+        let voters = followers.into_iter().filter(|(id, _)| composition.voters.contains(id));
+        let successor = voters.filter(|(id, behind)| fit(*id, *behind)).min_by_key(|(_, behind)| *behind);
+        successor.map(|(id, _)| id)
+    }
+
+    /// Gives leadership to that one.
     ///
     /// Openraft does not take a transfer back (#1747): whether or not the successor follows, this node takes no write and
     /// sends no heartbeat until somebody else is elected, or it is stopped.
-    pub async fn hand_over_to(&self, fit: impl Fn(NodeId) -> bool) {
+    pub async fn hand_over_to(&self, fit: impl Fn(NodeId, u64) -> bool) {
         if !self.raft.is_leader() {
             return;
         }
-        let followers = self.status().followers.into_iter().filter(|(id, _)| fit(*id));
-        let Some((successor, _)) = followers.min_by_key(|(_, behind)| *behind) else { return };
+        let Some(successor) = self.successor(fit) else { return };
         if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
             tracing::warn!(shard = self.shard, %error, "cannot hand over leadership: the others elect after this node has gone, which takes an election timeout");
             return;
@@ -363,8 +390,10 @@ impl Group {
             purged_index: metrics.purged.map_or(0, |log_id| log_id.index),
             flushed_index: metrics.snapshot.map_or(0, |log_id| log_id.index),
             seq: progress.seq,
+            composition: self.composition(),
             recent_roots: progress.recent_roots(),
             followers: followers.map(|(id, matched)| (*id, lag(matched))).collect(),
+            degraded: self.keyed_sites.is_degraded(),
             stopped: metrics.running_state.err().map(|fatal| fatal.to_string()),
         }
     }

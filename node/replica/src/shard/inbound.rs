@@ -14,11 +14,14 @@ use prost::Message;
 use tokio::sync::Semaphore;
 
 use super::codec::{self, Malformed};
+use super::durability::Durability;
 use super::group::{Confirmed, Group, GroupError};
+use super::members;
 use super::network;
 use super::transfer;
 use super::types::Vote;
 use crate::peer::frame::Kind;
+use crate::peer::leadership::Leadership;
 use crate::peer::server::Handler;
 use crate::store::incoming::Incoming;
 use crate::trace::{self, Context};
@@ -31,6 +34,7 @@ pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
 pub struct Inbound {
     groups: Vec<Arc<Group>>,
     incoming: Incoming,
+    leadership: Arc<Leadership>,
     /// By group: one snapshot at a time.
     snapshots: Vec<Arc<Semaphore>>,
     started: Instant,
@@ -44,12 +48,13 @@ impl Inbound {
     pub fn new(
         groups: Vec<Arc<Group>>,
         incoming: Incoming,
+        leadership: Arc<Leadership>,
         started: Instant,
         restart_silence: Duration,
         describe: Describe,
     ) -> Self {
         let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { groups, incoming, snapshots, started, restart_silence, describe }
+        Self { groups, incoming, leadership, snapshots, started, restart_silence, describe }
     }
 
     /// The group, if the sender is one of its members (or it has none yet).
@@ -69,9 +74,17 @@ impl Inbound {
             Kind::ReadIndex => read_index(group, payload).await,
             Kind::Forward => forward(keyed(group, from)?, payload).await,
             Kind::Echo => Ok(Bytes::new()),
+            Kind::GiveWay => self.give_way(keyed(group, from)?, payload),
+            Kind::ChangeMember => change_member(keyed(group, from)?, payload).await,
             Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
             _ => Err(error(ErrorKind::Malformed)),
         }
+    }
+
+    fn give_way(&self, _asked_by_a_keyed_node: &Group, payload: Bytes) -> Answer {
+        let request = pb::GiveWayRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+        self.leadership.tell(request.give_way);
+        Ok(Bytes::new())
     }
 
     /// The restart rule: see [`super::config::Timing::restart_silence`].
@@ -146,13 +159,20 @@ async fn read_index(group: &Group, payload: Bytes) -> Answer {
     Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
 }
 
+async fn change_member(group: &Group, payload: Bytes) -> Answer {
+    let request = pb::ChangeMemberRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+    let changed = members::change_member(group, request).await.map_err(|failure| call_error(&failure))?;
+    Ok(changed.encode_to_vec().into())
+}
+
 async fn forward(group: &Group, payload: Bytes) -> Answer {
     let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
     let limit = Duration::from_millis(u64::from(request.timeout_ms));
     let proposed = group.propose_here(&request.command, limit);
     let outcome = trace::within(Context::from_bytes(&request.trace), proposed).await;
-    let outcome = outcome.map_err(|failure| call_error(&failure))?;
-    Ok(pb::ForwardResponse { outcome: Some(outcome) }.encode_to_vec().into())
+    let (outcome, durability) = outcome.map_err(|failure| call_error(&failure))?;
+    let both_keyed = durability == Durability::BothKeyed;
+    Ok(pb::ForwardResponse { outcome: Some(outcome), both_keyed }.encode_to_vec().into())
 }
 
 fn error(kind: ErrorKind) -> pb::CallError {

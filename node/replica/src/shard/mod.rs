@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 #[cfg(test)]
 mod crash_tests;
+pub mod durability;
 #[cfg(test)]
 mod fuzz_tests;
 pub mod group;
@@ -18,6 +19,7 @@ pub mod install;
 mod install_tests;
 pub mod log;
 pub mod machine;
+pub mod members;
 pub mod network;
 #[cfg(test)]
 mod network_tests;

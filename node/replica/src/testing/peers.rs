@@ -10,6 +10,7 @@ use crate::peer::client::PeerClient;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::peer::hello::{Greeter, Standing};
+use crate::peer::leadership::Leadership;
 use crate::peer::registry::{Registry, Start};
 use crate::peer::server::{Handler, serve};
 use crate::peer::transport::Transport;
@@ -36,7 +37,9 @@ pub fn new_greeter(id: NodeId, name: &str) -> Greeter {
         registry: Registry::new(engine, writer.clone()),
         clock: Arc::new(ClusterClock::new(Platform::system())),
         disks: Arc::new(ClusterDisks::new(Arc::default())),
+        leadership: Arc::new(Leadership::new(true)),
         log: writer,
+        refused_by: Default::default(),
     }
 }
 

@@ -56,6 +56,10 @@ fn shards(report: &Report, found: &mut Vec<Finding>) {
                 "wait for an election, a few seconds; if it lasts, more than half of the nodes must run and reach each other",
             )),
             Some((_, view)) => {
+                if view.degraded {
+                    let what = format!("{label}: commits are answered before they are at every site with keys");
+                    found.push(finding(what, "one of these sites does not keep up: start its nodes, look at the network"));
+                }
                 for lag in view.followers.iter().filter(|lag| lag.entries_behind > BEHIND_MAX) {
                     let node = report.name(&lag.node_id);
                     let what = format!("{label}: node {node} is {} entries behind", lag.entries_behind);
@@ -83,6 +87,18 @@ fn of_node(report: &Report, name: &str, status: &NodeStatus, found: &mut Vec<Fin
     if let Some(why) = &status.not_ready {
         let what = format!("node {name} is not ready: {why}");
         found.push(finding(what, "clients are sent to the other nodes meanwhile; its log says more"));
+    }
+    if status.drained {
+        let what = format!("node {name} is drained: it leads nothing");
+        found.push(finding(what, "restart it, or let it lead again: charthold node drain --undo"));
+    }
+    let (votes, shards) = (report.votes(&status.node_id), report.shards().len());
+    if votes < shards && report.shards().iter().all(|shard| report.leader(*shard).is_some()) {
+        let what = format!("node {name} votes in {votes} of {shards} shards");
+        found.push(finding(
+            what,
+            "it is catching up, and votes in the others once it has; if that lasts, look at its log",
+        ));
     }
     for other in report.nodes().iter().filter(|other| other.id != status.node_id) {
         // One that nobody reaches is told of already.

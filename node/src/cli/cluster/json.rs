@@ -4,7 +4,7 @@ use charthold_client::{Certificate, FollowerLag, Node, NodeStatus, Root, ShardSt
 use serde_json::{Value, json};
 
 use super::findings::Finding;
-use super::report::Report;
+use super::report::{Agreement, Report};
 use crate::cli::output;
 
 pub fn report(report: &Report, findings: &[Finding]) -> Value {
@@ -55,11 +55,28 @@ fn add_status(value: &mut Value, status: &NodeStatus, leads: usize) {
         "certificates": status.certificates.iter().map(certificate).collect::<Vec<_>>(),
         "ready": status.not_ready.is_none(),
         "not_ready": status.not_ready,
+        "drained": status.drained,
         "shards": status.shards.iter().map(shard).collect::<Vec<_>>(),
     });
     if let (Value::Object(value), Value::Object(more)) = (value, more) {
         value.extend(more);
     }
+}
+
+/// Each shard as its leader sees it, or whoever is the furthest.
+pub fn shards(report: &Report) -> Value {
+    let view = |number: u32| {
+        let furthest = || report.replicas(number).into_iter().max_by_key(|(_, view)| view.applied_index);
+        let (_, view) = report.leader(number).or_else(furthest)?;
+        let mut value = shard(view);
+        value["agreement"] = match report.agreement(number) {
+            Agreement::Equal { seq, .. } => json!({ "equal_at_seq": seq }),
+            Agreement::Differs { seq } => json!({ "differs_at_seq": seq }),
+            Agreement::Unknown => Value::Null,
+        };
+        Some(value)
+    };
+    report.shards().into_iter().filter_map(view).collect()
 }
 
 fn shard(shard: &ShardStatus) -> Value {
@@ -78,6 +95,9 @@ fn shard(shard: &ShardStatus) -> Value {
         "recent_roots": shard.recent_roots.iter().map(root).collect::<Vec<_>>(),
         "followers": shard.followers.iter().map(lag).collect::<Vec<_>>(),
         "stopped": shard.stopped,
+        "degraded": shard.degraded,
+        "voter_node_ids": shard.voter_node_ids,
+        "learner_node_ids": shard.learner_node_ids,
     })
 }
 

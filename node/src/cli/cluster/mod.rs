@@ -6,10 +6,10 @@
 //! json.rs    a report for programs
 //! ```
 
-mod findings;
-mod json;
-mod report;
-mod screen;
+pub(super) mod findings;
+pub(super) mod json;
+pub(super) mod report;
+pub(super) mod screen;
 
 use charthold_client::Node;
 use serde_json::{Value, json};

@@ -66,6 +66,22 @@ impl Report {
         replicas.filter(|(id, view)| view.leader_node_id.as_deref() == Some(*id)).max_by_key(|(_, view)| view.term)
     }
 
+    /// Shards in which a node has a vote, as their leaders know it.
+    pub fn votes(&self, id: &str) -> usize {
+        let has_a_vote = |shard: &u32| {
+            let leader = self.leader(*shard);
+            leader.is_some_and(|(_, view)| view.voter_node_ids.iter().any(|voter| voter == id))
+        };
+        self.shards().iter().filter(|shard| has_a_vote(shard)).count()
+    }
+
+    /// How many entries a node lacks, over all shards, as their leaders know it.
+    pub fn entries_behind(&self, id: &str) -> u64 {
+        let lags = self.shards().into_iter().filter_map(|shard| self.leader(shard));
+        let lags = lags.flat_map(|(_, view)| &view.followers).filter(|lag| lag.node_id == id);
+        lags.map(|lag| lag.entries_behind).sum()
+    }
+
     pub fn leads(&self, id: &str) -> usize {
         self.shards().into_iter().filter(|shard| self.leader(*shard).is_some_and(|(leader, _)| leader == id)).count()
     }
@@ -127,6 +143,9 @@ pub(super) mod tests {
             recent_roots: roots.iter().map(|(seq, byte)| Root { seq: *seq, sha256: vec![*byte; 32] }).collect(),
             followers: Vec::new(),
             stopped: None,
+            degraded: false,
+            voter_node_ids: ["01", "02", "03"].map(str::to_owned).to_vec(),
+            learner_node_ids: Vec::new(),
         }
     }
 
@@ -151,6 +170,7 @@ pub(super) mod tests {
             }],
             not_ready: None,
             shards: vec![shard],
+            drained: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! A report for people: nodes, shards, and what is wrong, on one screen.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use charthold_client::{FollowerLag, Node, NodeStatus};
@@ -16,17 +17,37 @@ pub fn report(report: &Report, findings: &[Finding]) -> String {
     let state = if report.status.initialized { "initialized" } else { "not initialized" };
     let asked = report.name(&report.status.node_id);
     let head = format!("cluster {}, {state}, as node {asked} sees it", report.status.cluster);
-    let nodes = output::table(
+    format!("{head}\n\n{}\n\n{}\n\n{}", nodes(report), shards(report), wrong(findings))
+}
+
+pub fn nodes(report: &Report) -> String {
+    output::table(
         &["NODE", "SITE", "STATE", "LEADS", "UP", "DISK FREE", "MEMORY", "CLOCK", "CERTIFICATE", "VERSION", "CLIENTS"],
         &[3, 4, 5, 6, 7, 8],
         report.nodes().iter().map(|node| node_row(report, node)),
-    );
-    let shards = output::table(
-        &["SHARD", "LEADER", "TERM", "SEQ", "BEHIND", "ROOT"],
+    )
+}
+
+pub fn shards(report: &Report) -> String {
+    output::table(
+        &["SHARD", "LEADER", "TERM", "SEQ", "VOTERS", "BEHIND", "ROOT"],
         &[2, 3],
         report.shards().into_iter().map(|shard| shard_row(report, shard)),
-    );
-    format!("{head}\n\n{nodes}\n\n{shards}\n\n{}", wrong(findings))
+    )
+}
+
+/// A site's nodes, how many of them answer, and what they lead.
+pub fn sites(report: &Report) -> String {
+    let sites = report.nodes().iter().map(|node| node.site.as_str()).collect::<BTreeSet<_>>();
+    let row = |site: &str| {
+        let nodes = report.nodes().iter().filter(|node| node.site == site).collect::<Vec<_>>();
+        let up = nodes.iter().filter(|node| report.node(&node.id).is_ok()).count();
+        let leads = nodes.iter().map(|node| report.leads(&node.id)).sum::<usize>();
+        let keys = if nodes.iter().any(|node| node.keyed) { "keyed" } else { "keyless" };
+        let names = nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
+        vec![site.to_owned(), keys.to_owned(), format!("{up} of {}", nodes.len()), leads.to_string(), names]
+    };
+    output::table(&["SITE", "KEYS", "UP", "LEADS", "NODES"], &[3], sites.into_iter().map(row))
 }
 
 fn wrong(findings: &[Finding]) -> String {
@@ -43,7 +64,7 @@ fn node_row(report: &Report, node: &Node) -> Vec<String> {
     match report.node(&node.id) {
         Err(_) => row.extend(["unreachable", NONE, NONE, NONE, NONE, NONE, NONE, NONE].map(str::to_owned)),
         Ok(status) => row.extend([
-            format!("{}{kind}", if status.not_ready.is_some() { "not ready" } else { "ready" }),
+            format!("{}{kind}", state(status)),
             report.leads(&node.id).to_string(),
             duration(status.uptime),
             free(status),
@@ -55,6 +76,14 @@ fn node_row(report: &Report, node: &Node) -> Vec<String> {
     }
     row.push(if node.keyed { node.client_endpoint.clone() } else { NONE.to_owned() });
     row
+}
+
+fn state(status: &NodeStatus) -> &'static str {
+    match (&status.not_ready, status.drained) {
+        (Some(_), _) => "not ready",
+        (None, true) => "drained",
+        (None, false) => "ready",
+    }
 }
 
 fn free(status: &NodeStatus) -> String {
@@ -97,7 +126,10 @@ fn shard_row(report: &Report, shard: u32) -> Vec<String> {
         Agreement::Unknown => NONE.to_owned(),
     };
     let behind = if behind.is_empty() { NONE.to_owned() } else { behind };
-    vec![label, leader, view.term.to_string(), view.seq.to_string(), behind, root]
+    let mut voters: Vec<&str> = view.voter_node_ids.iter().map(|id| report.name(id)).collect();
+    voters.sort_unstable();
+    let voters = voters.join(" ");
+    vec![label, leader, view.term.to_string(), view.seq.to_string(), voters, behind, root]
 }
 
 #[cfg(test)]
@@ -116,7 +148,7 @@ mod tests {
         assert_eq!(lines[0], "cluster test, initialized, as node a1 sees it");
         assert_eq!(lines[3], "a1 a ready 0 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 a1:7400");
         assert_eq!(lines[4], "b1 b ready 1 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 b1:7400");
-        assert_eq!(lines[8], "1 b1 3 9 a1 0, c1 0 01010101 at 8");
+        assert_eq!(lines[8], "1 b1 3 9 a1 b1 c1 a1 0, c1 0 01010101 at 8");
         assert_eq!(lines.last().map(String::as_str), Some("nothing is wrong"));
     }
 

@@ -25,6 +25,10 @@ const WAIT_STANDING_MAX: Duration = Duration::from_millis(100);
 const WAIT_BELOW_SHARE_MAX: Duration = Duration::from_secs(4);
 /// A line that was not empty for so long is a standing queue. Also how often the places are adapted.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How many times what a call takes without a queue is no sign of one.
+const SLOWER: u32 = 3;
+/// How fast it is forgotten what a call takes without a queue: by half in ten minutes.
+const FORGET: f64 = 1.001;
 /// What a refused caller is asked to wait: doubled every second in which its tenant is refused again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_DOUBLINGS_MAX: u32 = 5;
@@ -37,7 +41,8 @@ const TENANTS_MAX: usize = 4_096;
 pub struct Limits {
     pub places: usize,
     pub waiting: usize,
-    /// Where calls take longer, there are too many at once. Nothing: how long they take is not ours to say.
+    /// Where calls take longer, and [`SLOWER`] than at the best of times, there are too many at once. Nothing: how long
+    /// they take is not ours to say.
     pub service_target: Option<Duration>,
 }
 
@@ -67,8 +72,9 @@ pub struct FairQueue<W> {
     waiting: usize,
     /// The tag that was served last.
     served: u64,
-    /// How long a call takes: a moving average.
+    /// How long a call takes: a moving average; and the least of it lately.
     service: Duration,
+    service_min: Option<Duration>,
     adapted_at: Instant,
     tenants: HashMap<Token, Tenant<W>>,
 }
@@ -122,6 +128,7 @@ impl<W: Waiter> FairQueue<W> {
             waiting: 0,
             served: 0,
             service: Duration::ZERO,
+            service_min: None,
             adapted_at: now,
             tenants: HashMap::new(),
         }
@@ -163,7 +170,11 @@ impl<W: Waiter> FairQueue<W> {
     pub fn leave(&mut self, tenant: Token, now: Instant, took: Option<Duration>, kib: u64, settled: &mut Settled<W>) {
         self.running -= 1;
         // Quick to notice, slow enough not to follow a single one: an eighth.
-        self.service = took.map_or(self.service, |took| (self.service * 7 + took) / 8);
+        self.service = match took {
+            Some(took) if self.service.is_zero() => took,
+            Some(took) => (self.service * 7 + took) / 8,
+            None => self.service,
+        };
         let left = self.tenant(tenant, now);
         left.running -= 1;
         left.tag += kib;
@@ -282,8 +293,10 @@ impl<W: Waiter> FairQueue<W> {
             return;
         }
         self.adapted_at = now;
+        let min = self.service_min.map_or(self.service, |min| min.mul_f64(FORGET).min(self.service));
+        self.service_min = Some(min);
         let (least, most) = ((self.limits.places / 4).max(1), self.limits.places);
-        let wanted = match self.service > target {
+        let wanted = match self.service > target.max(min * SLOWER) {
             true => self.places * 4 / 5,
             false => self.places + self.places / 8 + 1,
         };

@@ -248,6 +248,22 @@ fn slow_calls_get_fewer_places() {
     assert_eq!(places(10 * MS, 3_000), 64);
 }
 
+/// Between far sites a call takes long though nobody waits.
+#[test]
+fn calls_that_were_always_slow_keep_their_places() {
+    let mut bench = Bench::new(64, 64);
+    let mut places = |took: Duration, times: usize| {
+        for _ in 0..times {
+            assert_eq!(bench.arrive(1, 0, LATER), Arrival::Admitted);
+            bench.leave(1, took, 0);
+        }
+        bench.queue.places()
+    };
+    assert_eq!(places(400 * MS, 100), 64);
+    assert_eq!(places(1_100 * MS, 50), 64);
+    assert_eq!(places(1_500 * MS, 50), 16);
+}
+
 #[tokio::test]
 async fn a_place_goes_on_to_who_waits_however_its_holder_ends() {
     let admission = Arc::new(Admission::default());

@@ -149,6 +149,7 @@ impl Applier {
             Command::PutTenant(put) => self.put_tenant(overlay, put),
             Command::PutGrant(put) => self.put_grant(overlay, put),
             Command::RemoveGrant(remove) => self.remove_grant(overlay, remove),
+            Command::ChangeNode(change) => self.change_node(overlay, change),
         }
     }
 }

@@ -1,0 +1,100 @@
+//! Who rather leads nothing: this node and its peers, as each tells every second.
+//!
+//! A node says so while it has no keys (it may lead when it alone holds the newest entries, and then only until another
+//! can) and after it was told to give way. That is forgotten when it restarts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::NodeId;
+
+/// What was heard longer ago says nothing.
+const HEARD_MAX: Duration = Duration::from_secs(4);
+
+pub struct Leadership {
+    keyed: bool,
+    told: AtomicBool,
+    heard: Mutex<HashMap<NodeId, Heard>>,
+}
+
+/// What a peer said last, and since when it says that it may lead.
+struct Heard {
+    at: Instant,
+    willing_since: Option<Instant>,
+}
+
+impl Leadership {
+    pub fn new(keyed: bool) -> Self {
+        Self { keyed, told: AtomicBool::new(false), heard: Mutex::default() }
+    }
+
+    /// What this node's operator wants.
+    pub fn tell(&self, give_way: bool) {
+        self.told.store(give_way, Ordering::Relaxed);
+    }
+
+    /// Whether an operator wants it.
+    pub fn was_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Whether this node leads nothing that another can lead.
+    pub fn gives_way(&self) -> bool {
+        !self.keyed || self.was_told()
+    }
+
+    /// Takes what a peer says.
+    pub fn hear(&self, node: NodeId, gives_way: bool) {
+        let now = Instant::now();
+        let mut heard = self.heard.lock();
+        heard.retain(|_, heard| now - heard.at < HEARD_MAX);
+        let before = heard.get(&node).and_then(|heard| heard.willing_since);
+        heard.insert(node, Heard { at: now, willing_since: (!gives_way).then(|| before.unwrap_or(now)) });
+    }
+
+    /// For how long a peer has said without a pause that it may lead; nothing if it does not.
+    pub fn willing_for(&self, node: NodeId) -> Option<Duration> {
+        let heard = self.heard.lock();
+        let lately = heard.get(&node).filter(|heard| heard.at.elapsed() < HEARD_MAX)?;
+        lately.willing_since.map(|since| since.elapsed())
+    }
+
+    /// Whether a peer was heard of lately, whatever it said.
+    pub fn is_heard(&self, node: NodeId) -> bool {
+        self.heard.lock().get(&node).is_some_and(|heard| heard.at.elapsed() < HEARD_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_says_so_may_lead() {
+        let leadership = Leadership::new(true);
+        leadership.hear(1, false);
+        leadership.hear(2, true);
+        assert_eq!([1, 2, 3].map(|node| leadership.willing_for(node).is_some()), [true, false, false]);
+        assert_eq!([1, 2, 3].map(|node| leadership.is_heard(node)), [true, true, false]);
+        let since = leadership.willing_for(1);
+        leadership.hear(1, false);
+        assert!(leadership.willing_for(1) >= since, "it goes on being willing");
+        leadership.hear(1, true);
+        assert_eq!(leadership.willing_for(1), None);
+    }
+
+    #[test]
+    fn who_has_no_keys_always_gives_way() {
+        let (keyed, keyless) = (Leadership::new(true), Leadership::new(false));
+        assert!(!keyed.gives_way() && keyless.gives_way());
+        for leadership in [&keyed, &keyless] {
+            leadership.tell(true);
+            assert!(leadership.gives_way() && leadership.was_told());
+            leadership.tell(false);
+        }
+        assert!(!keyed.gives_way() && keyless.gives_way());
+    }
+}

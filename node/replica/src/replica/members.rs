@@ -1,0 +1,234 @@
+//! Which nodes are members: an operator changes the directory's membership, all other groups follow it.
+//!
+//! The directory's members are the cluster's. Whoever leads a group compares once a second, and takes the next step: who
+//! is no longer a member is left out; a member that the group lacks becomes a learner; a learner that has caught up
+//! becomes a voter. Each step stands for itself: whoever leads next goes on where the last one stopped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use charthold_proto::internal as pb;
+use prost::Message as _;
+
+use super::Replica;
+use super::form::FormError;
+use super::peers::Peers;
+use super::propose::group_error;
+use crate::peer::Lane;
+use crate::peer::frame::Kind;
+use crate::peer::leadership::Leadership;
+use crate::shard::codec;
+use crate::shard::group::{Group, GroupError};
+use crate::shard::members::{Change, Composition, change_member, keyless_are_few};
+use crate::shard::types::Member;
+use crate::{DIRECTORY, NodeId};
+
+const STEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Entries that a learner may lack when it gets its vote: from then on they may be waited for.
+const BEHIND_MAX: u64 = 200;
+/// For one try at one leader.
+const TRY_MAX: Duration = Duration::from_secs(12);
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// What an operator wants.
+#[derive(Clone, Debug)]
+pub enum MemberChange {
+    Add(NodeId, Member),
+    Remove(NodeId),
+}
+
+/// Why the cluster's nodes were not changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChangeError {
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Unreachable(#[from] FormError),
+    /// It may have been done, or may be done yet. Safe to repeat.
+    #[error("the directory's leader did not answer in time")]
+    Unknown,
+}
+
+/// What a group's leader does next, so that the group has the cluster's nodes.
+fn next_step(
+    group: &Composition,
+    wanted: &BTreeMap<NodeId, Member>,
+    own: NodeId,
+    caught_up: impl Fn(NodeId) -> bool,
+) -> Option<Change> {
+    if group.changing {
+        return Some(Change::Complete);
+    }
+    let voters_are_fine = |change: &Change| {
+        let stays = |id: &&NodeId| !matches!(change, Change::Remove(gone) if gone == *id);
+        let promoted = match change {
+            Change::Promote(id) => Some(id),
+            _ => None,
+        };
+        let voters = group.voters.iter().filter(stays).chain(promoted);
+        keyless_are_few(voters.filter_map(|id| group.members.get(id)))
+    };
+    // This node cannot leave what it leads: it hands over first, see [`leaves_itself`].
+    let gone = group.members.keys().filter(|id| !wanted.contains_key(id) && **id != own).map(|id| Change::Remove(*id));
+    let lacking = wanted.iter().filter(|(id, _)| !group.members.contains_key(id));
+    let lacking = lacking.map(|(id, member)| Change::AddLearner(*id, Box::new(member.clone())));
+    let ready = group.learners().filter(|id| wanted.contains_key(id) && caught_up(*id)).map(Change::Promote);
+    gone.chain(lacking).chain(ready).find(voters_are_fine)
+}
+
+/// Whether a leader is not to be a member any more.
+fn leaves_itself(group: &Composition, wanted: &BTreeMap<NodeId, Member>, own: NodeId) -> bool {
+    group.members.contains_key(&own) && !wanted.contains_key(&own)
+}
+
+/// Takes steps in whatever this node leads, for ever.
+pub(super) async fn follow_directory(groups: Vec<Arc<Group>>, peers: Arc<Peers>, leadership: Arc<Leadership>) {
+    loop {
+        tokio::time::sleep(STEP_INTERVAL).await;
+        let wanted = groups[usize::from(DIRECTORY)].composition().members;
+        if wanted.is_empty() {
+            continue;
+        }
+        peers.forget_all_but(|id| wanted.contains_key(&id));
+        let led = groups.iter().filter(|group| group.leads());
+        futures::future::join_all(led.map(|group| take_step(group, &wanted, &leadership))).await;
+    }
+}
+
+async fn take_step(group: &Group, wanted: &BTreeMap<NodeId, Member>, leadership: &Leadership) {
+    let composition = group.composition();
+    if leaves_itself(&composition, wanted, group.node) {
+        return group.hand_over_to(|node, _| leadership.willing_for(node).is_some()).await;
+    }
+    let behind = group.status().followers;
+    let caught_up = |id| {
+        let behind = behind.iter().find(|(follower, _)| *follower == id);
+        leadership.is_heard(id) && behind.is_some_and(|(_, behind)| *behind <= BEHIND_MAX)
+    };
+    let Some(step) = next_step(&composition, wanted, group.node, caught_up) else { return };
+    let what = match &step {
+        Change::Complete => "a change of the members that was begun is completed",
+        Change::AddLearner(..) => "a node gets a replica, and catches up",
+        Change::Promote(_) => "a replica has caught up, and votes from now on",
+        Change::Remove(_) => "a replica is taken out",
+    };
+    match group.change(step).await {
+        Ok(()) => tracing::info!(shard = group.shard, "{what}"),
+        // The next look sees what became of it.
+        Err(error) => tracing::debug!(shard = group.shard, %error, "a change of the members was not made"),
+    }
+}
+
+impl Replica {
+    /// Who listens for peers at an address, and may become a member.
+    pub async fn find_candidate(&self, address: &str) -> Result<(NodeId, Member), ChangeError> {
+        let hello = self.probe(address).await?;
+        let member = hello.member.unwrap_or_default();
+        let (id, member) = (member.id, codec::member_from_pb(member));
+        if member.keyed && hello.key_check != self.greeter.key_check {
+            return Err(ChangeError::Refused(format!("node {} holds another root key than this cluster", member.name)));
+        }
+        Ok((id, member))
+    }
+
+    /// Has the directory's leader make a node a member, or no member any more. Fine to repeat.
+    pub async fn change_member(&self, change: MemberChange, deadline: Instant) -> Result<(), ChangeError> {
+        use pb::change_member_request::Change as Wanted;
+        let change = match change {
+            MemberChange::Add(id, member) => Wanted::Add(codec::member_to_pb(id, &member)),
+            MemberChange::Remove(id) => Wanted::Remove(id),
+        };
+        let request = pb::ChangeMemberRequest { change: Some(change) };
+        loop {
+            match self.ask_directory_leader(&request).await {
+                Ok(answer) if answer.refused.is_empty() => return Ok(()),
+                Ok(answer) => return Err(ChangeError::Refused(answer.refused)),
+                Err(error) if Instant::now() + RETRY_AFTER >= deadline => {
+                    tracing::debug!(%error, "the directory's members were not changed in time");
+                    return Err(ChangeError::Unknown);
+                }
+                Err(_) => tokio::time::sleep(RETRY_AFTER).await,
+            }
+        }
+    }
+
+    async fn ask_directory_leader(
+        &self,
+        request: &pb::ChangeMemberRequest,
+    ) -> Result<pb::ChangeMemberResponse, GroupError> {
+        let directory = self.group(DIRECTORY);
+        let (leader, member) = directory.leader().ok_or(GroupError::NotLeader { leader: None })?;
+        if leader == self.node_id {
+            return change_member(directory, request.clone()).await;
+        }
+        let client = self.peers.client(leader, &member.peer_address);
+        let payload = request.encode_to_vec().into();
+        let answer = client.call(Lane::Control, Kind::ChangeMember, DIRECTORY, payload, TRY_MAX).await;
+        pb::ChangeMemberResponse::decode(answer.map_err(group_error)?).map_err(|_| GroupError::Unknown)
+    }
+
+    /// Tells a member to give way, or that it may lead again.
+    pub async fn tell_to_give_way(&self, node: NodeId, give_way: bool) -> Result<(), ChangeError> {
+        if node == self.node_id {
+            self.give_way(give_way);
+            return Ok(());
+        }
+        let member = self.group(DIRECTORY).member(node);
+        let member = member.ok_or_else(|| ChangeError::Refused("no such node".to_owned()))?;
+        let client = self.peers.client(node, &member.peer_address);
+        let payload = pb::GiveWayRequest { give_way }.encode_to_vec().into();
+        let told = client.call(Lane::Control, Kind::GiveWay, DIRECTORY, payload, TRY_MAX).await;
+        told.map(|_| ()).map_err(|failure| {
+            FormError::Unreachable { address: member.peer_address, detail: failure.to_string() }.into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::members::tests::{composition, nodes};
+
+    /// The next step of a group that A leads, in one letter and the node's.
+    fn step(voters: &str, learners: &str, wanted: &str, caught_up: &str) -> String {
+        let of = |id: NodeId| char::from(id as u8);
+        let caught_up = |id| caught_up.contains(of(id));
+        match next_step(&composition(voters, learners), &nodes(wanted), NodeId::from(b'A'), caught_up) {
+            None => "-".to_owned(),
+            Some(Change::Complete) => "complete".to_owned(),
+            Some(Change::AddLearner(id, _)) => format!("add {}", of(id)),
+            Some(Change::Promote(id)) => format!("promote {}", of(id)),
+            Some(Change::Remove(id)) => format!("remove {}", of(id)),
+        }
+    }
+
+    #[test]
+    fn a_group_gets_what_the_directory_has() {
+        for (voters, learners, wanted, caught_up, expected) in [
+            ("ABC", "", "ABC", "", "-"),
+            ("ABC", "", "ABCD", "", "add D"),
+            ("ABC", "D", "ABCD", "", "-"),
+            ("ABC", "D", "ABCD", "D", "promote D"),
+            ("ABC", "DE", "ABCDE", "E", "promote E"),
+            ("ABCDE", "", "ABC", "", "remove D"),
+            ("ABC", "D", "ABC", "D", "remove D"),
+            // What is gone goes before what is new comes.
+            ("ABC", "", "ABD", "", "remove C"),
+            // It hands over, and its successor takes it out.
+            ("ABC", "", "BC", "", "-"),
+            // Keyless ones stay few.
+            ("A", "k", "Ak", "k", "-"),
+            ("AB", "k", "ABk", "k", "promote k"),
+            ("ABk", "", "AB", "", "remove k"),
+            ("ABCkl", "", "ABkl", "", "-"),
+            ("ABCkl", "", "ABk", "", "remove l"),
+            ("AB", "kC", "ABkC", "kC", "promote C"),
+        ] {
+            assert_eq!(step(voters, learners, wanted, caught_up), expected, "{voters} {learners} to {wanted}");
+        }
+        let mut changing = composition("ABC", "");
+        changing.changing = true;
+        assert_eq!(next_step(&changing, &nodes("AB"), NodeId::from(b'A'), |_| true), Some(Change::Complete));
+    }
+}
