@@ -51,6 +51,7 @@
 //! sample_ratio = 0.01                    # the default: of the requests whose callers do not ask for a trace
 //! ```
 
+mod raft;
 mod validate;
 
 use std::net::SocketAddr;
@@ -61,6 +62,7 @@ use figment::error::Kind as FigmentKind;
 use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
+pub use self::raft::{Durability, Raft};
 use crate::tls::TlsFiles;
 
 pub(crate) use self::validate::is_name;
@@ -210,47 +212,6 @@ pub struct Tls {
 pub struct Keys {
     /// Where the root key is, for example `file:/etc/charthold/root.key`. Absent: a keyless node.
     pub root: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Raft {
-    pub heartbeat_ms: u64,
-    pub election_min_ms: u64,
-    pub election_max_ms: u64,
-    pub snapshot_after_entries: u64,
-    pub keep_entries: u64,
-    pub snapshot_bytes_per_s: u64,
-    /// Sites at which leaders should be, near the clients; none: spread over all. Equal on all nodes.
-    pub leader_sites: Vec<String>,
-    /// What a commit waits for. Equal on all nodes.
-    pub durability: Durability,
-    /// With `both-keyed`: how long.
-    pub degrade_after_ms: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum Durability {
-    #[default]
-    Quorum,
-    BothKeyed,
-}
-
-impl Default for Raft {
-    fn default() -> Self {
-        Self {
-            heartbeat_ms: 250,
-            election_min_ms: 1000,
-            election_max_ms: 1500,
-            snapshot_after_entries: 16_384,
-            keep_entries: 16_384,
-            snapshot_bytes_per_s: 64 << 20,
-            leader_sites: Vec::new(),
-            durability: Durability::Quorum,
-            degrade_after_ms: 5_000,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]

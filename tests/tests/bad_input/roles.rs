@@ -14,7 +14,7 @@ use charthold_tests::harness::{CLUSTER, Cluster};
 use prost::Message;
 use rcgen::ExtendedKeyUsagePurpose;
 use tonic::Code;
-use tonic::Code::{FailedPrecondition, NotFound, Ok as Done, PermissionDenied as No};
+use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound, Ok as Done, PermissionDenied as No, Unavailable};
 use uuid::Uuid;
 
 use super::certificates::odd;
@@ -54,6 +54,10 @@ pub const TABLE: &[(&str, [Code; 8])] = &[
     ("charthold.v1.Cluster/Init", [No, No, No, No, FailedPrecondition, FailedPrecondition, No, No]),
     ("charthold.v1.Cluster/Status", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Cluster/Topology", [No, Done, Done, Done, Done, No, Done, No]),
+    // Nobody listens there, and no node has that name.
+    ("charthold.v1.Cluster/AddNode", [No, No, No, No, Unavailable, No, No, No]),
+    ("charthold.v1.Cluster/RemoveNode", [No, No, No, No, InvalidArgument, No, No, No]),
+    ("charthold.v1.Cluster/DrainNode", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Tenants/CreateTenant", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Tenants/ListTenants", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Tenants/AddGrant", [No, No, No, Done, Done, No, No, No]),
@@ -188,6 +192,12 @@ impl Everybody {
             "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context, all_nodes: true }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),
+            "AddNode" => {
+                let peer_endpoint = "127.0.0.1:1".to_owned();
+                v1::AddNodeRequest { context, request_id, peer_endpoint }.encode_to_vec()
+            }
+            "RemoveNode" => v1::RemoveNodeRequest { context, request_id, node: "z9".to_owned() }.encode_to_vec(),
+            "DrainNode" => v1::DrainNodeRequest { context, node: "a1".to_owned(), undo: true }.encode_to_vec(),
             "CreateTenant" => {
                 v1::CreateTenantRequest { context, request_id, name: "one more".to_owned() }.encode_to_vec()
             }

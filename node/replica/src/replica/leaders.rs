@@ -152,7 +152,7 @@ impl Tried {
 impl Replica {
     /// Has this node lead nothing that another can lead, or lead again. Answers at once.
     pub fn give_way(&self, give_way: bool) {
-        self.leadership.tell(give_way);
+        self.greeter.leadership.tell(give_way);
     }
 }
 

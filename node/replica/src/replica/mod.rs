@@ -100,7 +100,6 @@ pub struct Replica {
     timing: Timing,
     state: StateStore,
     observer: Arc<Observer>,
-    leadership: Arc<Leadership>,
     server: tokio::task::JoinHandle<()>,
     sweep: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
@@ -129,23 +128,10 @@ impl Replica {
         let stores = open_stores(&config, &platform)?;
         let node_id = stores.data.node_id;
         let directory = Arc::new(OnceLock::<Arc<Group>>::new());
-        let disks = Arc::new(ClusterDisks::new(Arc::clone(&stores.disk)));
-        let leadership = Arc::new(Leadership::new(config.member.keyed));
-        let greeter = Arc::new(Greeter {
-            cluster: config.cluster.clone(),
-            member: codec::member_to_pb(node_id, &config.member),
-            start: stores.start,
-            key_check: config.key_check.clone(),
-            admit: admit_members(Arc::clone(&directory)),
-            registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
-            clock: Arc::new(ClusterClock::new(platform)),
-            disks: Arc::clone(&disks),
-            leadership: Arc::clone(&leadership),
-            log: stores.log.clone(),
-            refused_by: Default::default(),
-        });
+        let greeter = Arc::new(new_greeter(&config, &stores, platform, admit_members(Arc::clone(&directory))));
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
+        let (disks, leadership) = (Arc::clone(&greeter.disks), Arc::clone(&greeter.leadership));
         let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
         let groups = start_groups(&config, &stores, &peers, &conditions).await?;
         let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
@@ -167,9 +153,8 @@ impl Replica {
             Inbound::new(groups.clone(), stores.incoming.clone(), Arc::clone(&leadership), started, silence, describe);
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
-        let leaders =
-            Leaders { groups: groups.clone(), disks, leadership: Arc::clone(&leadership), sites: config.leader_sites };
         let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
+        let leaders = Leaders { groups: groups.clone(), disks, leadership, sites: config.leader_sites };
         let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), follow).0 });
         allow_elections_later(groups.clone(), started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
@@ -188,7 +173,6 @@ impl Replica {
             timing: config.timing,
             state: stores.state,
             observer,
-            leadership,
             server,
             sweep,
             _data: stores.data,
@@ -291,6 +275,23 @@ fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, St
     let disk = disk::watch(&config.data, config.disk, log.busy())?;
     let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
     Ok(Stores { data, start, log_engine, log, state, incoming, disk })
+}
+
+/// What this node says of itself in every handshake, and what it hears.
+fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, admit: Admit) -> Greeter {
+    Greeter {
+        cluster: config.cluster.clone(),
+        member: codec::member_to_pb(stores.data.node_id, &config.member),
+        start: stores.start,
+        key_check: config.key_check.clone(),
+        admit,
+        registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
+        clock: Arc::new(ClusterClock::new(platform)),
+        disks: Arc::new(ClusterDisks::new(Arc::clone(&stores.disk))),
+        leadership: Arc::new(Leadership::new(config.member.keyed)),
+        log: stores.log.clone(),
+        refused_by: Default::default(),
+    }
 }
 
 async fn start_groups(
