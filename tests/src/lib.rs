@@ -17,3 +17,4 @@ pub mod harness;
 pub mod listing;
 pub mod patients;
 pub mod strangers;
+pub mod versus;

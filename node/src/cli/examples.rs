@@ -17,7 +17,14 @@ An error names its reason, for example NO_QUORUM. What it means and what to do: 
 
 /// Of each command that does something, in the order of `charthold --help`.
 const EXAMPLES: &[(&str, &[&str])] = &[
-    ("dev", &["charthold dev", "charthold dev --sites 5 --data /tmp/five --load tests/fixtures/patients"]),
+    (
+        "dev",
+        &[
+            "charthold dev",
+            "charthold dev --sites 3 --keyless 1 --data /tmp/keyless",
+            "charthold dev --sites 5 --data /tmp/five --load tests/fixtures/patients",
+        ],
+    ),
     (
         "start",
         &[

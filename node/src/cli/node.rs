@@ -39,6 +39,7 @@ enum Command {
     },
     /// Have a node lead nothing until it is restarted, before it is stopped; waits until it leads nothing
     Drain {
+        /// As its configuration names it
         name: String,
         /// It may lead again
         #[arg(long)]
@@ -49,6 +50,7 @@ enum Command {
     },
     /// Take a node out for ever, whether it runs or not; waits until no shard counts on it
     Remove {
+        /// As its configuration names it
         name: String,
         /// Give up waiting after this; the cluster goes on leaving it out
         #[arg(long, value_name = "N", default_value_t = 600)]

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use charthold_client::{Client, Error};
 use rustix::process::Signal;
 
 use super::history::Recorder;
 use crate::fault_disk::{FaultDisk, Lost};
-use crate::harness::{Cluster, Link, Wan};
+use crate::harness::{Cluster, Link, WAIT_MAX, Wan};
 
 const SLOW_DELAY: Duration = Duration::from_millis(150);
 const SLOW_LOST_PERCENT: u8 = 5;
@@ -16,6 +17,10 @@ const CLOCK_JUMP_MS_MAX: i64 = 120_000;
 const CLOCK_LOOKS: Duration = Duration::from_secs(2);
 /// Of the 64 MiB that a node is to have left: too little for writes, too little for anything.
 const LEFT_BYTES: [usize; 2] = [40 << 20, 8 << 20];
+
+/// One try of what an operator does, and the pause before the next.
+const OPERATION_MAX: Duration = Duration::from_secs(10);
+const OPERATION_AGAIN: Duration = Duration::from_millis(250);
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
@@ -50,10 +55,14 @@ pub enum Kind {
     StallDisk,
     /// A disk that somebody else fills.
     FillDisk,
+    /// An operator drains a node: another one leads each of its shards, in the middle of everything.
+    Drain,
+    /// A node that is removed for ever, loses its data, and comes back as a new one.
+    Replace,
 }
 
 impl Kind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
@@ -69,6 +78,8 @@ impl Kind {
         Self::PowerCutAll,
         Self::StallDisk,
         Self::FillDisk,
+        Self::Drain,
+        Self::Replace,
     ];
 
     /// Whether it is a fault of the network, which only sites with networks of their own have.
@@ -103,6 +114,8 @@ impl Kind {
             Self::PowerCutAll => "power-cut-all",
             Self::StallDisk => "stall-disk",
             Self::FillDisk => "fill-disk",
+            Self::Drain => "drain",
+            Self::Replace => "replace",
         }
     }
 }
@@ -202,6 +215,12 @@ impl<'a> Nemesis<'a> {
                 self.rest(2_000..10_000).await;
                 wan.heal();
             }
+            Kind::Drain => {
+                operate(cluster, async |operator| operator.admin().drain_node(&cluster.name(node), false).await).await;
+                self.rest(500..4_000).await;
+                operate(cluster, async |operator| operator.admin().drain_node(&cluster.name(node), true).await).await;
+            }
+            Kind::Replace => replace(cluster, node).await,
             Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::FillDisk => {
                 lost = self.break_disk(cluster, kind, node).await;
             }
@@ -267,6 +286,29 @@ impl<'a> Nemesis<'a> {
     async fn rest(&mut self, millis: std::ops::Range<u64>) {
         tokio::time::sleep(Duration::from_millis(self.random.u64(millis))).await;
     }
+}
+
+/// Repeats what an operator does until it is done.
+async fn operate<T>(cluster: &Cluster, mut act: impl AsyncFnMut(Client) -> Result<T, Error>) -> T {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        match act(cluster.operator().with_deadline(OPERATION_MAX)).await {
+            Ok(done) => return done,
+            Err(error) if Instant::now() > deadline => panic!("{error}\n{}", cluster.last_words()),
+            Err(_) => tokio::time::sleep(OPERATION_AGAIN).await,
+        }
+    }
+}
+
+async fn replace(cluster: &mut Cluster, node: usize) {
+    operate(cluster, async |operator| operator.admin().remove_node(&cluster.name(node)).await).await;
+    let ended = tokio::task::block_in_place(|| cluster.process(node).wait());
+    assert!(!ended.success(), "a node that was removed ended as if it had been told to");
+    cluster.forget(node);
+    cluster.wipe(node);
+    cluster.restart(node);
+    operate(cluster, async |operator| operator.admin().add_node(&cluster.peer_endpoint(node)).await).await;
+    cluster.wait_voters(&(0..cluster.size()).collect::<Vec<_>>()).await;
 }
 
 fn stop(cluster: &mut Cluster, node: usize) {

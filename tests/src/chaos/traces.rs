@@ -9,8 +9,8 @@ use crate::harness::Cluster;
 /// In every value: what is looked for. Nothing else says it.
 pub const CANARY: &str = "Zwieback-Canary-4f1d";
 
-/// What a node may warn of while others die, hang or are cut off, its disk is filled, or its clock is set.
-const EXPECTED: [&str; 12] = [
+/// What a node may warn of while others die, hang, are cut off or removed, its disk is filled, or its clock is set.
+const EXPECTED: [&str; 14] = [
     "not ready: this node does not serve until that is mended",
     "cannot reach peer, trying on",
     "cannot hand over leadership",
@@ -23,6 +23,8 @@ const EXPECTED: [&str; 12] = [
     "the disk is full or hangs: handing over leadership",
     "the disk is nearly full: writes are refused; make room",
     "the disk is full: this replica stands still; make room",
+    "is no member of this cluster",
+    "a peer is too far for the heartbeat",
 ];
 
 /// Stops all nodes, so that their files hold still.

@@ -175,6 +175,22 @@ impl Cluster {
         process.stop()
     }
 
+    /// As its configuration names it.
+    pub fn name(&self, node: usize) -> String {
+        files::name(node)
+    }
+
+    /// A node that does not run loses all its data.
+    pub fn wipe(&self, node: usize) {
+        assert!(!self.is_started(node), "node {node} runs");
+        // Its data directory stays: it may be a disk of its own.
+        for entry in std::fs::read_dir(self.data_dir(node)).expect("a data directory") {
+            let path = entry.expect("an entry of it").path();
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+
     /// A node that has ended by itself may be started again.
     pub fn forget(&mut self, node: usize) {
         let mut process = self.nodes[node].take().unwrap_or_else(|| panic!("node {node} was not started"));

@@ -1,6 +1,6 @@
 //! What can be seen of a cluster from outside: who leads, how far it is, whether its replicas agree.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use charthold_client::{ClusterStatus, Error, NodeStatus, ShardStatus};
@@ -100,9 +100,43 @@ impl Cluster {
         .await;
     }
 
+    /// Until these nodes, and no others, vote in every shard, as its leader sees it.
+    pub async fn wait_voters(&self, nodes: &[usize]) {
+        let names: Vec<String> = nodes.iter().map(|node| self.name(*node)).collect();
+        until(&format!("{names:?} vote everywhere"), || async {
+            let operator = self.operator().with_deadline(Duration::from_secs(5));
+            let status = operator.admin().status_of_all().await.map_err(|error| error.to_string())?;
+            let found = voters(&status);
+            match !found.is_empty() && found.iter().all(|voters| *voters == names) {
+                true => Ok(()),
+                false => Err(format!("{found:?}")),
+            }
+        })
+        .await;
+    }
+
     fn running(&self) -> Vec<usize> {
         (0..self.size()).filter(|node| self.is_started(*node) && self.is_keyed(*node)).collect()
     }
+}
+
+/// Of each shard, as its leader sees it: the names of the voters.
+fn voters(status: &ClusterStatus) -> Vec<Vec<String>> {
+    let name = |id: &String| status.nodes.iter().find(|node| node.id == *id).map_or("?", |node| &node.name).to_owned();
+    let mut leaders = BTreeMap::<u32, &ShardStatus>::new();
+    for node in &status.node_status {
+        for shard in node.shards.iter().filter(|shard| shard.leader_node_id.as_ref() == Some(&node.node_id)) {
+            let newest = leaders.entry(shard.shard).or_insert(shard);
+            *newest = if shard.term > newest.term { shard } else { newest };
+        }
+    }
+    let of_shard = |shard: &ShardStatus| {
+        let mut names: Vec<String> = shard.voter_node_ids.iter().map(name).collect();
+        names.sort();
+        names
+    };
+    let shards = status.shards.iter();
+    shards.map(|shard| leaders.get(&shard.shard).map(|leader| of_shard(leader)).unwrap_or_default()).collect()
 }
 
 /// At every seq that both replicas tell.

@@ -8,37 +8,9 @@ use charthold_client::{Chart, Client, ClusterStatus, Put, RecordId};
 use charthold_tests::harness::{Cluster, Options, Writers, until};
 use tokio::task::JoinHandle;
 
-/// The directory and the shards.
-const GROUPS: usize = 9;
-
 async fn status(cluster: &Cluster) -> Result<ClusterStatus, String> {
     let operator = cluster.operator().with_deadline(Duration::from_secs(5));
     operator.admin().status_of_all().await.map_err(|error| error.to_string())
-}
-
-/// By shard, as its leader sees it: the names of the voters.
-fn voters(status: &ClusterStatus) -> Vec<Vec<String>> {
-    let name = |id: &String| status.nodes.iter().find(|node| node.id == *id).map_or("?", |node| &node.name).to_owned();
-    let led = |shard: u32| {
-        let views = status.node_status.iter().flat_map(|node| node.shards.iter().map(|view| (&node.node_id, view)));
-        let leader = views
-            .filter(|(_, view)| view.shard == shard)
-            .max_by_key(|(id, view)| (view.leader_node_id.as_ref() == Some(*id), view.term));
-        let voters = leader.map(|(_, view)| view.voter_node_ids.as_slice()).unwrap_or_default();
-        let mut names = voters.iter().map(name).collect::<Vec<_>>();
-        names.sort();
-        names
-    };
-    (0..GROUPS as u32).map(led).collect()
-}
-
-async fn wait_voters(cluster: &Cluster, names: &[&str]) {
-    until(&format!("{names:?} vote everywhere"), || async {
-        let found = voters(&status(cluster).await?);
-        let all = found.iter().all(|voters| voters == names);
-        if all { Ok(()) } else { Err(format!("{found:?}")) }
-    })
-    .await;
 }
 
 async fn wait_more(writers: &Writers, what: &str) {
@@ -72,7 +44,7 @@ async fn from_three_nodes_to_five_to_three_others() {
         })
         .await;
     }
-    wait_voters(&cluster, &["a1", "b1", "c1", "d1", "e1"]).await;
+    cluster.wait_voters(&[0, 1, 2, 3, 4]).await;
     // Of five, two may go; of the three that were there first, only one could.
     cluster.kill(0);
     cluster.kill(1);
@@ -80,13 +52,13 @@ async fn from_three_nodes_to_five_to_three_others() {
     cluster.restart(0);
     cluster.restart(1);
     cluster.wait_ready().await;
-    wait_voters(&cluster, &["a1", "b1", "c1", "d1", "e1"]).await;
+    cluster.wait_voters(&[0, 1, 2, 3, 4]).await;
 
     // One that runs, one that is gone for ever.
     cluster.operator_cli(&["node", "remove", "a1"]).await.ok();
     cluster.kill(1);
     cluster.operator_cli(&["node", "remove", "b1"]).await.ok();
-    wait_voters(&cluster, &["c1", "d1", "e1"]).await;
+    cluster.wait_voters(&[2, 3, 4]).await;
     wait_more(&writers, "the three others go on").await;
 
     the_removed_one_stays_out(&mut cluster).await;
@@ -105,14 +77,14 @@ async fn the_removed_one_stays_out(cluster: &mut Cluster) {
     }
     assert!(!cluster.process(0).wait().success());
     cluster.forget(0);
-    std::fs::remove_dir_all(cluster.data_dir(0)).unwrap();
+    cluster.wipe(0);
     cluster.restart(0);
     until("a new node of the old name is added", || async {
         let added = cluster.operator_cli(&["node", "add", &endpoint]).await;
         if added.code == 0 { Ok(()) } else { Err(added.stderr) }
     })
     .await;
-    wait_voters(cluster, &["a1", "c1", "d1", "e1"]).await;
+    cluster.wait_voters(&[0, 2, 3, 4]).await;
     cluster.operator_cli(&["shard", "check"]).await.ok();
     let nodes = cluster.operator_cli(&["node", "list"]).await.ok();
     assert_eq!(nodes.text().lines().count(), 5, "{}", nodes.text());

@@ -20,7 +20,7 @@ use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
 use crate::shard::codec;
 use crate::shard::group::{Group, GroupError};
-use crate::shard::members::{Change, Composition, change_member, keyless_are_few};
+use crate::shard::members::{Change, Composition, change_member, enough_are_up, keyless_are_few};
 use crate::shard::types::Member;
 use crate::{DIRECTORY, NodeId};
 
@@ -55,6 +55,7 @@ fn next_step(
     group: &Composition,
     wanted: &BTreeMap<NodeId, Member>,
     own: NodeId,
+    is_up: impl Fn(NodeId) -> bool,
     caught_up: impl Fn(NodeId) -> bool,
 ) -> Option<Change> {
     if group.changing {
@@ -67,7 +68,8 @@ fn next_step(
             _ => None,
         };
         let voters = group.voters.iter().filter(stays).chain(promoted);
-        keyless_are_few(voters.filter_map(|id| group.members.get(id)))
+        let few = keyless_are_few(voters.clone().filter_map(|id| group.members.get(id)));
+        few && (*change == Change::Complete || enough_are_up(voters.copied(), |id| id == own || is_up(id)))
     };
     // This node cannot leave what it leads: it hands over first, see [`leaves_itself`].
     let gone = group.members.keys().filter(|id| !wanted.contains_key(id) && **id != own).map(|id| Change::Remove(*id));
@@ -102,11 +104,12 @@ async fn take_step(group: &Group, wanted: &BTreeMap<NodeId, Member>, leadership:
         return group.hand_over_to(|node, _| leadership.willing_for(node).is_some()).await;
     }
     let behind = group.status().followers;
+    let is_up = |id| leadership.is_heard(id);
     let caught_up = |id| {
         let behind = behind.iter().find(|(follower, _)| *follower == id);
-        leadership.is_heard(id) && behind.is_some_and(|(_, behind)| *behind <= BEHIND_MAX)
+        is_up(id) && behind.is_some_and(|(_, behind)| *behind <= BEHIND_MAX)
     };
-    let Some(step) = next_step(&composition, wanted, group.node, caught_up) else { return };
+    let Some(step) = next_step(&composition, wanted, group.node, is_up, caught_up) else { return };
     let what = match &step {
         Change::Complete => "a change of the members that was begun is completed",
         Change::AddLearner(..) => "a node gets a replica, and catches up",
@@ -160,7 +163,7 @@ impl Replica {
         let directory = self.group(DIRECTORY);
         let (leader, member) = directory.leader().ok_or(GroupError::NotLeader { leader: None })?;
         if leader == self.node_id {
-            return change_member(directory, request.clone()).await;
+            return change_member(directory, &self.greeter.leadership, request.clone()).await;
         }
         let client = self.peers.client(leader, &member.peer_address);
         let payload = request.encode_to_vec().into();
@@ -190,11 +193,11 @@ mod tests {
     use super::*;
     use crate::shard::members::tests::{composition, nodes};
 
-    /// The next step of a group that A leads, in one letter and the node's.
+    /// The next step of a group that A leads, in one letter and the node's. D is down.
     fn step(voters: &str, learners: &str, wanted: &str, caught_up: &str) -> String {
         let of = |id: NodeId| char::from(id as u8);
-        let caught_up = |id| caught_up.contains(of(id));
-        match next_step(&composition(voters, learners), &nodes(wanted), NodeId::from(b'A'), caught_up) {
+        let (is_up, caught_up) = (|id| of(id) != 'D', |id| caught_up.contains(of(id)));
+        match next_step(&composition(voters, learners), &nodes(wanted), NodeId::from(b'A'), is_up, caught_up) {
             None => "-".to_owned(),
             Some(Change::Complete) => "complete".to_owned(),
             Some(Change::AddLearner(id, _)) => format!("add {}", of(id)),
@@ -207,11 +210,14 @@ mod tests {
     fn a_group_gets_what_the_directory_has() {
         for (voters, learners, wanted, caught_up, expected) in [
             ("ABC", "", "ABC", "", "-"),
-            ("ABC", "", "ABCD", "", "add D"),
-            ("ABC", "D", "ABCD", "", "-"),
-            ("ABC", "D", "ABCD", "D", "promote D"),
+            ("ABC", "", "ABCE", "", "add E"),
+            ("ABC", "E", "ABCE", "", "-"),
+            ("ABC", "E", "ABCE", "E", "promote E"),
             ("ABC", "DE", "ABCDE", "E", "promote E"),
             ("ABCDE", "", "ABC", "", "remove D"),
+            // With one down, of two both would be needed.
+            ("ABD", "", "AD", "", "-"),
+            ("ABD", "", "AB", "", "remove D"),
             ("ABC", "D", "ABC", "D", "remove D"),
             // What is gone goes before what is new comes.
             ("ABC", "", "ABD", "", "remove C"),
@@ -229,6 +235,6 @@ mod tests {
         }
         let mut changing = composition("ABC", "");
         changing.changing = true;
-        assert_eq!(next_step(&changing, &nodes("AB"), NodeId::from(b'A'), |_| true), Some(Change::Complete));
+        assert_eq!(next_step(&changing, &nodes("AB"), NodeId::from(b'A'), |_| true, |_| true), Some(Change::Complete));
     }
 }

@@ -5,6 +5,7 @@
 mod barrier;
 #[cfg(test)]
 mod cluster_tests;
+mod distance;
 pub mod documents;
 pub mod form;
 pub mod index_rows;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 
 use self::barrier::Barriers;
+use self::distance::Distances;
 use self::documents::DocumentRows;
 use self::index_rows::IndexRows;
 use self::leaders::Leaders;
@@ -53,6 +55,7 @@ use crate::store::log::group::GroupLog;
 use crate::store::log::rocks::RocksLog;
 use crate::store::log::synced_mark::SyncedMark;
 use crate::store::log::writer::LogWriter;
+use crate::store::opening::{SAY_AFTER, watched};
 use crate::store::state::flusher::StateStore;
 use crate::store::state::rocks::RocksState;
 use crate::{DIRECTORY, NodeId, ShardId, all_shards};
@@ -143,6 +146,7 @@ impl Replica {
             peers: Arc::clone(&peers),
             clock: Arc::clone(&greeter.clock),
             leadership: Arc::clone(&leadership),
+            distances: Distances::new(Duration::from_millis(config.timing.heartbeat_ms)),
             log_engine: stores.log_engine,
             state: stores.state.clone(),
             above: config.describe,
@@ -263,12 +267,15 @@ impl Replica {
 fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, StoreError> {
     disk::make_room(&config.data, &config.disk);
     let data = DataDirectory::open(&config.data, &config.cluster, &config.member.name, platform)?;
-    let log_engine: Arc<dyn LogEngine> = Arc::new(RocksLog::open(&data.log_path())?);
+    let log_path = data.log_path();
+    let log_engine: Arc<dyn LogEngine> = Arc::new(watched(&log_path, SAY_AFTER, || RocksLog::open(&log_path))?);
     // Before anything is written.
     let recovered = log_engine.write_number();
     let mark = SyncedMark::open(&data.synced_mark_path(), recovered)?;
     let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
-    let state = StateStore::start(Arc::new(RocksState::open(&data.state_path())?), log.clone())?;
+    let state_path = data.state_path();
+    let state = watched(&state_path, SAY_AFTER, || RocksState::open(&state_path))?;
+    let state = StateStore::start(Arc::new(state), log.clone())?;
     let incoming = Incoming::open(&data.incoming_path());
     let incoming = incoming.map_err(|source| StoreError::Io { path: data.incoming_path(), source })?;
     data.sync()?;

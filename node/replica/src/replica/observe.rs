@@ -10,6 +10,7 @@ use futures::future::join_all;
 use prost::Message as _;
 
 use super::Replica;
+use super::distance::Distances;
 use super::peers::Peers;
 use crate::metrics::METRICS;
 use crate::peer::Lane;
@@ -45,6 +46,7 @@ pub struct Observer {
     pub(super) peers: Arc<Peers>,
     pub(super) clock: Arc<ClusterClock>,
     pub(super) leadership: Arc<Leadership>,
+    pub(super) distances: Distances,
     pub(super) log_engine: Arc<dyn LogEngine>,
     pub(super) state: StateStore,
     /// What is known above the replica: version, disk, certificates.
@@ -113,6 +115,7 @@ impl Observer {
             raft.committed_index.get_or_create(&of).set(status.committed_index as i64);
             raft.applied_index.get_or_create(&of).set(status.applied_index as i64);
             raft.seq.get_or_create(&of).set(status.seq as i64);
+            raft.degraded.get_or_create(&of).set(status.degraded.into());
             raft.stopped.get_or_create(&of).set(status.stopped.is_some().into());
             for (id, behind) in status.followers {
                 let Some(name) = names.get(&id) else { continue };
@@ -128,9 +131,13 @@ impl Observer {
             let client = self.peers.client(id, &member.peer_address);
             let began = Instant::now();
             let echo = client.call(Lane::Control, Kind::Echo, DIRECTORY, Bytes::new(), ECHO_MAX).await;
+            let took = began.elapsed();
+            if echo.is_ok() {
+                self.distances.note(id, &member.name, took);
+            }
             let (round_trip, labels) = (&METRICS.peer.round_trip, [("peer", member.name)]);
             match echo {
-                Ok(_) => _ = round_trip.get_or_create(&labels).set(began.elapsed().as_secs_f64()),
+                Ok(_) => _ = round_trip.get_or_create(&labels).set(took.as_secs_f64()),
                 Err(_) => _ = round_trip.remove(&labels),
             }
         };

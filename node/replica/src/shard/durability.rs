@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::types::{LogId, Member, Raft};
-use crate::metrics::METRICS;
 use crate::{NodeId, ShardId};
 
 /// Where an answered commit is on disk.
@@ -113,7 +112,7 @@ impl KeyedSites {
         let still_waiting = progress.waiting.split_off(&(reached + 1));
         answer(std::mem::replace(&mut progress.waiting, still_waiting), Durability::BothKeyed);
         if progress.degraded.is_some_and(|waited_for| reached >= waited_for) && reached + BEHIND_MAX >= last {
-            self.set_degraded(&mut progress, None);
+            progress.degraded = None;
             tracing::info!(
                 shard = self.shard,
                 "every site with keys has caught up: commits wait for all of them again"
@@ -125,7 +124,7 @@ impl KeyedSites {
         let mut progress = self.progress.lock();
         if progress.degraded.is_none() {
             let waited_for = progress.waiting.last_key_value().map_or(progress.reached + 1, |(index, _)| *index);
-            self.set_degraded(&mut progress, Some(waited_for));
+            progress.degraded = Some(waited_for);
             tracing::warn!(
                 shard = self.shard,
                 waited_ms = waited.as_millis() as u64,
@@ -139,13 +138,8 @@ impl KeyedSites {
     fn stop_leading(&self) {
         let mut progress = self.progress.lock();
         progress.reached = 0;
-        self.set_degraded(&mut progress, None);
+        progress.degraded = None;
         answer(std::mem::take(&mut progress.waiting), Durability::Quorum);
-    }
-
-    fn set_degraded(&self, progress: &mut Progress, degraded: Option<u64>) {
-        progress.degraded = degraded;
-        METRICS.raft.degraded.get_or_create(&[("shard", self.shard)]).set(degraded.is_some().into());
     }
 }
 

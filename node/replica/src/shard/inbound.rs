@@ -75,7 +75,7 @@ impl Inbound {
             Kind::Forward => forward(keyed(group, from)?, payload).await,
             Kind::Echo => Ok(Bytes::new()),
             Kind::GiveWay => self.give_way(keyed(group, from)?, payload),
-            Kind::ChangeMember => change_member(keyed(group, from)?, payload).await,
+            Kind::ChangeMember => self.change_member(keyed(group, from)?, payload).await,
             Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
             _ => Err(error(ErrorKind::Malformed)),
         }
@@ -85,6 +85,12 @@ impl Inbound {
         let request = pb::GiveWayRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
         self.leadership.tell(request.give_way);
         Ok(Bytes::new())
+    }
+
+    async fn change_member(&self, group: &Group, payload: Bytes) -> Answer {
+        let request = pb::ChangeMemberRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+        let changed = members::change_member(group, &self.leadership, request).await;
+        Ok(changed.map_err(|failure| call_error(&failure))?.encode_to_vec().into())
     }
 
     /// The restart rule: see [`super::config::Timing::restart_silence`].
@@ -157,12 +163,6 @@ async fn read_index(group: &Group, payload: Bytes) -> Answer {
     let confirmed = if request.lease { Confirmed::ByLease } else { Confirmed::Now };
     let log_id = group.read_index_here(confirmed).await.map_err(|failure| call_error(&failure))?;
     Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
-}
-
-async fn change_member(group: &Group, payload: Bytes) -> Answer {
-    let request = pb::ChangeMemberRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
-    let changed = members::change_member(group, request).await.map_err(|failure| call_error(&failure))?;
-    Ok(changed.encode_to_vec().into())
 }
 
 async fn forward(group: &Group, payload: Bytes) -> Answer {

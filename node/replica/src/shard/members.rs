@@ -15,6 +15,7 @@ use super::codec;
 use super::group::{Group, GroupError};
 use super::types::{Member, TypeConfig};
 use crate::NodeId;
+use crate::peer::leadership::Leadership;
 
 /// Nodes of a cluster: every one votes in every group.
 pub const MEMBERS_MAX: usize = 7;
@@ -100,9 +101,17 @@ pub(crate) fn keyless_are_few<'a>(members: impl Iterator<Item = &'a Member>) -> 
     2 * keyless < total
 }
 
+/// Whether voters may be these: with those that are up, they decide at once. (Else what began the change would wait for
+/// its end, and everybody for that.)
+pub(crate) fn enough_are_up(voters: impl Iterator<Item = NodeId>, is_up: impl Fn(NodeId) -> bool) -> bool {
+    let (total, up) = voters.fold((0, 0), |(total, up), id| (total + 1, up + usize::from(is_up(id))));
+    2 * up > total
+}
+
 /// On the directory's leader: makes one node more or less a member of the directory. Fine to repeat.
 pub(crate) async fn change_member(
     directory: &Group,
+    leadership: &Leadership,
     request: pb::ChangeMemberRequest,
 ) -> Result<pb::ChangeMemberResponse, GroupError> {
     use pb::change_member_request::Change as Wanted;
@@ -112,7 +121,7 @@ pub(crate) async fn change_member(
     let composition = directory.composition();
     let checked = match request.change.ok_or(GroupError::Malformed)? {
         Wanted::Add(member) => may_add(&composition, member.id, codec::member_from_pb(member)),
-        Wanted::Remove(id) => may_remove(&composition, id),
+        Wanted::Remove(id) => may_remove(&composition, id, |id| id == directory.node || leadership.is_heard(id)),
     };
     let change = match checked {
         Ok(Some(Change::Remove(id))) if id == directory.node => {
@@ -147,13 +156,16 @@ fn may_add(composition: &Composition, id: NodeId, member: Member) -> Result<Opti
     }
 }
 
-fn may_remove(composition: &Composition, id: NodeId) -> Result<Option<Change>, String> {
+fn may_remove(composition: &Composition, id: NodeId, is_up: impl Fn(NodeId) -> bool) -> Result<Option<Change>, String> {
     if !composition.members.contains_key(&id) {
         return Ok(None);
     }
     let mut left = composition.members.iter().filter(|(other, _)| **other != id).map(|(_, member)| member).peekable();
     if left.peek().is_none() {
         return Err("it is the cluster's last node".to_owned());
+    }
+    if !enough_are_up(composition.voters.iter().copied().filter(|other| *other != id), is_up) {
+        return Err("too few of the nodes that would be left can be reached: start them first".to_owned());
     }
     match keyless_are_few(left) {
         true => Ok(Some(Change::Remove(id))),
@@ -191,9 +203,14 @@ pub(crate) mod tests {
         assert!(may_add(&three, 7, nodes("C")[&NodeId::from(b'C')].clone()).is_err(), "a second node of one name");
         assert!(add(&composition("ABCDEFG", ""), 'H').is_err());
         assert!(add(&composition("ABk", ""), 'l').is_err());
-        assert!(matches!(may_remove(&three, NodeId::from(b'C')), Ok(Some(Change::Remove(_)))));
-        assert_eq!(may_remove(&three, 7), Ok(None));
-        assert!(may_remove(&composition("ABk", ""), NodeId::from(b'B')).is_err());
-        assert!(may_remove(&composition("A", ""), NodeId::from(b'A')).is_err());
+        let remove = |from: &Composition, name: u8| may_remove(from, NodeId::from(name), |id| id != NodeId::from(b'D'));
+        assert!(matches!(remove(&three, b'C'), Ok(Some(Change::Remove(_)))));
+        assert_eq!(remove(&three, b'X'), Ok(None));
+        assert!(remove(&composition("ABk", ""), b'B').is_err());
+        assert!(remove(&composition("A", ""), b'A').is_err());
+        // D is down.
+        assert!(remove(&composition("ABD", ""), b'B').is_err());
+        assert!(remove(&composition("ABD", ""), b'D').is_ok());
+        assert!(remove(&composition("ABCD", ""), b'B').is_ok());
     }
 }

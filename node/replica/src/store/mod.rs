@@ -20,6 +20,7 @@ pub mod figures;
 pub mod identity;
 pub mod incoming;
 pub mod log;
+pub mod opening;
 pub mod state;
 pub mod table;
 

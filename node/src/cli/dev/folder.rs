@@ -39,6 +39,9 @@ const CLIENT_NAME: &str = "dev";
 #[serde(deny_unknown_fields)]
 pub(super) struct Plan {
     pub sites: u8,
+    /// So many of them, the last ones, have no keys.
+    #[serde(default)]
+    pub keyless: u8,
     pub base_port: u16,
     /// The tenant's uid, once it is there and its client has its grant.
     pub tenant: Option<String>,
@@ -49,6 +52,8 @@ pub(super) struct Plan {
 pub(super) struct PlannedNode {
     pub name: String,
     pub site: String,
+    /// Without keys it opens no port for clients.
+    pub keyed: bool,
     pub client: SocketAddr,
     pub peer: SocketAddr,
     pub ops: SocketAddr,
@@ -63,6 +68,7 @@ impl Plan {
             PlannedNode {
                 name: format!("{site}1"),
                 site,
+                keyed: index < self.sites.saturating_sub(self.keyless),
                 client: address(port),
                 peer: address(port + 1),
                 ops: address(port + 2),
@@ -71,8 +77,13 @@ impl Plan {
         (0..self.sites).map(node).collect()
     }
 
+    /// Those that talk to clients.
+    pub fn keyed_nodes(&self) -> Vec<PlannedNode> {
+        self.nodes().into_iter().filter(|node| node.keyed).collect()
+    }
+
     pub fn endpoints(&self) -> Vec<String> {
-        self.nodes().iter().map(|node| node.client.to_string()).collect()
+        self.keyed_nodes().iter().map(|node| node.client.to_string()).collect()
     }
 }
 
@@ -85,7 +96,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Opens or makes it. What was decided at the first start can't be changed by a later one.
-    pub fn open(path: &Path, sites: Option<u8>, base_port: Option<u16>) -> Result<Self, CliError> {
+    pub fn open(path: &Path, sites: Option<u8>, keyless: Option<u8>, base_port: Option<u16>) -> Result<Self, CliError> {
         std::fs::create_dir_all(path).map_err(|error| CliError::file(path, &error))?;
         let path = path.canonicalize().map_err(|error| CliError::file(path, &error))?;
         let lock = lock(&path)?;
@@ -95,16 +106,22 @@ impl Folder {
                 let plan: Plan = toml::from_str(&text)
                     .map_err(|error| CliError::Failed(format!("{}: {}", file.display(), error.message())))?;
                 check_same(&path, "--sites", sites.map(u16::from), plan.sites.into())?;
+                check_same(&path, "--keyless", keyless.map(u16::from), plan.keyless.into())?;
                 check_same(&path, "--base-port", base_port, plan.base_port)?;
                 plan
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Plan {
                 sites: sites.unwrap_or(SITES_DEFAULT),
+                keyless: keyless.unwrap_or(0),
                 base_port: base_port.unwrap_or(BASE_PORT_DEFAULT),
                 tenant: None,
             },
             Err(error) => return Err(CliError::file(&file, &error)),
         };
+        if 2 * plan.keyless >= plan.sites {
+            let what = "--keyless: sites without keys must be fewer than those with keys";
+            return Err(CliError::Usage(what.to_owned()));
+        }
         let folder = Self { path, plan, _lock: lock };
         folder.save()?;
         Ok(folder)
@@ -127,7 +144,14 @@ impl Folder {
             let folder = self.node(&node);
             std::fs::create_dir_all(&folder).map_err(|error| CliError::file(&folder, &error))?;
             once(&folder.join("certs"), |certs| {
-                authority.node(&node.name, true, &["localhost".to_owned()], &[LOOPBACK], certs, Validity::default())
+                authority.node(
+                    &node.name,
+                    node.keyed,
+                    &["localhost".to_owned()],
+                    &[LOOPBACK],
+                    certs,
+                    Validity::default(),
+                )
             })?;
             let config = folder.join("config.toml");
             // Kept when it is there: somebody may have tried a setting in it.
@@ -172,13 +196,19 @@ impl Folder {
 
     fn node_config(&self, node: &PlannedNode) -> String {
         let others: Vec<String> = self.plan.nodes().into_iter().filter(|other| other != node).map(join).collect();
+        let certificates = |port| {
+            format!(
+                "{port} = {{ ca = \"certs/{port}-ca.crt\", cert = \"certs/{port}.crt\", key = \"certs/{port}.key\" }}\n"
+            )
+        };
+        let keys = match node.keyed {
+            true => format!("{}\n[keys]\nroot = \"file:../root.key\"\n", certificates("service")),
+            false => String::new(),
+        };
         format!(
             "name = \"{name}\"\nsite = \"{site}\"\ndata = \"data\"\njoin = [{others}]\n\n\
              [listen]\nclient = \"{client}\"\npeer = \"{peer}\"\nops = \"{ops}\"\n\n\
-             [tls]\n\
-             peer = {{ ca = \"certs/peer-ca.crt\", cert = \"certs/peer.crt\", key = \"certs/peer.key\" }}\n\
-             service = {{ ca = \"certs/service-ca.crt\", cert = \"certs/service.crt\", key = \"certs/service.key\" }}\n\
-             \n[keys]\nroot = \"file:../root.key\"\n\n\
+             [tls]\n{peer_tls}{keys}\n\
              # Small: all nodes share this machine's disk.\n[disk]\nreserve_bytes = 268435456\n",
             name = node.name,
             site = node.site,
@@ -186,6 +216,7 @@ impl Folder {
             client = node.client,
             peer = node.peer,
             ops = node.ops,
+            peer_tls = certificates("peer"),
         )
     }
 }
@@ -257,7 +288,7 @@ mod tests {
 
     #[test]
     fn ports_and_names() {
-        let plan = Plan { sites: 3, base_port: 7400, tenant: None };
+        let plan = Plan { sites: 3, keyless: 0, base_port: 7400, tenant: None };
         let nodes = plan.nodes();
         let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["a1", "b1", "c1"]);
@@ -268,24 +299,25 @@ mod tests {
     #[test]
     fn a_second_start_resumes_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folder = Folder::open(dir.path(), Some(1), Some(9000)).unwrap();
+        let mut folder = Folder::open(dir.path(), Some(1), None, Some(9000)).unwrap();
         folder.plan.tenant = Some("ab".repeat(16));
         folder.save().unwrap();
-        let held = Folder::open(dir.path(), None, None).err().unwrap();
+        let held = Folder::open(dir.path(), None, None, None).err().unwrap();
         assert!(held.to_string().contains("another `charthold dev`"), "{held}");
         let plan = folder.plan.clone();
         drop(folder);
 
-        assert_eq!(Folder::open(dir.path(), None, None).unwrap().plan, plan);
-        assert_eq!(Folder::open(dir.path(), Some(1), Some(9000)).unwrap().plan, plan);
-        assert_eq!(Folder::open(dir.path(), Some(3), None).err().unwrap().exit_code(), 2);
-        assert_eq!(Folder::open(dir.path(), None, Some(9001)).err().unwrap().exit_code(), 2);
+        assert_eq!(Folder::open(dir.path(), None, None, None).unwrap().plan, plan);
+        assert_eq!(Folder::open(dir.path(), Some(1), Some(0), Some(9000)).unwrap().plan, plan);
+        assert_eq!(Folder::open(dir.path(), Some(3), None, None).err().unwrap().exit_code(), 2);
+        assert_eq!(Folder::open(dir.path(), None, Some(1), None).err().unwrap().exit_code(), 2);
+        assert_eq!(Folder::open(dir.path(), None, None, Some(9001)).err().unwrap().exit_code(), 2);
     }
 
     #[test]
     fn what_is_prepared_is_a_valid_configuration() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path(), Some(3), None).unwrap();
+        let folder = Folder::open(dir.path(), Some(3), Some(1), None).unwrap();
         // Cut short in the middle of an earlier attempt.
         std::fs::create_dir_all(dir.path().join("authority.unfinished/x")).unwrap();
         folder.prepare().unwrap();
@@ -295,12 +327,14 @@ mod tests {
         assert_eq!(principal, format!("spiffe://dev/tenant/{tenant}/service/dev"));
         for node in folder.plan.nodes() {
             let config = crate::config::Config::load(&folder.node(&node).join("config.toml"), &[]).unwrap();
-            assert_eq!((config.name, config.join.len()), (node.name, 2));
-            assert!(config.tls.service.unwrap().cert.exists());
+            assert_eq!((config.is_keyed(), config.name, config.join.len()), (node.keyed, node.name, 2));
+            assert_eq!(config.tls.service.is_some_and(|service| service.cert.exists()), node.keyed);
         }
         for profile in [folder.operator_profile(), folder.client_profile()] {
             let profile = charthold_client::Profile::load(&profile).unwrap();
-            assert!(profile.certificate.exists() && profile.endpoints.len() == 3);
+            assert!(profile.certificate.exists() && profile.endpoints.len() == 2);
         }
+        let few = tempfile::tempdir().unwrap();
+        assert_eq!(Folder::open(few.path(), Some(3), Some(2), None).err().unwrap().exit_code(), 2);
     }
 }

@@ -38,6 +38,9 @@ pub struct Args {
     /// How many sites, with one node each [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=SITES_MAX))]
     sites: Option<u8>,
+    /// How many of them, the last ones, have no keys: they vote and store, and cannot read [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=SITES_MAX))]
+    keyless: Option<u8>,
     /// The first node's client port; peers on the next, operations on the one after, other nodes 10 further
     /// [default: 7400]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=BASE_PORT_MAX))]
@@ -49,7 +52,7 @@ pub struct Args {
 
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
     let mut signals = Signals::new()?;
-    let mut folder = Folder::open(&args.data, args.sites, args.base_port)?;
+    let mut folder = Folder::open(&args.data, args.sites, args.keyless, args.base_port)?;
     folder.prepare()?;
     let mut nodes = Nodes::start(&folder)?;
     let served = serve(&mut folder, &mut nodes, &mut signals, args.load, ctx).await;
@@ -120,6 +123,7 @@ async fn bring_up(folder: &mut Folder, ctx: &Ctx) -> Result<(), CliError> {
     let operator = ctx.with_profile(folder.operator_profile()).client()?;
     let nodes = folder.plan.nodes();
     ctx.note(&format!("starting {} under {}", names(&nodes), folder.path().display()));
+    let nodes = folder.plan.keyed_nodes();
     for node in &nodes {
         until(&format!("node {} does not answer", node.name), || answers(&operator, node)).await?;
     }
@@ -227,7 +231,8 @@ fn announce(folder: &Folder, nodes: &[(PlannedNode, Option<u32>)], ctx: &Ctx) ->
     let as_json = || {
         let node = |(node, process): &(PlannedNode, Option<u32>)| {
             json!({
-                "name": node.name, "site": node.site, "client": node.client.to_string(),
+                "name": node.name, "site": node.site, "keyed": node.keyed,
+                "client": node.keyed.then(|| node.client.to_string()),
                 "peer": node.peer.to_string(), "ops": node.ops.to_string(), "process": process,
             })
         };
@@ -246,7 +251,8 @@ fn as_text(folder: &Folder, nodes: &[(PlannedNode, Option<u32>)]) -> String {
     let row = |(node, process): &(PlannedNode, Option<u32>)| {
         let process = process.map(|id| id.to_string()).unwrap_or_default();
         let log = folder.node(node).join("node.log").display().to_string();
-        vec![node.name.clone(), node.site.clone(), node.client.to_string(), process, log]
+        let clients = if node.keyed { node.client.to_string() } else { "none: it has no keys".to_owned() };
+        vec![node.name.clone(), node.site.clone(), clients, process, log]
     };
     let table = output::table(&["NODE", "SITE", "CLIENTS", "PROCESS", "LOG"], &[3], nodes.iter().map(row));
     let (program, client) = (program(), folder.client_profile().display().to_string());

@@ -172,7 +172,8 @@ mod tests {
     fn a_port_in_use_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let node = PlannedNode { name: "a1".into(), site: "a".into(), client: address, peer: address, ops: address };
+        let [name, site] = ["a1", "a"].map(str::to_owned);
+        let node = PlannedNode { name, site, keyed: true, client: address, peer: address, ops: address };
         let error = check_ports(&node).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{address}, for node a1: ")) && error.contains("--base-port"), "{error}");
     }

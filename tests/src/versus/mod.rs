@@ -1,0 +1,34 @@
+//! Charthold beside what one would otherwise run: real clusters of three nodes on this machine, under the same load, one
+//! after the other and again.
+//!
+//! ```text
+//! load.rs      the load, and what is measured of it     charthold.rs   ours: sealed, audited, mTLS
+//! report.rs    ratios, as a table and as JSON           etcd.rs        etcd, plain
+//! servers.rs   processes and their CPU time             postgresql.rs  a primary and two standbys, one of them synchronous
+//! ```
+//!
+//! All sync each write to disk on a majority before they answer (`fsync` is nowhere off). Values are random bytes; keys
+//! are new for writes and known for reads. Nothing here is a test: figures on a shared machine are for people to read.
+
+mod charthold;
+mod etcd;
+pub mod load;
+mod postgresql;
+pub mod report;
+mod servers;
+
+use futures::future::BoxFuture;
+
+pub use self::charthold::Charthold;
+pub use self::etcd::Etcd;
+pub use self::postgresql::Postgresql;
+
+/// A running cluster, as a load sees it.
+pub trait Store: Send + Sync + 'static {
+    /// Stores a value under a new key.
+    fn put(&self, key: u64, value: Vec<u8>) -> BoxFuture<'_, Result<(), String>>;
+    /// Reads what was stored there, linearizably.
+    fn get(&self, key: u64) -> BoxFuture<'_, Result<(), String>>;
+    /// Processor time that its servers have used.
+    fn cpu_s(&self) -> f64;
+}
