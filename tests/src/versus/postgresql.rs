@@ -7,6 +7,7 @@ use std::process::Command;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::{Client, NoTls, Statement};
@@ -32,7 +33,7 @@ struct Connection {
 
 pub struct Postgresql {
     connections: Vec<Mutex<Connection>>,
-    servers: Vec<Running>,
+    servers: Vec<Server>,
     _folder: TempDir,
 }
 
@@ -47,10 +48,31 @@ fn done(mut command: Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn server(data: &Path, port: u16, log: &Path) -> Running {
-    let mut command = program("postgres");
-    command.arg("-D").arg(data).args(["-p", &port.to_string()]);
-    Running::with_log(command, log, "postgres")
+/// A server below `runuser`, which passes no signal on.
+struct Server {
+    data: PathBuf,
+    process: Running,
+}
+
+impl Server {
+    fn start(data: PathBuf, port: u16, log: &Path) -> Self {
+        let mut command = program("postgres");
+        command.arg("-D").arg(&data).args(["-p", &port.to_string()]);
+        Self { data, process: Running::with_log(command, log, "postgres") }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its own process id is the first line. SIGINT: a stop that does not wait for its clients.
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        let id = file.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
+        if let Some(id) = id
+            && kill_process(id, Signal::INT).is_ok()
+        {
+            self.process.wait();
+        }
+    }
 }
 
 async fn connect(port: u16) -> Result<Client, String> {
@@ -75,14 +97,14 @@ impl Postgresql {
         done(init);
         let settings = data("primary").join("postgresql.auto.conf");
         std::fs::write(&settings, SETTINGS).expect("the settings");
-        let mut servers = vec![server(&data("primary"), ports[0], &data("primary.log"))];
+        let mut servers = vec![Server::start(data("primary"), ports[0], &data("primary.log"))];
         let primary = until("the primary answers", || connect(ports[0])).await;
         for (name, port) in [("s1", ports[1]), ("s2", ports[2])] {
             let mut copy = program("pg_basebackup");
             let from = format!("host=127.0.0.1 port={} user={USER} application_name={name}", ports[0]);
             copy.args(["-R", "-X", "stream", "-d", &from, "-D"]).arg(data(name));
             done(copy);
-            servers.push(server(&data(name), port, &data(&format!("{name}.log"))));
+            servers.push(Server::start(data(name), port, &data(&format!("{name}.log"))));
         }
         let quorum = "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (s1, s2)'";
         for statement in [quorum, "SELECT pg_reload_conf()"] {
@@ -138,13 +160,6 @@ impl Store for Postgresql {
     }
 
     fn cpu_s(&self) -> f64 {
-        self.servers.iter().map(|server| cpu_s_of_tree(server.id())).sum()
-    }
-}
-
-impl Drop for Postgresql {
-    fn drop(&mut self) {
-        // Told, not killed: `runuser` passes it on, and the server ends its children.
-        self.servers.iter_mut().rev().for_each(|server| _ = server.stop());
+        self.servers.iter().map(|server| cpu_s_of_tree(server.process.id())).sum()
     }
 }

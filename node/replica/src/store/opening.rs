@@ -2,32 +2,52 @@
 //! ARCHITECTURE): whoever waits is told.
 
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 /// Far longer than it takes to read the logs of a healthy engine.
 pub const SAY_AFTER: Duration = Duration::from_secs(60);
 
+#[derive(Default)]
+struct Opening {
+    over: Mutex<bool>,
+    ended: Condvar,
+}
+
 /// Runs `open`; as long as it takes, says every `say_after` that it does.
 pub fn watched<T>(path: &Path, say_after: Duration, open: impl FnOnce() -> T) -> T {
+    let opening = Opening::default();
     std::thread::scope(|scope| {
-        let (opened, waiting) = channel::<()>();
-        scope.spawn(move || {
-            let begun = Instant::now();
-            while waiting.recv_timeout(say_after) == Err(RecvTimeoutError::Timeout) {
-                let seconds = begun.elapsed().as_secs();
-                tracing::warn!(
-                    path = %path.display(),
-                    seconds,
-                    "the engine is not open yet: it reads its log; if that lasts while the disk is idle, a file is damaged: \
-                     replace the node, see docs/operations/nodes.md"
-                );
-            }
-        });
-        let result = open();
-        drop(opened);
-        result
+        scope.spawn(|| watch(&opening, path, say_after));
+        let _over = Over(&opening);
+        open()
     })
+}
+
+/// When this is dropped, also by a panic.
+struct Over<'a>(&'a Opening);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        *self.0.over.lock() = true;
+        self.0.ended.notify_all();
+    }
+}
+
+fn watch(opening: &Opening, path: &Path, say_after: Duration) {
+    let begun = Instant::now();
+    let mut over = opening.over.lock();
+    while !*over {
+        if opening.ended.wait_for(&mut over, say_after).timed_out() {
+            tracing::warn!(
+                path = %path.display(),
+                seconds = begun.elapsed().as_secs(),
+                "the engine is not open yet: it reads its log; if that lasts while the disk is idle, a file is damaged: \
+                 replace the node, see docs/operations/nodes.md"
+            );
+        }
+    }
 }
 
 #[cfg(test)]
