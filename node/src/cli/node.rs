@@ -123,7 +123,13 @@ async fn remove(client: &Client, ctx: &Ctx, name: &str, wait_seconds: u64) -> Re
     }
     let report = look(client).await?;
     let id = report.nodes().iter().find(|node| node.name == name).map(|node| node.id.clone()).unwrap_or_default();
-    client.admin().remove_node(name).await?;
+    if let Err(error) = client.admin().remove_node(name).await {
+        if matches!(error, Error::CannotChange { .. }) {
+            // It stays: so it may lead again.
+            client.admin().drain_node(name, true).await?;
+        }
+        return Err(error.into());
+    }
     let done = |report: &Report| {
         let counted = |shard: &u32| {
             let view = report.leader(*shard).map(|(_, view)| view);

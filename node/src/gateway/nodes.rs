@@ -1,7 +1,7 @@
 //! Nodes that come, go, and give way: the operators' part of the service `Cluster`.
 //!
-//! A change is recorded in the directory's ledger first, with who asked for it; then the directory's membership follows,
-//! and all shards follow that ([`charthold_replica::replica::members`]).
+//! A change that the directory's leader would make is recorded in the directory's ledger, with who asked for it; then the
+//! directory's membership follows, and all shards follow that ([`charthold_replica::replica::members`]).
 
 use std::time::Instant;
 
@@ -61,6 +61,7 @@ impl Gateway {
             let why = format!("node {} was removed for ever: give it an empty data directory", member.name);
             return Err(GatewayError::CannotChange(why));
         }
+        self.replica.may_change_member(MemberChange::Add(id, member.clone()), deadline).await?;
         let said = AddNodeRequest { peer_endpoint: request.peer_endpoint.clone(), ..Default::default() };
         let audited = Audited {
             method: "AddNode",
@@ -87,6 +88,7 @@ impl Gateway {
         violations.id("node", &request.node);
         violations.into_result()?;
         let (id, member) = self.named(&request.node, deadline).await?;
+        self.replica.may_change_member(MemberChange::Remove(id), deadline).await?;
         let said = RemoveNodeRequest { node: request.node.clone(), ..Default::default() };
         let audited = Audited {
             method: "RemoveNode",

@@ -37,6 +37,11 @@ async fn a_keyless_site_votes_stores_and_reads_nothing() {
         log.check(&client).await;
     }
     cluster.wait_roots_equal().await;
+    // Without b there would be one with keys and one without.
+    let refused = cluster.operator_cli(&["node", "remove", "b1"]).await;
+    assert!(refused.code == 1 && refused.stderr.contains("CANNOT_CHANGE"), "{}", refused.stderr);
+    let shown = cluster.operator_cli(&["node", "list"]).await.ok();
+    assert!(!shown.text().contains("drained"), "{}", shown.text());
     assert!(TcpStream::connect(cluster.endpoint(KEYLESS)).is_err(), "it opens no port for clients");
     let shown = cluster.operator_cli(&["site", "list"]).await.ok();
     assert!(shown.text().lines().any(|line| line.starts_with('c') && line.contains("keyless")), "{}", shown.text());

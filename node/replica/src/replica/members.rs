@@ -135,14 +135,23 @@ impl Replica {
         Ok((id, member))
     }
 
+    /// Whether the directory's leader would make that change now.
+    pub async fn may_change_member(&self, change: MemberChange, deadline: Instant) -> Result<(), ChangeError> {
+        self.ask_or_change(change, true, deadline).await
+    }
+
     /// Has the directory's leader make a node a member, or no member any more. Fine to repeat.
     pub async fn change_member(&self, change: MemberChange, deadline: Instant) -> Result<(), ChangeError> {
+        self.ask_or_change(change, false, deadline).await
+    }
+
+    async fn ask_or_change(&self, change: MemberChange, ask: bool, deadline: Instant) -> Result<(), ChangeError> {
         use pb::change_member_request::Change as Wanted;
         let change = match change {
             MemberChange::Add(id, member) => Wanted::Add(codec::member_to_pb(id, &member)),
             MemberChange::Remove(id) => Wanted::Remove(id),
         };
-        let request = pb::ChangeMemberRequest { change: Some(change) };
+        let request = pb::ChangeMemberRequest { change: Some(change), ask };
         loop {
             match self.ask_directory_leader(&request).await {
                 Ok(answer) if answer.refused.is_empty() => return Ok(()),

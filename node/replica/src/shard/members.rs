@@ -118,12 +118,13 @@ pub(crate) async fn change_member(
     if !directory.leads() {
         return Err(GroupError::NotLeader { leader: None });
     }
-    let composition = directory.composition();
+    let (composition, only_asked) = (directory.composition(), request.ask);
     let checked = match request.change.ok_or(GroupError::Malformed)? {
         Wanted::Add(member) => may_add(&composition, member.id, codec::member_from_pb(member)),
         Wanted::Remove(id) => may_remove(&composition, id, |id| id == directory.node || leadership.is_heard(id)),
     };
     let change = match checked {
+        Ok(_) if only_asked => return Ok(pb::ChangeMemberResponse::default()),
         Ok(Some(Change::Remove(id))) if id == directory.node => {
             // Whoever leads next is asked again.
             directory.hand_over().await;
