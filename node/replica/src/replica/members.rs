@@ -103,7 +103,7 @@ async fn take_step(group: &Group, wanted: &BTreeMap<NodeId, Member>, leadership:
     if leaves_itself(&composition, wanted, group.node) {
         return group.hand_over_to(|node, _| leadership.willing_for(node).is_some()).await;
     }
-    let behind = group.status().followers;
+    let behind = group.followers();
     let is_up = |id| leadership.is_heard(id);
     let caught_up = |id| {
         let behind = behind.iter().find(|(follower, _)| *follower == id);
@@ -172,7 +172,7 @@ impl Replica {
         let directory = self.group(DIRECTORY);
         let (leader, member) = directory.leader().ok_or(GroupError::NotLeader { leader: None })?;
         if leader == self.node_id {
-            return change_member(directory, &self.greeter.leadership, request.clone()).await;
+            return change_member(&self.groups, &self.greeter.leadership, request.clone()).await;
         }
         let client = self.peers.client(leader, &member.peer_address);
         let payload = request.encode_to_vec().into();

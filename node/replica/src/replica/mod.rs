@@ -246,7 +246,12 @@ impl Replica {
 
     /// Gives away what this node leads, all at once, so that its stop costs no election timeout.
     pub async fn hand_over(&self) {
-        futures::future::join_all(self.groups.iter().map(|group| group.hand_over())).await;
+        let willing = |node, _| self.greeter.leadership.willing_for(node).is_some();
+        let hand_over = async |group: &Group| match group.successor(willing) {
+            Some(_) => group.hand_over_to(willing).await,
+            None => group.hand_over_to(|_, _| true).await,
+        };
+        futures::future::join_all(self.groups.iter().map(|group| hand_over(group))).await;
     }
 
     /// Stops all groups, flushes the state.

@@ -4,7 +4,7 @@
 //! lead, stays as it is. When a site does not keep up for a while, the leader goes on without it and says so in every
 //! answer, until the site has caught up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +37,9 @@ pub struct KeyedSites {
 
 #[derive(Default)]
 struct Progress {
-    /// Up to this index all is on disk at every site with keys.
+    /// Up to this index all is on disk at every site with keys; of what is in the log in this term.
     reached: u64,
+    term: u64,
     /// While it goes on without a site: the last index that it waited for.
     degraded: Option<u64>,
     /// By index.
@@ -58,29 +59,27 @@ impl KeyedSites {
         let (sites, mut metrics) = (Arc::clone(self), raft.metrics());
         tokio::spawn(async move {
             while metrics.changed().await.is_ok() {
-                let (leads, matched, last, members) = {
-                    let metrics = metrics.borrow_watched();
-                    let membership = metrics.membership_config.membership();
-                    let voters = membership.voter_ids().collect::<BTreeSet<_>>();
-                    let members = membership.nodes().filter(|(id, _)| voters.contains(id));
-                    let members = members.map(|(id, member)| (*id, member.clone())).collect::<Vec<_>>();
-                    let leads = metrics.current_leader == Some(node);
-                    (leads, metrics.replication.clone().unwrap_or_default(), metrics.last_log_index, members)
-                };
-                match leads {
-                    true => sites.advance(reached(&members, &matched), last.unwrap_or(0)),
-                    false => sites.stop_leading(),
+                let metrics = metrics.borrow_watched();
+                let membership = metrics.membership_config.membership();
+                let voters = membership.voter_ids().filter_map(|id| Some((id, membership.get_node(&id)?)));
+                match &metrics.replication {
+                    Some(matched) if metrics.current_leader == Some(node) => {
+                        let last = metrics.last_log_index.unwrap_or(0);
+                        sites.advance(metrics.current_term, reached(voters, matched), last);
+                    }
+                    _ => sites.stop_leading(),
                 }
             }
         });
     }
 
     /// Waits until a committed entry is on disk at every site with keys, if it is worth waiting; at most for `left`.
-    pub async fn confirm(&self, index: u64, left: Duration) -> Durability {
+    pub async fn confirm(&self, entry: &LogId, left: Duration) -> Durability {
         let Some(within) = self.within else { return Durability::Quorum };
+        let (term, index) = (entry.leader_id.term, entry.index);
         let confirmed = {
             let mut progress = self.progress.lock();
-            if index <= progress.reached {
+            if term == progress.term && index <= progress.reached {
                 return Durability::BothKeyed;
             }
             if progress.degraded.is_some() {
@@ -106,9 +105,9 @@ impl KeyedSites {
         self.progress.lock().degraded.is_some()
     }
 
-    fn advance(&self, reached: u64, last: u64) {
+    fn advance(&self, term: u64, reached: u64, last: u64) {
         let mut progress = self.progress.lock();
-        progress.reached = reached;
+        (progress.term, progress.reached) = (term, reached);
         let still_waiting = progress.waiting.split_off(&(reached + 1));
         answer(std::mem::replace(&mut progress.waiting, still_waiting), Durability::BothKeyed);
         if progress.degraded.is_some_and(|waited_for| reached >= waited_for) && reached + BEHIND_MAX >= last {
@@ -151,10 +150,10 @@ fn answer(waiting: BTreeMap<u64, Vec<oneshot::Sender<Durability>>>, durability: 
 }
 
 /// The index up to which each site with keys has a replica that has all of it on disk.
-fn reached(voters: &[(NodeId, Member)], matched: &BTreeMap<NodeId, Option<LogId>>) -> u64 {
+fn reached<'a>(voters: impl Iterator<Item = (NodeId, &'a Member)>, matched: &BTreeMap<NodeId, Option<LogId>>) -> u64 {
     let mut sites = BTreeMap::<&str, u64>::new();
-    for (id, member) in voters.iter().filter(|(_, member)| member.keyed) {
-        let index = matched.get(id).copied().flatten().map_or(0, |log_id| log_id.index);
+    for (id, member) in voters.filter(|(_, member)| member.keyed) {
+        let index = matched.get(&id).copied().flatten().map_or(0, |log_id| log_id.index);
         let best = sites.entry(&member.site).or_default();
         *best = index.max(*best);
     }
@@ -169,51 +168,57 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
+    fn entry(term: u64, index: u64) -> LogId {
+        LogId::new(<LeaderId as openraft::vote::RaftLeaderId>::new(term, 1), index)
+    }
+
+    fn all(voters: &[(NodeId, Member)]) -> impl Iterator<Item = (NodeId, &Member)> {
+        voters.iter().map(|(id, member)| (*id, member))
+    }
+
     #[test]
     fn each_keyed_site_counts_by_its_best_node() {
         let voter = |id: NodeId, site: &str, keyed| (id, Member { site: site.to_owned(), keyed, ..Member::default() });
         let voters = [voter(1, "a", true), voter(2, "a", true), voter(3, "b", true), voter(4, "c", false)];
         let matched = |indexes: &[(NodeId, u64)]| {
-            let at = |(id, index): &(NodeId, u64)| {
-                (*id, Some(LogId::new(<LeaderId as openraft::vote::RaftLeaderId>::new(1, 1), *index)))
-            };
+            let at = |(id, index): &(NodeId, u64)| (*id, Some(entry(1, *index)));
             indexes.iter().map(at).collect::<BTreeMap<_, _>>()
         };
-        assert_eq!(reached(&voters, &matched(&[(1, 5), (2, 9), (3, 7), (4, 1)])), 7);
-        assert_eq!(reached(&voters, &matched(&[(1, 5), (2, 6), (3, 7)])), 6);
-        assert_eq!(reached(&voters, &matched(&[(1, 5), (2, 6), (4, 9)])), 0);
-        assert_eq!(reached(&voters[3..], &matched(&[(4, 9)])), 0);
+        assert_eq!(reached(all(&voters), &matched(&[(1, 5), (2, 9), (3, 7), (4, 1)])), 7);
+        assert_eq!(reached(all(&voters), &matched(&[(1, 5), (2, 6), (3, 7)])), 6);
+        assert_eq!(reached(all(&voters), &matched(&[(1, 5), (2, 6), (4, 9)])), 0);
+        assert_eq!(reached(all(&voters[3..]), &matched(&[(4, 9)])), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_site_that_stays_behind_is_waited_for_once() {
         let within = Duration::from_secs(5);
         let sites = KeyedSites::new(1, Some(within));
-        sites.advance(10, 10);
-        assert_eq!(sites.confirm(10, LONG).await, Durability::BothKeyed);
+        sites.advance(1, 10, 10);
+        assert_eq!(sites.confirm(&entry(1, 10), LONG).await, Durability::BothKeyed);
         let waiting = tokio::spawn({
             let sites = Arc::clone(&sites);
-            async move { sites.confirm(11, LONG).await }
+            async move { sites.confirm(&entry(1, 11), LONG).await }
         });
         tokio::time::sleep(within / 2).await;
-        sites.advance(11, 12);
+        sites.advance(1, 11, 12);
         assert_eq!(waiting.await.unwrap(), Durability::BothKeyed);
 
         let begun = tokio::time::Instant::now();
-        assert_eq!(sites.confirm(12, Duration::from_secs(1)).await, Durability::Quorum);
+        assert_eq!(sites.confirm(&entry(1, 12), Duration::from_secs(1)).await, Durability::Quorum);
         assert!(!sites.is_degraded(), "its caller was in a hurry");
         let begun = begun + begun.elapsed();
-        assert_eq!(sites.confirm(12, LONG).await, Durability::Quorum);
+        assert_eq!(sites.confirm(&entry(1, 12), LONG).await, Durability::Quorum);
         assert_eq!((begun.elapsed(), sites.is_degraded()), (within, true));
-        assert_eq!(sites.confirm(13, LONG).await, Durability::Quorum);
+        assert_eq!(sites.confirm(&entry(1, 13), LONG).await, Durability::Quorum);
         assert_eq!(begun.elapsed(), within, "nobody waits for it again");
-        sites.advance(11, 13);
+        sites.advance(1, 11, 13);
         assert!(sites.is_degraded(), "little is not nothing");
-        sites.advance(14, 14 + BEHIND_MAX + 1);
+        sites.advance(1, 14, 14 + BEHIND_MAX + 1);
         assert!(sites.is_degraded());
-        sites.advance(15, 15 + BEHIND_MAX);
+        sites.advance(1, 15, 15 + BEHIND_MAX);
         assert!(!sites.is_degraded());
-        assert_eq!(sites.confirm(15, LONG).await, Durability::BothKeyed);
+        assert_eq!(sites.confirm(&entry(1, 15), LONG).await, Durability::BothKeyed);
     }
 
     #[tokio::test]
@@ -221,7 +226,7 @@ mod tests {
         let sites = KeyedSites::new(1, Some(Duration::from_secs(60)));
         let waiting = tokio::spawn({
             let sites = Arc::clone(&sites);
-            async move { sites.confirm(5, LONG).await }
+            async move { sites.confirm(&entry(1, 5), LONG).await }
         });
         while sites.progress.lock().waiting.is_empty() {
             tokio::task::yield_now().await;
@@ -230,8 +235,17 @@ mod tests {
         assert_eq!(waiting.await.unwrap(), Durability::Quorum);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_was_reached_in_an_older_term_says_nothing() {
+        let sites = KeyedSites::new(1, Some(LONG / 2));
+        sites.advance(1, 100, 100);
+        assert_eq!(sites.confirm(&entry(2, 95), Duration::from_secs(1)).await, Durability::Quorum);
+        sites.advance(2, 95, 95);
+        assert_eq!(sites.confirm(&entry(2, 95), LONG).await, Durability::BothKeyed);
+    }
+
     #[tokio::test]
     async fn without_the_policy_nobody_waits() {
-        assert_eq!(KeyedSites::new(1, None).confirm(7, LONG).await, Durability::Quorum);
+        assert_eq!(KeyedSites::new(1, None).confirm(&entry(1, 7), LONG).await, Durability::Quorum);
     }
 }

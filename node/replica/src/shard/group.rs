@@ -270,7 +270,7 @@ impl Group {
             Err(_) => Err(GroupError::Unknown),
             Ok(Ok(written)) => {
                 let durability =
-                    self.keyed_sites.confirm(written.log_id().index, limit.saturating_sub(begun.elapsed())).await;
+                    self.keyed_sites.confirm(written.log_id(), limit.saturating_sub(begun.elapsed())).await;
                 Ok((written.response().0.clone(), durability))
             }
             // It may have been replicated before this replica stopped: never "nothing was done".
@@ -318,15 +318,20 @@ impl Group {
         }
     }
 
-    /// Gives leadership to the follower that lacks least, before this node stops.
-    pub async fn hand_over(&self) {
-        self.hand_over_to(|_, _| true).await;
+    /// On the leader: how many entries each other replica lacks.
+    pub fn followers(&self) -> Vec<(NodeId, u64)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let log_index = metrics.last_log_index.unwrap_or(0);
+        let lag = |matched: &Option<LogId>| log_index.saturating_sub(matched.map_or(0, |log_id| log_id.index));
+        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != self.node);
+        others.map(|(id, matched)| (*id, lag(matched))).collect()
     }
 
     /// On the leader: the voter that lacks least, of those that are fit by their id and how many entries they lack.
     pub fn successor(&self, fit: impl Fn(NodeId, u64) -> bool) -> Option<NodeId> {
-        let GroupStatus { followers, composition, .. } = self.status();
-        let voters = followers.into_iter().filter(|(id, _)| composition.voters.contains(id));
+        let composition = self.composition();
+        let voters = self.followers().into_iter().filter(|(id, _)| composition.voters.contains(id));
         let successor = voters.filter(|(id, behind)| fit(*id, *behind)).min_by_key(|(_, behind)| *behind);
         successor.map(|(id, _)| id)
     }
@@ -377,14 +382,11 @@ impl Group {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched().clone();
         let progress = self.progress.read().clone();
-        let log_index = metrics.last_log_index.unwrap_or(0);
-        let lag = |matched: &Option<LogId>| log_index.saturating_sub(matched.map_or(0, |log_id| log_id.index));
-        let followers = metrics.replication.iter().flatten().filter(|(id, _)| **id != self.node);
         GroupStatus {
             shard: self.shard,
             leader: metrics.current_leader,
             term: metrics.current_term,
-            log_index,
+            log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |log_id| log_id.index),
             applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
             purged_index: metrics.purged.map_or(0, |log_id| log_id.index),
@@ -392,7 +394,7 @@ impl Group {
             seq: progress.seq,
             composition: self.composition(),
             recent_roots: progress.recent_roots(),
-            followers: followers.map(|(id, matched)| (*id, lag(matched))).collect(),
+            followers: self.followers(),
             degraded: self.keyed_sites.is_degraded(),
             stopped: metrics.running_state.err().map(|fatal| fatal.to_string()),
         }

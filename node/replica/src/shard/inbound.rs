@@ -74,22 +74,25 @@ impl Inbound {
             Kind::ReadIndex => read_index(group, payload).await,
             Kind::Forward => forward(keyed(group, from)?, payload).await,
             Kind::Echo => Ok(Bytes::new()),
-            Kind::GiveWay => self.give_way(keyed(group, from)?, payload),
-            Kind::ChangeMember => self.change_member(keyed(group, from)?, payload).await,
+            Kind::GiveWay => keyed(group, from).and_then(|_| self.give_way(payload)),
+            Kind::ChangeMember => {
+                keyed(group, from)?;
+                self.change_member(payload).await
+            }
             Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
             _ => Err(error(ErrorKind::Malformed)),
         }
     }
 
-    fn give_way(&self, _asked_by_a_keyed_node: &Group, payload: Bytes) -> Answer {
+    fn give_way(&self, payload: Bytes) -> Answer {
         let request = pb::GiveWayRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
         self.leadership.tell(request.give_way);
         Ok(Bytes::new())
     }
 
-    async fn change_member(&self, group: &Group, payload: Bytes) -> Answer {
+    async fn change_member(&self, payload: Bytes) -> Answer {
         let request = pb::ChangeMemberRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
-        let changed = members::change_member(group, &self.leadership, request).await;
+        let changed = members::change_member(&self.groups, &self.leadership, request).await;
         Ok(changed.map_err(|failure| call_error(&failure))?.encode_to_vec().into())
     }
 

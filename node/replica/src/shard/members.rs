@@ -4,6 +4,7 @@
 //! sets of voters goes over two such sets. Each node holds every shard, so a cluster has few nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use charthold_proto::internal as pb;
@@ -14,8 +15,8 @@ use openraft::errors::{ClientWriteError, RaftError};
 use super::codec;
 use super::group::{Group, GroupError};
 use super::types::{Member, TypeConfig};
-use crate::NodeId;
 use crate::peer::leadership::Leadership;
+use crate::{DIRECTORY, NodeId};
 
 /// Nodes of a cluster: every one votes in every group.
 pub const MEMBERS_MAX: usize = 7;
@@ -110,24 +111,29 @@ pub(crate) fn enough_are_up(voters: impl Iterator<Item = NodeId>, is_up: impl Fn
 
 /// On the directory's leader: makes one node more or less a member of the directory. Fine to repeat.
 pub(crate) async fn change_member(
-    directory: &Group,
+    groups: &[Arc<Group>],
     leadership: &Leadership,
     request: pb::ChangeMemberRequest,
 ) -> Result<pb::ChangeMemberResponse, GroupError> {
     use pb::change_member_request::Change as Wanted;
+    let directory = &groups[usize::from(DIRECTORY)];
     if !directory.leads() {
         return Err(GroupError::NotLeader { leader: None });
     }
     let (composition, only_asked) = (directory.composition(), request.ask);
+    let is_up = |id| id == directory.node || leadership.is_heard(id);
     let checked = match request.change.ok_or(GroupError::Malformed)? {
         Wanted::Add(member) => may_add(&composition, member.id, codec::member_from_pb(member)),
-        Wanted::Remove(id) => may_remove(&composition, id, |id| id == directory.node || leadership.is_heard(id)),
+        // Each shard must decide without it at once, also one that has not given all members a vote yet.
+        Wanted::Remove(id) => {
+            may_remove(&composition, groups.iter().map(|group| group.composition().voters), id, is_up)
+        }
     };
     let change = match checked {
         Ok(_) if only_asked => return Ok(pb::ChangeMemberResponse::default()),
         Ok(Some(Change::Remove(id))) if id == directory.node => {
             // Whoever leads next is asked again.
-            directory.hand_over().await;
+            directory.hand_over_to(|node, _| leadership.willing_for(node).is_some()).await;
             return Err(GroupError::NotLeader { leader: None });
         }
         Ok(Some(change)) => change,
@@ -143,6 +149,10 @@ fn may_add(composition: &Composition, id: NodeId, member: Member) -> Result<Opti
     if composition.members.get(&id) == Some(&member) {
         return Ok(None);
     }
+    if composition.members.contains_key(&id) {
+        let what = "is a member already; its name, site and addresses stay: remove it, and add it as a new node";
+        return Err(format!("node {} {what}", member.name));
+    }
     if composition.members.values().any(|other| other.name == member.name) {
         return Err(format!("the cluster has a node {} already: remove that first", member.name));
     }
@@ -157,7 +167,12 @@ fn may_add(composition: &Composition, id: NodeId, member: Member) -> Result<Opti
     }
 }
 
-fn may_remove(composition: &Composition, id: NodeId, is_up: impl Fn(NodeId) -> bool) -> Result<Option<Change>, String> {
+fn may_remove(
+    composition: &Composition,
+    mut voters: impl Iterator<Item = BTreeSet<NodeId>>,
+    id: NodeId,
+    is_up: impl Fn(NodeId) -> bool,
+) -> Result<Option<Change>, String> {
     if !composition.members.contains_key(&id) {
         return Ok(None);
     }
@@ -165,7 +180,7 @@ fn may_remove(composition: &Composition, id: NodeId, is_up: impl Fn(NodeId) -> b
     if left.peek().is_none() {
         return Err("it is the cluster's last node".to_owned());
     }
-    if !enough_are_up(composition.voters.iter().copied().filter(|other| *other != id), is_up) {
+    if !voters.all(|voters| enough_are_up(voters.into_iter().filter(|other| *other != id), &is_up)) {
         return Err("too few of the nodes that would be left can be reached: start them first".to_owned());
     }
     match keyless_are_few(left) {
@@ -204,7 +219,10 @@ pub(crate) mod tests {
         assert!(may_add(&three, 7, nodes("C")[&NodeId::from(b'C')].clone()).is_err(), "a second node of one name");
         assert!(add(&composition("ABCDEFG", ""), 'H').is_err());
         assert!(add(&composition("ABk", ""), 'l').is_err());
-        let remove = |from: &Composition, name: u8| may_remove(from, NodeId::from(name), |id| id != NodeId::from(b'D'));
+        let is_up = |id| id != NodeId::from(b'D');
+        let remove = |from: &Composition, name: u8| {
+            may_remove(from, std::iter::once(from.voters.clone()), NodeId::from(name), is_up)
+        };
         assert!(matches!(remove(&three, b'C'), Ok(Some(Change::Remove(_)))));
         assert_eq!(remove(&three, b'X'), Ok(None));
         assert!(remove(&composition("ABk", ""), b'B').is_err());
@@ -213,5 +231,11 @@ pub(crate) mod tests {
         assert!(remove(&composition("ABD", ""), b'B').is_err());
         assert!(remove(&composition("ABD", ""), b'D').is_ok());
         assert!(remove(&composition("ABCD", ""), b'B').is_ok());
+        // In one shard E has no vote yet.
+        let shards = ["ABDE", "ABD"].map(|voters| composition(voters, "").voters);
+        assert!(may_remove(&composition("ABDE", ""), shards.into_iter(), NodeId::from(b'B'), is_up).is_err());
+        let (id, mut member) = nodes("A").pop_first().expect("one node");
+        member.peer_address = "elsewhere:1".to_owned();
+        assert!(may_add(&three, id, member).is_err_and(|why| why.contains("is a member already")));
     }
 }
