@@ -14,6 +14,12 @@ impl Cluster {
         operator.admin().status_of(&self.endpoint(node)).await
     }
 
+    /// What every node says of itself, the keyless ones too; by whatever gateway answers.
+    pub async fn status_of_all(&self) -> Result<ClusterStatus, String> {
+        let operator = self.operator().with_deadline(Duration::from_secs(5));
+        operator.admin().status_of_all().await.map_err(|error| error.to_string())
+    }
+
     /// Until a node's client port answers anything at all: before the initialization nobody may ask.
     pub async fn wait_answers(&self, node: usize) {
         until(&format!("node {node} answers"), || async {
@@ -78,8 +84,7 @@ impl Cluster {
     /// that differ at one seq on the way are a failure at once.
     pub async fn wait_roots_equal(&self) {
         until("all replicas are at one seq", || async {
-            let operator = self.operator().with_deadline(Duration::from_secs(5));
-            let status = operator.admin().status_of_all().await.map_err(|error| error.to_string())?;
+            let status = self.status_of_all().await?;
             let of_node = |node: NodeStatus| match node.unreachable {
                 None => Ok(node.shards),
                 Some(why) => Err(format!("node {}: {why}", node.node_id)),
@@ -104,9 +109,7 @@ impl Cluster {
     pub async fn wait_voters(&self, nodes: &[usize]) {
         let names: Vec<String> = nodes.iter().map(|node| self.name(*node)).collect();
         until(&format!("{names:?} vote everywhere"), || async {
-            let operator = self.operator().with_deadline(Duration::from_secs(5));
-            let status = operator.admin().status_of_all().await.map_err(|error| error.to_string())?;
-            let found = voters(&status);
+            let found = voters(&self.status_of_all().await?);
             match !found.is_empty() && found.iter().all(|voters| *voters == names) {
                 true => Ok(()),
                 false => Err(format!("{found:?}")),

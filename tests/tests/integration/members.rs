@@ -2,16 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
 
-use charthold_client::{Chart, Client, ClusterStatus, Put, RecordId};
+use charthold_client::{Chart, Client, Put, RecordId};
 use charthold_tests::harness::{Cluster, Options, Writers, until};
 use tokio::task::JoinHandle;
-
-async fn status(cluster: &Cluster) -> Result<ClusterStatus, String> {
-    let operator = cluster.operator().with_deadline(Duration::from_secs(5));
-    operator.admin().status_of_all().await.map_err(|error| error.to_string())
-}
 
 async fn wait_more(writers: &Writers, what: &str) {
     let before = writers.acknowledged();
@@ -140,7 +134,7 @@ async fn a_rolling_restart_fails_no_request_and_leaders_come_home() {
         one.stop().await;
     }
     until("each node leads its third", || async {
-        let status = status(&cluster).await?;
+        let status = cluster.status_of_all().await?;
         let leads = |id: &str| status.shards.iter().filter(|shard| shard.leader_node_id.as_deref() == Some(id)).count();
         let found = status.nodes.iter().map(|node| leads(&node.id)).collect::<Vec<_>>();
         if found == [3, 3, 3] { Ok(()) } else { Err(format!("{found:?}")) }

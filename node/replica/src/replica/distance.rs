@@ -21,6 +21,7 @@ pub(super) struct Distances {
 
 #[derive(Default)]
 struct Peer {
+    name: String,
     round_trips: VecDeque<Duration>,
     too_far: bool,
 }
@@ -38,10 +39,16 @@ impl Distances {
         Self { heartbeat, peers: Mutex::default() }
     }
 
+    /// Forgets nodes that are no members any more. Answers their names.
+    pub fn forget_all_but(&self, is_member: impl Fn(NodeId) -> bool) -> Vec<String> {
+        let gone = self.peers.lock().extract_if(|node, _| !is_member(*node)).collect::<Vec<_>>();
+        gone.into_iter().map(|(_, peer)| peer.name).collect()
+    }
+
     /// Takes one measurement; says so once when a peer turns out to be too far, and once when it no longer is.
     pub fn note(&self, node: NodeId, name: &str, round_trip: Duration) {
         let heartbeat_ms = self.heartbeat.as_millis() as u64;
-        match self.take(node, round_trip) {
+        match self.take(node, name, round_trip) {
             Some(News::TooFar(least)) => tracing::warn!(
                 peer = name,
                 round_trip_ms = least.as_millis() as u64,
@@ -56,9 +63,9 @@ impl Distances {
         }
     }
 
-    fn take(&self, node: NodeId, round_trip: Duration) -> Option<News> {
+    fn take(&self, node: NodeId, name: &str, round_trip: Duration) -> Option<News> {
         let mut peers = self.peers.lock();
-        let peer = peers.entry(node).or_default();
+        let peer = peers.entry(node).or_insert_with(|| Peer { name: name.to_owned(), ..Peer::default() });
         peer.round_trips.push_back(round_trip);
         if peer.round_trips.len() > SAMPLES {
             peer.round_trips.pop_front();
@@ -85,12 +92,14 @@ mod tests {
     fn a_peer_is_too_far_if_it_always_was_lately() {
         let distances = Distances::new(ms(100));
         let take = |round_trip_ms: u64, times: usize| {
-            (0..times).filter_map(|_| distances.take(1, ms(round_trip_ms))).collect::<Vec<_>>()
+            (0..times).filter_map(|_| distances.take(1, "a1", ms(round_trip_ms))).collect::<Vec<_>>()
         };
         assert_eq!(take(500, SAMPLES - 1), []);
         assert_eq!(take(10, 1), []);
         assert_eq!(take(90, 2 * SAMPLES), [News::TooFar(ms(90))]);
         assert_eq!(take(79, 1), [News::FitsAgain]);
         assert_eq!(take(80, 2 * SAMPLES), [], "just enough");
+        assert_eq!(distances.forget_all_but(|node| node == 1), Vec::<String>::new());
+        assert_eq!(distances.forget_all_but(|_| false), ["a1"]);
     }
 }

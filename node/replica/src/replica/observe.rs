@@ -87,6 +87,8 @@ impl Observer {
         refresh_engine("log", &self.log_engine.figures());
         refresh_engine("state", &self.state.engine().figures());
         let peer = &METRICS.peer;
+        // Of who is no member any more nothing stays.
+        peer.connected.clear();
         for (id, member) in self.others() {
             let client = self.peers.client(id, &member.peer_address);
             for (lane, word) in [(Lane::Control, "control"), (Lane::Bulk, "bulk")] {
@@ -131,17 +133,21 @@ impl Observer {
             let client = self.peers.client(id, &member.peer_address);
             let began = Instant::now();
             let echo = client.call(Lane::Control, Kind::Echo, DIRECTORY, Bytes::new(), ECHO_MAX).await;
-            let took = began.elapsed();
-            if echo.is_ok() {
-                self.distances.note(id, &member.name, took);
-            }
-            let (round_trip, labels) = (&METRICS.peer.round_trip, [("peer", member.name)]);
+            let (round_trip, labels) = (&METRICS.peer.round_trip, [("peer", member.name.clone())]);
             match echo {
-                Ok(_) => _ = round_trip.get_or_create(&labels).set(took.as_secs_f64()),
+                Ok(_) => {
+                    let took = began.elapsed();
+                    self.distances.note(id, &member.name, took);
+                    round_trip.get_or_create(&labels).set(took.as_secs_f64());
+                }
                 Err(_) => _ = round_trip.remove(&labels),
             }
         };
-        join_all(self.others().into_iter().map(measure)).await;
+        let others = self.others();
+        for name in self.distances.forget_all_but(|node| others.iter().any(|(id, _)| *id == node)) {
+            METRICS.peer.round_trip.remove(&[("peer", name)]);
+        }
+        join_all(others.into_iter().map(measure)).await;
     }
 }
 
