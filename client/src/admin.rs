@@ -201,8 +201,8 @@ impl Admin {
         Ok(Node::from_proto(answer.node.unwrap_or_default()))
     }
 
-    /// Takes a node, by its name, out of the cluster for ever. For operators.
-    pub async fn remove_node(&self, node: &str) -> Result<(), Error> {
+    /// Takes a node, by its name, out of the cluster for ever, and gives its id. A repeat changes nothing. For operators.
+    pub async fn remove_node(&self, node: &str) -> Result<String, Error> {
         let request_id = new_request_id();
         let message = v1::RemoveNodeRequest {
             context: self.context(),
@@ -214,7 +214,7 @@ impl Admin {
             async move { ClusterClient::new(attempt.channel).remove_node(request).await.map(Response::into_inner) }
         })
         .await
-        .map(|_| ())
+        .map(|answer| answer.node_id)
     }
 
     /// Has a node, by its name, give away what it leads and lead nothing, until it is restarted; or lead again, with

@@ -116,20 +116,21 @@ async fn remove(client: &Client, ctx: &Ctx, name: &str, wait_seconds: u64) -> Re
             Ok(()) | Err(CliError::Failed(_)) => {}
             Err(error) => return Err(error),
         },
-        Err(error @ (Error::Invalid { .. } | Error::Denied | Error::Unauthenticated { .. })) => {
-            return Err(error.into());
-        }
+        Err(error @ (Error::Denied | Error::Unauthenticated { .. })) => return Err(error.into()),
+        // No node is called that any more, or none ever was: the removal tells.
+        Err(Error::Invalid { .. }) => {}
         Err(error) => ctx.note(&format!("it is removed without being drained: {error}")),
     }
-    let report = look(client).await?;
-    let id = report.nodes().iter().find(|node| node.name == name).map(|node| node.id.clone()).unwrap_or_default();
-    if let Err(error) = client.admin().remove_node(name).await {
-        if matches!(error, Error::CannotChange { .. }) {
-            // It stays: so it may lead again.
-            client.admin().drain_node(name, true).await?;
+    let id = match client.admin().remove_node(name).await {
+        Ok(id) => id,
+        Err(error) => {
+            if matches!(error, Error::CannotChange { .. }) {
+                // It stays: so it may lead again.
+                client.admin().drain_node(name, true).await?;
+            }
+            return Err(error.into());
         }
-        return Err(error.into());
-    }
+    };
     let done = |report: &Report| {
         let counted = |shard: &u32| {
             let view = report.leader(*shard).map(|(_, view)| view);

@@ -20,7 +20,7 @@ use prost::Message;
 use super::Gateway;
 use super::access::NO_TENANT;
 use super::error::GatewayError;
-use super::status::node_info;
+use super::status::{node_id, node_info};
 use super::validate::{self, Violations};
 
 impl From<ChangeError> for GatewayError {
@@ -43,6 +43,10 @@ struct Audited<'a, Said> {
     subject: &'a str,
 }
 
+fn is_retired(row: &pb::ClusterRow, id: NodeId) -> bool {
+    row.retired_nodes.iter().any(|node| node.id == id)
+}
+
 impl Gateway {
     pub(super) async fn add_node(
         &self,
@@ -55,9 +59,8 @@ impl Gateway {
         violations.id("peer_endpoint", &request.peer_endpoint);
         violations.into_result()?;
         let (id, member) = self.replica.find_candidate(&request.peer_endpoint).await?;
-        self.replica.barrier(DIRECTORY, deadline).await?;
-        let row = self.replica.directory().cluster()?.ok_or(GatewayError::NotInitialized)?;
-        if row.retired_nodes.contains(&id) {
+        let row = self.cluster_row(deadline).await?;
+        if is_retired(&row, id) {
             let why = format!("node {} was removed for ever: give it an empty data directory", member.name);
             return Err(GatewayError::CannotChange(why));
         }
@@ -71,7 +74,7 @@ impl Gateway {
             said,
             subject: &member.name,
         };
-        let done = self.record_change(audited, 0, deadline).await?;
+        let done = self.record_change(audited, None, deadline).await?;
         self.replica.change_member(MemberChange::Add(id, member.clone()), deadline).await?;
         tracing::info!(node = member.name, site = member.site, "a node was added: it catches up, then it votes");
         Ok(AddNodeResponse { answer: self.answer(DIRECTORY, done.seq), node: Some(node_info(&(id, member))) })
@@ -87,7 +90,10 @@ impl Gateway {
         violations.context(request.context.as_ref());
         violations.id("node", &request.node);
         violations.into_result()?;
-        let (id, member) = self.named(&request.node, deadline).await?;
+        let (id, member) = match self.named(&request.node, deadline).await {
+            Ok(found) => found,
+            Err(unknown) => return self.removed_before(&request.node, deadline).await?.ok_or(unknown),
+        };
         self.replica.may_change_member(MemberChange::Remove(id), deadline).await?;
         let said = RemoveNodeRequest { node: request.node.clone(), ..Default::default() };
         let audited = Audited {
@@ -98,10 +104,24 @@ impl Gateway {
             said,
             subject: &member.name,
         };
-        let done = self.record_change(audited, id, deadline).await?;
-        self.replica.change_member(MemberChange::Remove(id), deadline).await?;
-        tracing::info!(node = member.name, site = member.site, "a node was removed: it is never admitted again");
-        Ok(RemoveNodeResponse { answer: self.answer(DIRECTORY, done.seq) })
+        let retired = pb::RetiredNode { id, name: member.name.clone() };
+        let done = self.record_change(audited, Some(retired), deadline).await?;
+        // Else a repeat came so late that another node has this name by now.
+        if is_retired(&self.cluster_row(deadline).await?, id) {
+            self.replica.change_member(MemberChange::Remove(id), deadline).await?;
+            tracing::info!(node = member.name, site = member.site, "a node was removed: it is never admitted again");
+        }
+        Ok(RemoveNodeResponse { answer: self.answer(DIRECTORY, done.seq), node_id: node_id(id) })
+    }
+
+    /// A repeat after an answer that was lost: it is as was asked.
+    async fn removed_before(&self, name: &str, deadline: Instant) -> Result<Option<RemoveNodeResponse>, GatewayError> {
+        let row = self.cluster_row(deadline).await?;
+        let last = row.retired_nodes.iter().rfind(|node| node.name == name);
+        Ok(last.map(|node| RemoveNodeResponse {
+            answer: self.answer(DIRECTORY, self.replica.seq(DIRECTORY)),
+            node_id: node_id(node.id),
+        }))
     }
 
     /// Not recorded: it changes nothing that outlives the node's next start.
@@ -127,10 +147,16 @@ impl Gateway {
         found.ok_or_else(|| GatewayError::field("node", "is not a node of this cluster"))
     }
 
+    /// Not older than the call.
+    async fn cluster_row(&self, deadline: Instant) -> Result<pb::ClusterRow, GatewayError> {
+        self.replica.barrier(DIRECTORY, deadline).await?;
+        self.replica.directory().cluster()?.ok_or(GatewayError::NotInitialized)
+    }
+
     async fn record_change(
         &self,
         change: Audited<'_, impl Message>,
-        retired: NodeId,
+        retired: Option<pb::RetiredNode>,
         deadline: Instant,
     ) -> Result<pb::Done, GatewayError> {
         let request_id = validate::request_id(change.request_id)?;

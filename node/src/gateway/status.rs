@@ -36,7 +36,7 @@ impl Gateway {
     }
 }
 
-fn node_id(id: NodeId) -> String {
+pub(super) fn node_id(id: NodeId) -> String {
     format!("{id:016x}")
 }
 

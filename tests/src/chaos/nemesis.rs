@@ -217,6 +217,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::Drain => {
                 operate(cluster, async |operator| operator.admin().drain_node(&cluster.name(node), false).await).await;
+                cluster.wait_leads_nothing(node).await;
                 self.rest(500..4_000).await;
                 operate(cluster, async |operator| operator.admin().drain_node(&cluster.name(node), true).await).await;
             }

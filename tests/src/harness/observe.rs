@@ -118,6 +118,24 @@ impl Cluster {
         .await;
     }
 
+    /// Until a node leads no shard, as it says itself, and somebody else leads each.
+    pub async fn wait_leads_nothing(&self, node: usize) {
+        let name = self.name(node);
+        until(&format!("{name} leads nothing"), || async {
+            let status = self.status_of_all().await?;
+            let id = status.nodes.iter().find(|node| node.name == name).map(|node| &node.id);
+            let own = status.node_status.iter().find(|node| Some(&node.node_id) == id && node.unreachable.is_none());
+            let own = own.ok_or_else(|| format!("{name} does not answer"))?;
+            let others =
+                own.shards.iter().filter(|shard| shard.leader_node_id.as_ref().is_some_and(|it| Some(it) != id));
+            match others.count() {
+                count if count == own.shards.len() => Ok(()),
+                count => Err(format!("others lead {count} of {}", own.shards.len())),
+            }
+        })
+        .await;
+    }
+
     fn running(&self) -> Vec<usize> {
         (0..self.size()).filter(|node| self.is_started(*node) && self.is_keyed(*node)).collect()
     }

@@ -1,11 +1,13 @@
 //! Two sites with keys and a third without: it votes and stores, and reads and leads nothing.
 
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use charthold_client::{Chart, Durability, Put, RecordId};
 use charthold_tests::canary::{Scan, Texts, files_below};
 use charthold_tests::harness::{Cluster, Options, RAFT, Writers, until};
+use rustix::process::Signal;
 
 const KEYLESS: usize = 2;
 const SECRET: &str = "a diagnosis that nobody at the third site is to read";
@@ -53,11 +55,17 @@ async fn a_keyless_site_votes_stores_and_reads_nothing() {
     files.retain(|file| file.is_file());
     let (found, read) = Scan::new(&texts).files(&files);
     assert_eq!(found, Vec::<String>::new(), "of {read} bytes");
-    let root_key = std::fs::read(cluster.folder().join("root.key")).unwrap();
-    let holds_the_key = |file: &std::path::PathBuf| {
-        std::fs::read(file).unwrap().windows(root_key.len()).any(|window| window == root_key)
+    let holds = |bytes: &[u8]| {
+        let holds = |file: &PathBuf| std::fs::read(file).unwrap().windows(bytes.len()).any(|window| window == bytes);
+        files.iter().any(holds)
     };
-    assert!(!files.iter().any(holds_the_key));
+    assert!(holds(&hex::decode(cluster.tenant()).unwrap()), "it has the tenant's rows, as they are");
+    // In digits, as in the key's file, and in bytes.
+    let file = std::fs::read_to_string(cluster.folder().join("root.key")).unwrap();
+    let digits = file.split_whitespace().last().unwrap();
+    let key = hex::decode(digits).unwrap();
+    assert_eq!(key.len(), 32);
+    assert!(!holds(digits.as_bytes()) && !holds(&key));
 }
 
 /// It has the newest entries of all: it must lead, and hands over as soon as another has them.
@@ -112,6 +120,12 @@ async fn a_commit_waits_for_both_keyed_sites() {
     cluster.kill(KEYLESS);
     wait_durability(&cluster, Durability::BothKeyed).await;
     cluster.restart(KEYLESS);
+
+    // One that is connected, and syncs nothing.
+    cluster.process(1).signal(Signal::STOP);
+    wait_durability(&cluster, Durability::Quorum).await;
+    cluster.process(1).signal(Signal::CONT);
+    wait_durability(&cluster, Durability::BothKeyed).await;
 
     cluster.kill(1);
     cluster.wait_leaders().await;

@@ -120,8 +120,8 @@ impl Applier {
         self.once(overlay, request, |overlay, _| {
             let row = read_row::<cluster::Row>(overlay, Table::Cluster, cluster::encode())?;
             let Some(mut row) = row else { return Ok(Some(Reason::NotInitialized)) };
-            if change.retired != 0 && !row.retired_nodes.contains(&change.retired) {
-                row.retired_nodes.push(change.retired);
+            if let Some(retired) = change.retired.filter(|node| !row.retired_nodes.contains(node)) {
+                row.retired_nodes.push(retired);
                 overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
             }
             Ok(None)
