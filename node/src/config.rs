@@ -35,6 +35,7 @@
 //! durability = "quorum"                  # or "both-keyed": a commit is answered when it is on disk at each keyed site
 //! degrade_after_ms = 5000                # both-keyed: how long it waits for a site, then without it until it keeps up
 //! leader_sites = ["a", "b"]              # where leaders should be, near the clients; empty: spread over all sites
+//! keyless_snapshots = false              # whether a snapshot is taken from a node without keys: only if no other has the data
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
@@ -90,11 +91,12 @@ enum Form {
     Number,
     /// From 0 to 1.
     Ratio,
+    Flag,
     List,
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 37] = [
+const KEYS: [(&str, Form); 38] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -122,6 +124,7 @@ const KEYS: [(&str, Form); 37] = [
     ("raft.leader_sites", Form::List),
     ("raft.durability", Form::Text),
     ("raft.degrade_after_ms", Form::Number),
+    ("raft.keyless_snapshots", Form::Flag),
     ("limits.body_bytes_max", Form::Number),
     ("limits.index_sweep_after_s", Form::Number),
     ("limits.document_bytes_max", Form::Number),
@@ -418,27 +421,29 @@ fn variable_of(key: &str) -> String {
 fn merge(figment: Figment, origin: &str, key: &str, form: Form, value: &str) -> Result<Figment, ConfigError> {
     match form {
         Form::Text => Ok(figment.merge((key, value))),
-        Form::Number => match value.trim().parse::<u64>() {
-            Ok(number) => Ok(figment.merge((key, number))),
-            Err(_) => Err(ConfigError::Invalid {
-                origin: origin.to_owned(),
-                key: key.to_owned(),
-                reason: "must be a whole number".to_owned(),
-            }),
-        },
-        Form::Ratio => match value.trim().parse::<f64>() {
-            Ok(number) => Ok(figment.merge((key, number))),
-            Err(_) => Err(ConfigError::Invalid {
-                origin: origin.to_owned(),
-                key: key.to_owned(),
-                reason: "must be a number".to_owned(),
-            }),
-        },
+        Form::Number => parsed::<u64>(figment, origin, key, value, "must be a whole number"),
+        Form::Ratio => parsed::<f64>(figment, origin, key, value, "must be a number"),
+        Form::Flag => parsed::<bool>(figment, origin, key, value, "must be true or false"),
         Form::List => {
             let items: Vec<&str> = value.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
             Ok(figment.merge((key, items)))
         }
     }
+}
+
+fn parsed<T: std::str::FromStr + serde::Serialize>(
+    figment: Figment,
+    origin: &str,
+    key: &str,
+    value: &str,
+    wanted: &str,
+) -> Result<Figment, ConfigError> {
+    let parsed = value.trim().parse::<T>().map_err(|_| ConfigError::Invalid {
+        origin: origin.to_owned(),
+        key: key.to_owned(),
+        reason: wanted.to_owned(),
+    });
+    Ok(figment.merge((key, parsed?)))
 }
 
 /// The first thing wrong, with the key's whole name.

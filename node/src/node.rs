@@ -134,6 +134,8 @@ async fn open_replica(
         peer_address: config.advertised_peer(),
         client_address: if root.is_some() { config.advertised_client() } else { String::new() },
         keyed: root.is_some(),
+        // Whoever takes it in vouches for it.
+        code: None,
     };
     let replica_config = ReplicaConfig {
         data: config.data.clone(),
@@ -161,6 +163,8 @@ async fn open_replica(
         leader_sites: config.raft.leader_sites.clone(),
         keyed_sites_within: (config.raft.durability == Durability::BothKeyed)
             .then(|| Duration::from_millis(config.raft.degrade_after_ms)),
+        author_key: root.map(|root| Arc::new(root.author_key(&identity.cluster)) as _),
+        keyless_snapshots: config.raft.keyless_snapshots,
     };
     let replica = Replica::open(replica_config, Arc::clone(transport) as _, Platform::system()).await?;
     tracing::info!(

@@ -65,6 +65,7 @@ pub struct Metrics {
     pub read_open: Histogram,
     pub barrier_queued: Gauge,
     pub spans_dropped: Counter,
+    pub forged: Counter,
     // What follows is set when somebody looks, by `Replica::refresh_metrics`.
     pub raft: RaftGauges,
     pub engine: EngineGauges,
@@ -128,6 +129,7 @@ impl Metrics {
             read_stage,
             barrier_queued: Gauge::default(),
             spans_dropped: Counter::default(),
+            forged: Counter::default(),
             raft: RaftGauges::default(),
             engine: EngineGauges::default(),
             peer: PeerGauges::default(),
@@ -153,6 +155,8 @@ impl Metrics {
         to.register("barrier_queued_reads", "Reads that wait for a read barrier now", self.barrier_queued.clone());
         let help = "Spans that were thrown away because the collector does not keep up";
         to.register("trace_spans_dropped", help, self.spans_dropped.clone());
+        let help = "What nodes without keys brought as leaders, and this one did not take";
+        to.register("forged", help, self.forged.clone());
         self.raft.register(to);
         self.engine.register(to);
         self.peer.register(to);

@@ -17,6 +17,7 @@ pub struct Raft {
     pub durability: Durability,
     /// With `both-keyed`: how long.
     pub degrade_after_ms: u64,
+    pub keyless_snapshots: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -39,6 +40,7 @@ impl Default for Raft {
             leader_sites: Vec::new(),
             durability: Durability::Quorum,
             degrade_after_ms: 5_000,
+            keyless_snapshots: false,
         }
     }
 }

@@ -212,7 +212,12 @@ pub fn refusal(refused: &pb::Refused) -> GatewayError {
         Reason::TooManyUploads => GatewayError::TooManyUploads,
         Reason::AlreadyInitialized => GatewayError::AlreadyInitialized,
         Reason::NotInitialized => GatewayError::NotInitialized,
-        Reason::Unspecified | Reason::StaleChartKey | Reason::WrongShard | Reason::ChartHeld | Reason::Malformed => {
+        Reason::Unspecified
+        | Reason::StaleChartKey
+        | Reason::WrongShard
+        | Reason::ChartHeld
+        | Reason::Malformed
+        | Reason::Late => {
             tracing::error!(
                 reason = refused.reason().as_str_name(),
                 "a shard refused a command of this gateway: a defect, or nodes of different versions; report it"

@@ -66,6 +66,7 @@
 //! `vectors.json` was computed by `vectors.py`, which was written from this text and shares no code with the crate; the
 //! tests reproduce it byte by byte.
 
+mod author;
 mod cache;
 mod clear;
 mod compress;
@@ -78,6 +79,7 @@ mod tenant;
 mod tests;
 mod token;
 
+pub use author::Author;
 pub use cache::ChartKeyCache;
 pub use clear::{Clear, Sealed};
 pub use envelope::{

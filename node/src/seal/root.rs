@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::author::Author;
 use super::clear::{Clear, Sealed};
 use super::envelope::{Address, Compression, Kind, OpenError, SealError, open, seal};
 use super::key::{KEY_LEN, Key, KeyId};
@@ -156,6 +157,11 @@ impl RootKey {
     pub fn root_check_open(&self, cluster: &str, sealed: &[u8]) -> Result<(), RootCheckError> {
         let clear = self.open_bytes(&Address::of(Kind::RootCheck), sealed).map_err(|_| RootCheckError::OtherRootKey)?;
         if clear.expose() == cluster.as_bytes() { Ok(()) } else { Err(RootCheckError::OtherCluster) }
+    }
+
+    /// For what this node writes and whom it makes a member.
+    pub fn author_key(&self, cluster: &str) -> Author {
+        Author::new(&self.key, cluster)
     }
 
     /// Of an operator, who belongs to no tenant.

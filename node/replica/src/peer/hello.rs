@@ -20,6 +20,7 @@ use super::frame::{Assembler, Kind, Message};
 use super::leadership::Leadership;
 use super::outbox::Outbox;
 use super::registry::{Presence, Registry, Start};
+use super::server::Caller;
 use super::transport::{PeerIdentity, Stream};
 use super::{HANDSHAKE_MAX, Lane, MARK_INTERVAL};
 use crate::NodeId;
@@ -62,6 +63,13 @@ pub struct Greeter {
 pub struct Introduced {
     pub hello: pb::Hello,
     pub presence: Presence,
+}
+
+impl Introduced {
+    pub fn caller(&self) -> Caller {
+        let member = self.hello.member.as_ref();
+        member.map_or(Caller { id: 0, keyed: false }, |member| Caller { id: member.id, keyed: member.keyed })
+    }
 }
 
 /// Why a connection was not made.

@@ -15,7 +15,7 @@ use crate::NodeId;
 const HEARD_MAX: Duration = Duration::from_secs(4);
 
 pub struct Leadership {
-    keyed: bool,
+    pub keyed: bool,
     told: AtomicBool,
     heard: Mutex<HashMap<NodeId, Heard>>,
 }

@@ -27,12 +27,20 @@ const CONNECTIONS_MAX: usize = 256;
 const RUNNING_MAX: usize = 2 * CALLS_MAX;
 const STREAMS_MAX: usize = 256;
 
+/// The node at the other end, as the handshake proved it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub id: NodeId,
+    /// It holds the cluster's keys: so its certificate says.
+    pub keyed: bool,
+}
+
 /// What serves the requests.
 pub trait Handler: Send + Sync + 'static {
     /// One request, one answer.
     fn call(
         self: Arc<Self>,
-        from: NodeId,
+        from: Caller,
         kind: Kind,
         shard: ShardId,
         payload: Bytes,
@@ -41,7 +49,7 @@ pub trait Handler: Send + Sync + 'static {
     /// A stream of requests of one kind, answered in order.
     fn stream(
         self: Arc<Self>,
-        from: NodeId,
+        from: Caller,
         kind: Kind,
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
@@ -105,7 +113,7 @@ async fn serve_one(
     let outbox = Arc::new(Outbox::new());
     let presence = introduced.presence.clone();
     let mut session = Session {
-        from: introduced.hello.member.as_ref().map_or(0, |member| member.id),
+        from: introduced.caller(),
         introduced,
         greeter: Arc::clone(&greeter),
         handler,
@@ -137,7 +145,7 @@ impl Refusals {
 }
 
 struct Session {
-    from: NodeId,
+    from: Caller,
     introduced: Introduced,
     greeter: Arc<Greeter>,
     handler: Arc<dyn Handler>,

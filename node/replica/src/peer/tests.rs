@@ -16,14 +16,14 @@ use super::client::{CallFailure, PeerClient};
 use super::frame::Kind;
 use super::hello::Greeter;
 use super::registry::Start;
-use super::server::{Handler, serve};
+use super::server::{Caller, Handler, serve};
 use super::transport::{PeerIdentity, Transport};
 use super::{CALLS_MAX, Lane, STREAM_WINDOW};
+use crate::ShardId;
 use crate::store::identity::Boot;
 use crate::testing::peers::{client_of_b, greeter, new_greeter, serve_b};
 use crate::testing::transport::{MemoryNetwork, identity};
 use crate::testing::{WAIT_MAX, eventually};
-use crate::{NodeId, ShardId};
 
 type Answer = Result<Bytes, pb::CallError>;
 
@@ -41,8 +41,8 @@ fn refusal() -> pb::CallError {
 }
 
 impl Handler for Echo {
-    fn call(self: Arc<Self>, from: NodeId, kind: Kind, shard: ShardId, payload: Bytes) -> BoxFuture<'static, Answer> {
-        assert_eq!((from, kind, shard), (1, Kind::Forward, 3));
+    fn call(self: Arc<Self>, from: Caller, kind: Kind, shard: ShardId, payload: Bytes) -> BoxFuture<'static, Answer> {
+        assert_eq!((from.id, kind, shard), (1, Kind::Forward, 3));
         async move {
             match payload.as_ref() {
                 b"never" => std::future::pending().await,
@@ -55,12 +55,12 @@ impl Handler for Echo {
 
     fn stream(
         self: Arc<Self>,
-        from: NodeId,
+        from: Caller,
         _kind: Kind,
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Answer> {
-        assert_eq!(from, 1);
+        assert_eq!(from.id, 1);
         self.begun.lock().push(shard);
         if shard == 6 {
             // One that refuses, and ends.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod author_tests;
 mod trust_tests;
 
 use std::path::PathBuf;
@@ -14,14 +15,15 @@ use charthold_proto::internal as pb;
 use pb::outcome::Result as Answer;
 
 use super::{Replica, ReplicaConfig, ReplicaError};
+use crate::peer::transport::PeerIdentity;
 use crate::platform::Platform;
 use crate::shard::command::Command;
 use crate::shard::config::{Retention, Timing};
 use crate::shard::types::Member;
 use crate::store::disk::DiskLimits;
 use crate::store::table::ChartAddress;
-use crate::testing::transport::MemoryNetwork;
-use crate::testing::{WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
+use crate::testing::transport::{MemoryNetwork, identity};
+use crate::testing::{TestKey, WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
 use crate::{NodeId, ShardId, slots_of};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -41,14 +43,17 @@ struct Cluster {
     /// Stays when a test fails: nodes may still write there.
     folder: PathBuf,
     nodes: Vec<Option<Arc<Replica>>>,
+    /// All but these have keys.
+    keyless: &'static [&'static str],
     /// How far each node's clock is ahead.
     ahead_ms: [Arc<AtomicU64>; NAMES.len()],
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    async fn start(keyless: &'static [&'static str]) -> Self {
         let (network, folder) = (MemoryNetwork::default(), tempfile::tempdir().unwrap().keep());
-        let mut cluster = Self { network, folder, nodes: vec![None; NAMES.len()], ahead_ms: Default::default() };
+        let nodes = vec![None; NAMES.len()];
+        let mut cluster = Self { network, folder, nodes, keyless, ahead_ms: Default::default() };
         for at in 0..NAMES.len() {
             cluster.open(at).await;
         }
@@ -56,7 +61,11 @@ impl Cluster {
     }
 
     async fn formed() -> Self {
-        let cluster = Self::start().await;
+        Self::formed_with_keyless(&[]).await
+    }
+
+    async fn formed_with_keyless(keyless: &'static [&'static str]) -> Self {
+        let cluster = Self::start(keyless).await;
         cluster.node(0).form(Some(3)).await.unwrap();
         cluster
     }
@@ -65,7 +74,8 @@ impl Cluster {
     async fn open(&mut self, at: usize) {
         let name = NAMES[at];
         let others = NAMES.iter().filter(|other| **other != name).map(|other| (*other).to_owned()).collect();
-        let transport = self.network.join(name);
+        let keyed = !self.keyless.contains(&name);
+        let transport = self.network.join_as(name, PeerIdentity { keyed, ..identity(name) });
         let ahead_ms = Arc::clone(&self.ahead_ms[at]);
         let clock = move || Platform::system().now_ms() + ahead_ms.load(Ordering::SeqCst);
         let platform = Platform::new(clock, || Platform::system().random());
@@ -73,10 +83,12 @@ impl Cluster {
             let config = ReplicaConfig {
                 leader_sites: Vec::new(),
                 keyed_sites_within: None,
+                author_key: keyed.then(|| Arc::new(TestKey) as _),
+                keyless_snapshots: false,
                 upload_idle: Duration::from_secs(60),
                 data: self.folder.join(name),
                 cluster: "c".to_owned(),
-                member: member(name),
+                member: Member { keyed, ..member(name) },
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
                 retention: Retention { snapshot_after_entries: 64, keep_entries: 32, ..Retention::default() },
                 disk: DiskLimits { reserve_bytes: 1 << 20, ..DiskLimits::default() },
@@ -144,7 +156,7 @@ impl Cluster {
 
 fn member(name: &str) -> Member {
     let (name, site) = (name.to_owned(), format!("site-{name}"));
-    Member { peer_address: name.clone(), client_address: format!("{name}:1"), name, site, keyed: true }
+    Member { peer_address: name.clone(), client_address: format!("{name}:1"), name, site, keyed: true, code: None }
 }
 
 fn chart() -> ChartAddress {

@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::Replica;
 use crate::shard::apply::document::chain;
+use crate::shard::authors::Authors;
 use crate::shard::command::Command;
 use crate::shard::group::Group;
 use crate::store::EngineError;
@@ -86,14 +87,14 @@ impl Replica {
 }
 
 /// Drops uploads that got no part for `idle`, in the shards that this node leads, for ever.
-pub(super) async fn sweep(groups: Vec<Arc<Group>>, rows: DocumentRows, idle: Duration) {
+pub(super) async fn sweep(groups: Vec<Arc<Group>>, authors: Arc<Authors>, rows: DocumentRows, idle: Duration) {
     let interval = (idle / SWEEP_SHARE).clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
     let mut seen = vec![None; groups.len()];
     loop {
         tokio::time::sleep(interval).await;
         for (group, seen) in groups.iter().zip(&mut seen) {
-            if group.leads() {
-                *seen = sweep_shard(group, &rows, idle, seen.take()).await;
+            if group.leads() && authors.has_keys() {
+                *seen = sweep_shard(group, &authors, &rows, idle, seen.take()).await;
             }
         }
     }
@@ -102,6 +103,7 @@ pub(super) async fn sweep(groups: Vec<Arc<Group>>, rows: DocumentRows, idle: Dur
 /// Looks at some uploads; answers behind which one to go on.
 async fn sweep_shard(
     group: &Group,
+    authors: &Authors,
     rows: &DocumentRows,
     idle: Duration,
     seen: Option<upload::Key>,
@@ -115,7 +117,7 @@ async fn sweep_shard(
     };
     for key in &uploads {
         if is_idle(group, rows, key, idle) {
-            drop_upload(group, key, idle).await;
+            drop_upload(group, authors, key, idle).await;
         }
     }
     uploads.last().filter(|_| uploads.len() == SWEEP_ROWS).copied()
@@ -128,7 +130,7 @@ fn is_idle(group: &Group, rows: &DocumentRows, key: &upload::Key, idle: Duration
 }
 
 /// Part by part, so that no command is long.
-async fn drop_upload(group: &Group, key: &upload::Key, idle: Duration) {
+async fn drop_upload(group: &Group, authors: &Authors, key: &upload::Key, idle: Duration) {
     let command = Command::DropUpload(pb::DropUpload {
         tenant: Bytes::copy_from_slice(&key.chart.tenant),
         chart: Bytes::copy_from_slice(&key.chart.chart),
@@ -137,7 +139,8 @@ async fn drop_upload(group: &Group, key: &upload::Key, idle: Duration) {
     });
     let command = command.encode(key.chart.slot);
     loop {
-        match group.propose_here(&command, DROP_MAX).await.map(|(outcome, _)| outcome.result) {
+        let Ok(signed) = authors.sign(group, &command) else { return };
+        match group.propose_here(&signed, DROP_MAX).await.map(|(outcome, _)| outcome.result) {
             Ok(Some(Answer::PartsDropped(dropped))) if dropped.parts_left > 0 => {}
             Ok(Some(Answer::PartsDropped(_))) => {
                 tracing::info!(shard = group.shard, "dropped an upload that was abandoned");

@@ -53,7 +53,8 @@ impl Replica {
             let what = "nodes without keys must be fewer than those with keys: they store and vote, and never decide";
             return Err(FormError::Refused(what.to_owned()));
         }
-        let members = members.into_iter().collect::<Vec<_>>();
+        let vouched = members.into_iter().map(|(id, member)| (id, self.authors.vouch(id, member)));
+        let members = vouched.collect::<Vec<_>>();
         self.connect(&members).await?;
         // A group that is formed campaigns at once: not before the restart rule allows.
         let silence = self.timing.restart_silence() + Duration::from_millis(50);

@@ -93,7 +93,8 @@ pub(super) async fn follow_directory(groups: Vec<Arc<Group>>, peers: Arc<Peers>,
             continue;
         }
         peers.forget_all_but(|id| wanted.contains_key(&id));
-        let led = groups.iter().filter(|group| group.leads());
+        // What a node without keys would change, those with keys would refuse.
+        let led = groups.iter().filter(|group| leadership.keyed && group.leads());
         futures::future::join_all(led.map(|group| take_step(group, &wanted, &leadership))).await;
     }
 }
@@ -124,7 +125,7 @@ async fn take_step(group: &Group, wanted: &BTreeMap<NodeId, Member>, leadership:
 }
 
 impl Replica {
-    /// Who listens for peers at an address, and may become a member.
+    /// Who listens for peers at an address, as the member that this node would make it.
     pub async fn find_candidate(&self, address: &str) -> Result<(NodeId, Member), ChangeError> {
         let hello = self.probe(address).await?;
         let member = hello.member.unwrap_or_default();
@@ -132,7 +133,7 @@ impl Replica {
         if member.keyed && hello.key_check != self.greeter.key_check {
             return Err(ChangeError::Refused(format!("node {} holds another root key than this cluster", member.name)));
         }
-        Ok((id, member))
+        Ok((id, self.authors.vouch(id, member)))
     }
 
     /// Whether the directory's leader would make that change now.

@@ -39,6 +39,7 @@ use crate::peer::leadership::Leadership;
 use crate::peer::registry::{Registry, Start};
 use crate::peer::transport::Transport;
 use crate::platform::Platform;
+use crate::shard::authors::{AuthorKey, Authors};
 use crate::shard::codec;
 use crate::shard::config::{Retention, Timing};
 use crate::shard::group::{Conditions, Group, GroupStatus, GroupStores};
@@ -86,6 +87,10 @@ pub struct ReplicaConfig {
     pub leader_sites: Vec<String>,
     /// How long a commit waits until it is on disk at every site with keys; nothing: a majority is enough.
     pub keyed_sites_within: Option<Duration>,
+    /// Of a node with keys.
+    pub author_key: Option<Arc<dyn AuthorKey>>,
+    /// Whether a snapshot is taken from a node without keys.
+    pub keyless_snapshots: bool,
 }
 
 /// A node's groups, running.
@@ -98,6 +103,7 @@ pub struct Replica {
     peers: Arc<Peers>,
     transport: Arc<dyn Transport>,
     greeter: Arc<Greeter>,
+    authors: Arc<Authors>,
     join: Vec<String>,
     started: Instant,
     timing: Timing,
@@ -153,8 +159,17 @@ impl Replica {
         });
         let describe = Arc::clone(&observer);
         let describe: Describe = Arc::new(move || describe.describe());
-        let inbound =
-            Inbound::new(groups.clone(), stores.incoming.clone(), Arc::clone(&leadership), started, silence, describe);
+        let (clock, key) = (Arc::clone(&greeter.clock), config.author_key);
+        let authors = Arc::new(Authors::new(node_id, key, clock, config.keyless_snapshots));
+        let inbound = Inbound::new(
+            groups.clone(),
+            stores.incoming.clone(),
+            Arc::clone(&leadership),
+            Arc::clone(&authors),
+            started,
+            silence,
+            describe,
+        );
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
         let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
@@ -162,7 +177,7 @@ impl Replica {
         let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), follow).0 });
         allow_elections_later(groups.clone(), started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
-        let sweep = tokio::spawn(documents::sweep(groups.clone(), uploads, config.upload_idle));
+        let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), uploads, config.upload_idle));
         Ok(Arc::new(Self {
             node_id,
             cluster: config.cluster,
@@ -172,6 +187,7 @@ impl Replica {
             peers,
             transport,
             greeter,
+            authors,
             join: config.join,
             started,
             timing: config.timing,

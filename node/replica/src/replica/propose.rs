@@ -49,7 +49,7 @@ pub enum ReplicaError {
 impl Replica {
     /// Proposes a command and answers what apply said.
     ///
-    /// Tries again, with the same bytes, whenever a try may have been lost: every command carries a request id (or is
+    /// Tries again whenever a try may have been lost, or came too late: every command carries a request id (or is
     /// idempotent), so that apply executes it once.
     pub async fn propose(
         &self,
@@ -74,6 +74,7 @@ impl Replica {
                 return Err(if maybe_done { ReplicaError::Unknown } else { ReplicaError::NoLeader });
             }
             match self.try_propose(shard, &command, left).await {
+                Ok((outcome, _)) if is_late(&outcome) => {}
                 Ok(answer) => return Ok(answer),
                 Err(GroupError::Malformed) if !maybe_done => return Err(ReplicaError::Malformed),
                 Err(GroupError::Overloaded) if !maybe_done => return Err(ReplicaError::Overloaded),
@@ -103,13 +104,14 @@ impl Replica {
         let Some((leader, member)) = group.leader() else {
             return Err(GroupError::NotLeader { leader: None });
         };
+        let command = self.authors.sign(group, command)?;
         if leader == self.node_id {
-            return group.propose_here(command, left).await;
+            return group.propose_here(&command, left).await;
         }
         let limit = left.min(FORWARD_MAX);
         let mut span = trace::span("forward", trace::Kind::Client);
         let trace = span.as_ref().map(|span| span.context().to_bytes()).unwrap_or_default();
-        let request = pb::ForwardRequest { command: command.clone(), timeout_ms: limit.as_millis() as u32, trace };
+        let request = pb::ForwardRequest { command, timeout_ms: limit.as_millis() as u32, trace };
         let client = self.peers.client(leader, &member.peer_address);
         let payload = request.encode_to_vec().into();
         let answer = client.call(Lane::Bulk, Kind::Forward, shard, payload, limit).await;
@@ -121,6 +123,12 @@ impl Replica {
         let durability = if answer.both_keyed { Durability::BothKeyed } else { Durability::Quorum };
         Ok((answer.outcome.ok_or(GroupError::Unknown)?, durability))
     }
+}
+
+/// It was not executed.
+fn is_late(outcome: &pb::Outcome) -> bool {
+    use pb::outcome::Result as Answer;
+    matches!(&outcome.result, Some(Answer::Refused(refused)) if refused.reason() == pb::refused::Reason::Late)
 }
 
 pub(super) fn group_error(failure: CallFailure) -> GroupError {

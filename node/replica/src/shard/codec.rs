@@ -115,6 +115,7 @@ pub fn member_to_pb(id: NodeId, member: &Member) -> pb::Member {
         peer_address: member.peer_address.clone(),
         client_address: member.client_address.clone(),
         keyed: member.keyed,
+        code: member.code.as_deref().map(|code| Bytes::copy_from_slice(code)).unwrap_or_default(),
     }
 }
 
@@ -125,6 +126,7 @@ pub fn member_from_pb(member: pb::Member) -> Member {
         peer_address: member.peer_address,
         client_address: member.client_address,
         keyed: member.keyed,
+        code: member.code.as_ref().try_into().ok().map(Box::new),
     }
 }
 
@@ -150,6 +152,7 @@ mod tests {
                 peer_address,
                 client_address,
                 keyed: true,
+                code: Some(Box::new([7; 16])),
             };
             let nodes = nodes.into_iter().map(|(id, strings)| (id, member(strings))).collect::<BTreeMap<_, _>>();
             Membership::new(vec![voters], nodes).unwrap()

@@ -371,6 +371,11 @@ impl Group {
         self.progress.read().seq
     }
 
+    /// The log time that this replica has applied.
+    pub fn applied_time_ms(&self) -> u64 {
+        self.progress.read().log_time_ms
+    }
+
     /// Why the group has stopped, if it has.
     pub fn stopped(&self) -> Option<String> {
         let metrics = self.raft.metrics();

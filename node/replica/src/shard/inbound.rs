@@ -13,6 +13,7 @@ use pb::call_error::Kind as ErrorKind;
 use prost::Message;
 use tokio::sync::Semaphore;
 
+use super::authors::Authors;
 use super::codec::{self, Malformed};
 use super::durability::Durability;
 use super::group::{Confirmed, Group, GroupError};
@@ -22,7 +23,7 @@ use super::transfer;
 use super::types::Vote;
 use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
-use crate::peer::server::Handler;
+use crate::peer::server::{Caller, Handler};
 use crate::store::incoming::Incoming;
 use crate::trace::{self, Context};
 use crate::{NodeId, ShardId};
@@ -35,6 +36,7 @@ pub struct Inbound {
     groups: Vec<Arc<Group>>,
     incoming: Incoming,
     leadership: Arc<Leadership>,
+    authors: Arc<Authors>,
     /// By group: one snapshot at a time.
     snapshots: Vec<Arc<Semaphore>>,
     started: Instant,
@@ -49,34 +51,38 @@ impl Inbound {
         groups: Vec<Arc<Group>>,
         incoming: Incoming,
         leadership: Arc<Leadership>,
+        authors: Arc<Authors>,
         started: Instant,
         restart_silence: Duration,
         describe: Describe,
     ) -> Self {
         let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { groups, incoming, leadership, snapshots, started, restart_silence, describe }
+        Self { groups, incoming, leadership, authors, snapshots, started, restart_silence, describe }
     }
 
     /// The group, if the sender is one of its members (or it has none yet).
-    fn group(&self, shard: ShardId, from: NodeId) -> Result<&Arc<Group>, pb::CallError> {
+    fn group(&self, shard: ShardId, from: Caller) -> Result<&Arc<Group>, pb::CallError> {
         let group = self.groups.get(usize::from(shard)).ok_or(error(ErrorKind::Malformed))?;
-        match group.member_count() == 0 || group.member(from).is_some() {
+        match group.member_count() == 0 || group.member(from.id).is_some() {
             true => Ok(group),
             false => Err(error(ErrorKind::Unavailable)),
         }
     }
 
-    async fn serve(&self, from: NodeId, kind: Kind, shard: ShardId, payload: Bytes) -> Answer {
+    async fn serve(&self, from: Caller, kind: Kind, shard: ShardId, payload: Bytes) -> Answer {
         let group = self.group(shard, from)?;
         match kind {
-            Kind::Vote | Kind::PreVote => self.vote(group, from, kind, payload).await,
-            Kind::TransferLeader => self.transfer_leader(group, from, payload).await,
+            Kind::Vote | Kind::PreVote => self.vote(group, from.id, kind, payload).await,
+            Kind::TransferLeader => self.transfer_leader(group, from.id, payload).await,
             Kind::ReadIndex => read_index(group, payload).await,
-            Kind::Forward => forward(keyed(group, from)?, payload).await,
+            Kind::Forward => {
+                keyed(from)?;
+                self.forward(group, payload).await
+            }
             Kind::Echo => Ok(Bytes::new()),
-            Kind::GiveWay => keyed(group, from).and_then(|_| self.give_way(payload)),
+            Kind::GiveWay => keyed(from).and_then(|()| self.give_way(payload)),
             Kind::ChangeMember => {
-                keyed(group, from)?;
+                keyed(from)?;
                 self.change_member(payload).await
             }
             Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
@@ -94,6 +100,17 @@ impl Inbound {
         let request = pb::ChangeMemberRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
         let changed = members::change_member(&self.groups, &self.leadership, request).await;
         Ok(changed.map_err(|failure| call_error(&failure))?.encode_to_vec().into())
+    }
+
+    async fn forward(&self, group: &Group, payload: Bytes) -> Answer {
+        let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+        self.authors.check_command(group.shard, &request.command).map_err(|_| error(ErrorKind::Malformed))?;
+        let limit = Duration::from_millis(u64::from(request.timeout_ms));
+        let proposed = group.propose_here(&request.command, limit);
+        let outcome = trace::within(Context::from_bytes(&request.trace), proposed).await;
+        let (outcome, durability) = outcome.map_err(|failure| call_error(&failure))?;
+        let both_keyed = durability == Durability::BothKeyed;
+        Ok(pb::ForwardResponse { outcome: Some(outcome), both_keyed }.encode_to_vec().into())
     }
 
     /// The restart rule: see [`super::config::Timing::restart_silence`].
@@ -156,9 +173,8 @@ fn own(vote: &Vote, from: NodeId) -> Result<(), pb::CallError> {
 }
 
 /// Who holds no key authors nothing: a keyless node has no clients to forward for.
-fn keyed(group: &Arc<Group>, from: NodeId) -> Result<&Arc<Group>, pb::CallError> {
-    let keyed = group.member(from).is_some_and(|member| member.keyed);
-    if keyed { Ok(group) } else { Err(error(ErrorKind::Malformed)) }
+fn keyed(from: Caller) -> Result<(), pb::CallError> {
+    if from.keyed { Ok(()) } else { Err(error(ErrorKind::Malformed)) }
 }
 
 async fn read_index(group: &Group, payload: Bytes) -> Answer {
@@ -166,16 +182,6 @@ async fn read_index(group: &Group, payload: Bytes) -> Answer {
     let confirmed = if request.lease { Confirmed::ByLease } else { Confirmed::Now };
     let log_id = group.read_index_here(confirmed).await.map_err(|failure| call_error(&failure))?;
     Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
-}
-
-async fn forward(group: &Group, payload: Bytes) -> Answer {
-    let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
-    let limit = Duration::from_millis(u64::from(request.timeout_ms));
-    let proposed = group.propose_here(&request.command, limit);
-    let outcome = trace::within(Context::from_bytes(&request.trace), proposed).await;
-    let (outcome, durability) = outcome.map_err(|failure| call_error(&failure))?;
-    let both_keyed = durability == Durability::BothKeyed;
-    Ok(pb::ForwardResponse { outcome: Some(outcome), both_keyed }.encode_to_vec().into())
 }
 
 fn error(kind: ErrorKind) -> pb::CallError {
@@ -201,13 +207,13 @@ fn call_error(failure: &GroupError) -> pb::CallError {
 }
 
 impl Handler for Inbound {
-    fn call(self: Arc<Self>, from: NodeId, kind: Kind, shard: ShardId, payload: Bytes) -> BoxFuture<'static, Answer> {
+    fn call(self: Arc<Self>, from: Caller, kind: Kind, shard: ShardId, payload: Bytes) -> BoxFuture<'static, Answer> {
         async move { self.serve(from, kind, shard, payload).await }.boxed()
     }
 
     fn stream(
         self: Arc<Self>,
-        from: NodeId,
+        from: Caller,
         kind: Kind,
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
@@ -216,20 +222,21 @@ impl Handler for Inbound {
             Ok(group) => group,
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
-        if kind == Kind::Snapshot && !group.takes_entries() {
+        if kind == Kind::Snapshot && !(group.takes_entries() && self.authors.take_snapshot(shard, from)) {
             return futures::stream::iter([Err(error(ErrorKind::Unavailable))]).boxed();
         }
         if kind == Kind::Snapshot {
             let places = Arc::clone(&self.snapshots[usize::from(shard)]);
-            return transfer::receive(Arc::clone(group), self.incoming.clone(), places, from, requests);
+            return transfer::receive(Arc::clone(group), self.incoming.clone(), places, from.id, requests);
         }
         // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices. So do
-        // entries on a full disk: an answer would have them sent again at once.
-        let replica = Arc::clone(group);
+        // entries on a full disk, and what a node without keys may not bring: an answer would have it sent again at once.
+        let (replica, authors) = (Arc::clone(group), Arc::clone(&self.authors));
         let requests = requests.map(move |bytes| {
             let request = network::append_request_from_pb(shard, bytes).ok()?;
             let taken = request.entries.is_empty() || replica.takes_entries();
-            own(&request.vote, from).ok().filter(|()| taken).map(|()| request)
+            let taken = taken && authors.take(&replica, from, &request);
+            own(&request.vote, from.id).ok().filter(|()| taken).map(|()| request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);

@@ -117,7 +117,7 @@ pub(crate) async fn change_member(
 ) -> Result<pb::ChangeMemberResponse, GroupError> {
     use pb::change_member_request::Change as Wanted;
     let directory = &groups[usize::from(DIRECTORY)];
-    if !directory.leads() {
+    if !directory.leads() || !leadership.keyed {
         return Err(GroupError::NotLeader { leader: None });
     }
     let (composition, only_asked) = (directory.composition(), request.ask);

@@ -4,6 +4,7 @@
 //! envelope says. The only place that names `openraft`.
 
 pub mod apply;
+pub mod authors;
 pub mod codec;
 pub mod command;
 pub mod config;

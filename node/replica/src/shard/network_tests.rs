@@ -22,14 +22,14 @@ use tokio::sync::Semaphore;
 use super::network::{GroupNetwork, GroupPeer, append_request_from_pb, append_response_to_pb};
 use super::transfer::Outgoing;
 use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Proposal, TypeConfig, Vote};
+use crate::ShardId;
 use crate::peer::STREAM_WINDOW;
 use crate::peer::frame::Kind;
-use crate::peer::server::Handler;
+use crate::peer::server::{Caller, Handler};
 use crate::replica::peers::Peers;
 use crate::testing::peers::{greeter, serve_b};
 use crate::testing::transport::MemoryNetwork;
 use crate::testing::{WAIT_MAX, eventually};
-use crate::{NodeId, ShardId};
 
 type Request = AppendEntriesRequest<TypeConfig>;
 
@@ -63,7 +63,7 @@ impl Follower {
 impl Handler for Follower {
     fn call(
         self: Arc<Self>,
-        _from: NodeId,
+        _from: Caller,
         _kind: Kind,
         _shard: ShardId,
         _payload: Bytes,
@@ -73,7 +73,7 @@ impl Handler for Follower {
 
     fn stream(
         self: Arc<Self>,
-        _from: NodeId,
+        _from: Caller,
         _kind: Kind,
         _shard: ShardId,
         requests: BoxStream<'static, Bytes>,

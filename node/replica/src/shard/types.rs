@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 
+use super::authors::Code;
 use crate::NodeId;
 use crate::trace::Context;
 
@@ -68,4 +69,6 @@ pub struct Member {
     pub peer_address: String,
     pub client_address: String,
     pub keyed: bool,
+    /// Of the node with keys that made it a member, see [`super::authors`].
+    pub code: Option<Box<Code>>,
 }

@@ -23,7 +23,8 @@ pub struct MemoryNetwork {
 
 #[derive(Default)]
 struct Shared {
-    listening: HashMap<String, mpsc::Sender<Inbound>>,
+    /// With the certificate that is shown there.
+    listening: HashMap<String, (mpsc::Sender<Inbound>, PeerIdentity)>,
     /// From, to, and the task that carries the bytes.
     connections: Vec<(String, String, tokio::task::JoinHandle<()>)>,
     cut_off: BTreeSet<String>,
@@ -45,7 +46,7 @@ impl MemoryNetwork {
     /// Joins at an address with any certificate.
     pub fn join_as(&self, address: &str, identity: PeerIdentity) -> Arc<MemoryTransport> {
         let (connect, inbound) = mpsc::channel(64);
-        self.shared.lock().listening.insert(address.to_owned(), connect);
+        self.shared.lock().listening.insert(address.to_owned(), (connect, identity.clone()));
         Arc::new(MemoryTransport { network: self.clone(), identity, inbound: inbound.into() })
     }
 
@@ -72,7 +73,7 @@ impl MemoryNetwork {
 
     async fn dial(self, from: PeerIdentity, address: String) -> io::Result<Inbound> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let listening = {
+        let (listening, shown) = {
             let shared = self.shared.lock();
             if shared.cut_off.contains(&from.name) || shared.cut_off.contains(&address) {
                 return Err(refused());
@@ -86,7 +87,7 @@ impl MemoryNetwork {
         });
         self.shared.lock().connections.push((from.name.clone(), address.clone(), carrier));
         listening.send((Box::new(far), from)).await.map_err(|_| refused())?;
-        Ok((Box::new(near), identity(&address)))
+        Ok((Box::new(near), shown))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::store::log::LogEngine;
 use crate::store::log::rocks::RocksLog;
 use crate::store::state::rocks::RocksState;
 
-/// Like an image of a disk that is in use: what goes while it is made is not in it.
+/// What goes while it is made is not in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
@@ -20,6 +20,18 @@ fn copy(from: &Path, to: &Path) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
         }
     }
+}
+
+/// Like an image of a disk that is in use; tells what its log had written. An image is of one moment and a copy is not: one
+/// that lacks a file which a compaction replaced meanwhile does not open, and is made again.
+async fn image(from: &Path, to: &Path) -> u64 {
+    eventually("an image of one moment", async || {
+        let _none_yet = std::fs::remove_dir_all(to);
+        copy(from, to);
+        RocksState::open(&to.join("state")).ok()?;
+        Some(RocksLog::open(&to.join("log")).ok()?.write_number())
+    })
+    .await
 }
 
 /// Stops the node, and waits until its files are closed.
@@ -68,8 +80,7 @@ async fn a_snapshot_of_the_data_directory_is_refused_and_the_original_is_not() {
     cluster.open(2).await;
     cluster.check_equal(1).await;
     let live = cluster.folder.join("live");
-    copy(&own, &live);
-    let copied = RocksLog::open(&live.join("log")).unwrap().write_number();
+    let copied = image(&own, &live).await;
     for number in 2..10 {
         commit_at(cluster.node(2), number).await;
     }

@@ -35,6 +35,8 @@ use crate::{DIRECTORY, ShardId, Slot};
 /// Roots are kept at these seqs, so that replicas that are not equally far can be compared.
 const ROOT_EVERY: u64 = 64;
 const ROOTS_KEPT: usize = 16;
+/// A command that is ordered so long after it was issued was held back. Twice the longest deadline of a call.
+const LATE_AFTER_MS: u64 = 600_000;
 
 /// An entry of the log.
 pub struct Entry {
@@ -124,6 +126,9 @@ impl Applier {
         self.progress.log_time_ms = self.progress.log_time_ms.max(framed.log_time_ms);
         if planted::has(Bug::ApplyDiffers) {
             self.progress.log_time_ms += planted::of_this_process();
+        }
+        if self.progress.log_time_ms > framed.issued_ms.saturating_add(LATE_AFTER_MS) {
+            return Ok(refused(Reason::Late));
         }
         let slot = framed.slot;
         let mine = match framed.command {

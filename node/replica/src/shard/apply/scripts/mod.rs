@@ -11,6 +11,7 @@
 //!   index term type/id [chart=b] | unindex term type/id seen=5000 [chart=b]
 //!   init r1 | tenant r1 name | grant r1 tenant principal | ungrant r1 tenant principal      [made=..] [print=x]
 //!   blank | members 1 2 | raw <hex>
+//!   any command: [issued=3000]
 //! records | charts | uploads | requests | index | ledger | directory | progress
 //! ```
 //! Charts are `a` with the key `k1`, unless said otherwise; a request is made at its log time.

@@ -7,7 +7,7 @@ use pb::precondition::Condition;
 
 use super::super::Payload;
 use crate::shard::apply::document::{chain, chain_start};
-use crate::shard::command::{Command, stamp};
+use crate::shard::command::{Command, sign, stamp};
 use crate::testing::{commit, ensure_key, key_id, mutation, request_id, token};
 
 /// What a line does not say.
@@ -123,7 +123,9 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
         }
         unknown => panic!("unknown entry {unknown}"),
     };
-    Payload::Command(stamp(&command.encode(defaults.slot), defaults.at).unwrap())
+    let issued_ms = words.option("issued").map_or(u64::MAX, |issued| issued.parse().unwrap());
+    let issued = sign(&command.encode(defaults.slot), 1, issued_ms, |_| [0; 16]).unwrap();
+    Payload::Command(stamp(&issued, defaults.at).unwrap())
 }
 
 fn index(words: &mut Words<'_>) -> pb::PutIndex {

@@ -1,0 +1,242 @@
+//! Authors: a node with keys puts a code on every command that it proposes and on every node that it makes a member, and
+//! takes from a node without keys only what carries one.
+//!
+//! So a keyless node that leads, as caretaker, orders what others wrote. What it makes up, alters, moves to another
+//! shard or grants itself has no code; what it held back and brings late is refused by apply (see
+//! [`super::apply`]); a time that runs ahead, and a membership in which keyless nodes decide, are refused here. From the
+//! term in which it tried, nothing more is taken: another leader is elected.
+//!
+//! Knows no key: [`AuthorKey`] is given from above. What is asked of a keyless node beside this, and not proven:
+//! that it keeps what it acknowledged, and votes honestly.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::raft::AppendEntriesRequest;
+use parking_lot::Mutex;
+
+use super::command::{self, Signed};
+use super::group::{Group, GroupError};
+use super::members::keyless_are_few;
+use super::types::{EntryPayload, Member, Membership, TypeConfig, Vote};
+use crate::metrics::METRICS;
+use crate::peer::clock::ClusterClock;
+use crate::peer::server::Caller;
+use crate::{NodeId, ShardId};
+
+/// The first 128 bits of a MAC.
+pub type Code = [u8; command::CODE_BYTES];
+
+/// The key that all nodes with keys share. A code is over the parts, and where each ends.
+pub trait AuthorKey: Send + Sync {
+    fn code(&self, parts: &[&[u8]]) -> Code;
+
+    /// Takes the same time whatever is wrong.
+    fn check(&self, parts: &[&[u8]], code: &[u8]) -> bool;
+}
+
+/// So far a leader's clock may be ahead of this node's: five times of what nodes tolerate of each other's.
+const AHEAD_MAX: Duration = Duration::from_secs(10);
+
+/// Why something is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Forged {
+    #[error("a command that no node with keys wrote")]
+    Command,
+    #[error("a command at a time that has not come")]
+    Time,
+    #[error("a member that no node with keys made one")]
+    Member,
+    #[error("members among which those without keys decide")]
+    Majority,
+}
+
+/// This node as author, and as judge of what others bring.
+pub struct Authors {
+    node: NodeId,
+    /// Nothing: this node has no keys, writes nothing and cannot judge.
+    key: Option<Arc<dyn AuthorKey>>,
+    clock: Arc<ClusterClock>,
+    /// Whether a snapshot may come from a node without keys: it has no codes.
+    keyless_snapshots: bool,
+    /// The newest leadership of each shard in which something forged was brought.
+    distrusted: Mutex<BTreeMap<ShardId, Vote>>,
+}
+
+impl Authors {
+    pub fn new(
+        node: NodeId,
+        key: Option<Arc<dyn AuthorKey>>,
+        clock: Arc<ClusterClock>,
+        keyless_snapshots: bool,
+    ) -> Self {
+        Self { node, key, clock, keyless_snapshots, distrusted: Mutex::default() }
+    }
+
+    pub fn has_keys(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// A command as this node proposes it to a group now. Each try is signed anew: what is brought late is refused.
+    ///
+    /// Issued at the group's log time, if that is ahead of this node's clock: then that is later by the log's own measure.
+    pub fn sign(&self, group: &Group, command: &Bytes) -> Result<Bytes, GroupError> {
+        let key = self.key.as_ref().ok_or(GroupError::Malformed)?;
+        let issued_ms = self.clock.own_ms().max(group.applied_time_ms());
+        let shard = group.shard.to_be_bytes();
+        let signed = command::sign(command, self.node, issued_ms, |signed| key.code(&command_parts(&shard, signed)));
+        signed.map_err(|_| GroupError::Malformed)
+    }
+
+    /// Whether a command was written by a node with keys, for this shard.
+    pub fn check_command(&self, shard: ShardId, bytes: &Bytes) -> Result<(), Forged> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let signed = Signed::of(bytes).ok_or(Forged::Command)?;
+        match key.check(&command_parts(&shard.to_be_bytes(), &signed), signed.code) {
+            true => Ok(()),
+            false => Err(Forged::Command),
+        }
+    }
+
+    /// The member that a node is made by this one.
+    pub fn vouch(&self, id: NodeId, member: Member) -> Member {
+        let code = self.key.as_ref().map(|key| key.code(&member_parts(&id.to_be_bytes(), &member)));
+        Member { code: code.map(Box::new), ..member }
+    }
+
+    /// Whether a group takes from a peer what it brings as leader. What it does not take is told, once a leadership.
+    pub fn take(&self, group: &Group, from: Caller, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        if from.keyed || !self.has_keys() {
+            return true;
+        }
+        if self.distrusted.lock().get(&group.shard) == Some(&request.vote) {
+            return false;
+        }
+        let checked = request.entries.iter().try_for_each(|entry| match &entry.payload {
+            EntryPayload::Blank => Ok(()),
+            EntryPayload::Normal(proposal) => self.check_entry(group, &proposal.0),
+            EntryPayload::Membership(membership) => self.check_membership(membership),
+        });
+        let Err(forged) = checked else { return true };
+        self.distrusted.lock().insert(group.shard, request.vote);
+        METRICS.forged.inc();
+        tracing::error!(
+            shard = group.shard,
+            peer = %format_args!("{:016x}", from.id),
+            term = request.vote.leader_id.term,
+            %forged,
+            "a node without keys led, and brought what it may not: refused; find out who has that node, and remove it"
+        );
+        false
+    }
+
+    /// Whether a snapshot may come from a peer.
+    pub fn take_snapshot(&self, shard: ShardId, from: Caller) -> bool {
+        let taken = from.keyed || self.keyless_snapshots || !self.has_keys();
+        if !taken {
+            METRICS.forged.inc();
+            tracing::warn!(
+                shard,
+                peer = %format_args!("{:016x}", from.id),
+                "a snapshot from a node without keys is not taken: start a node with keys that has the shard's data, or, \
+                 if there is none any more, set raft.keyless_snapshots"
+            );
+        }
+        taken
+    }
+
+    fn check_entry(&self, group: &Group, bytes: &Bytes) -> Result<(), Forged> {
+        self.check_command(group.shard, bytes)?;
+        let latest_ms = self.clock.own_ms().max(group.applied_time_ms()).saturating_add(AHEAD_MAX.as_millis() as u64);
+        match command::log_time_ms(bytes).is_some_and(|log_time_ms| log_time_ms <= latest_ms) {
+            true => Ok(()),
+            false => Err(Forged::Time),
+        }
+    }
+
+    fn check_membership(&self, membership: &Membership) -> Result<(), Forged> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let vouched_for = |id: NodeId, member: &Member| {
+            let code = member.code.as_deref();
+            code.is_some_and(|code| key.check(&member_parts(&id.to_be_bytes(), member), code))
+        };
+        if !membership.nodes().all(|(id, member)| vouched_for(*id, member)) {
+            return Err(Forged::Member);
+        }
+        let nodes = membership.nodes().collect::<BTreeMap<_, _>>();
+        let few = |voters: &BTreeSet<NodeId>| keyless_are_few(voters.iter().filter_map(|id| nodes.get(id).copied()));
+        match membership.get_joint_config().iter().all(few) {
+            true => Ok(()),
+            false => Err(Forged::Majority),
+        }
+    }
+}
+
+fn command_parts<'a>(shard: &'a [u8], signed: &Signed<'a>) -> [&'a [u8]; 6] {
+    [b"command", shard, signed.head[0], signed.head[1], signed.author, signed.payload]
+}
+
+/// All that a member is but its code.
+fn member_parts<'a>(id: &'a [u8], member: &'a Member) -> [&'a [u8]; 7] {
+    let Member { name, site, peer_address, client_address, keyed, code: _ } = member;
+    let keyed: &[u8] = if *keyed { b"keyed" } else { b"keyless" };
+    [b"member", id, name.as_bytes(), site.as_bytes(), peer_address.as_bytes(), client_address.as_bytes(), keyed]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::platform::Platform;
+    use crate::shard::command::Command;
+    use crate::shard::members::tests::nodes;
+    use crate::testing::{TestKey, ensure_key};
+
+    fn authors(key: bool, keyless_snapshots: bool) -> Authors {
+        let key = key.then(|| Arc::new(TestKey) as _);
+        Authors::new(1, key, Arc::new(ClusterClock::new(Platform::system())), keyless_snapshots)
+    }
+
+    #[test]
+    fn a_command_is_of_its_author_and_its_shard() {
+        let (authors, command) = (authors(true, false), Command::EnsureChartKey(ensure_key("chart", "k1")).encode(9));
+        let code = |signed: &Signed| TestKey.code(&command_parts(&5_u16.to_be_bytes(), signed));
+        let signed = command::sign(&command, 1, 1_000, code).unwrap();
+        assert_eq!(authors.check_command(5, &signed), Ok(()));
+        assert_eq!(authors.check_command(5, &command::stamp(&signed, 2_000).unwrap()), Ok(()));
+        assert_eq!(authors.check_command(6, &signed), Err(Forged::Command));
+        assert_eq!(authors.check_command(5, &command), Err(Forged::Command));
+        assert_eq!(authors.check_command(5, &signed.slice(..20)), Err(Forged::Command));
+    }
+
+    /// Capital letters have keys.
+    fn membership(authors: &Authors, configs: &[&str]) -> Membership {
+        let voters = configs.iter().map(|names| nodes(names).into_keys().collect()).collect();
+        let all = nodes(&configs.concat()).into_iter().map(|(id, member)| (id, authors.vouch(id, member)));
+        Membership::new(voters, all.collect::<BTreeMap<_, _>>()).unwrap()
+    }
+
+    #[test]
+    fn members_are_vouched_for_and_those_without_keys_few() {
+        let (own, none) = (authors(true, false), authors(false, false));
+        assert_eq!(own.check_membership(&membership(&own, &["ABk"])), Ok(()));
+        assert_eq!(own.check_membership(&membership(&own, &["ABk", "ABCk"])), Ok(()));
+        assert_eq!(own.check_membership(&membership(&own, &["ABk", "Ak"])), Err(Forged::Majority));
+        assert_eq!(own.check_membership(&membership(&none, &["ABk"])), Err(Forged::Member));
+        let (id, member) = nodes("k").pop_first().unwrap();
+        let posing = Member { keyed: true, ..own.vouch(id, member) };
+        let posing = Membership::new(vec![BTreeSet::from([id])], BTreeMap::from([(id, posing)])).unwrap();
+        assert_eq!(own.check_membership(&posing), Err(Forged::Member));
+    }
+
+    #[test]
+    fn a_snapshot_comes_from_a_node_with_keys_unless_an_operator_says_otherwise() {
+        let (keyed, keyless) = (Caller { id: 2, keyed: true }, Caller { id: 3, keyed: false });
+        assert!(authors(true, false).take_snapshot(1, keyed));
+        assert!(!authors(true, false).take_snapshot(1, keyless));
+        assert!(authors(true, true).take_snapshot(1, keyless));
+        assert!(authors(false, false).take_snapshot(1, keyless), "it cannot judge");
+    }
+}
