@@ -52,10 +52,14 @@ pub enum Bug {
     SaltReused,
     /// Whoever has a certificate has all roles.
     GrantUnchecked,
+    /// What a leader without keys brings is taken unseen.
+    AuthorUnchecked,
+    /// A command is executed however long it was held back.
+    LateExecuted,
 }
 
 impl Bug {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::SkipSync,
         Self::AckBeforeWrite,
         Self::FailedSyncIgnored,
@@ -77,6 +81,8 @@ impl Bug {
         Self::WatchdogOff,
         Self::SaltReused,
         Self::GrantUnchecked,
+        Self::AuthorUnchecked,
+        Self::LateExecuted,
     ];
 
     /// As the environment names it.
@@ -103,6 +109,8 @@ impl Bug {
             Self::WatchdogOff => "watchdog-off",
             Self::SaltReused => "salt-reused",
             Self::GrantUnchecked => "grant-unchecked",
+            Self::AuthorUnchecked => "author-unchecked",
+            Self::LateExecuted => "late-executed",
         }
     }
 }

@@ -33,6 +33,8 @@ fn catcher(bug: Bug) -> Catcher {
     match bug {
         Bug::TruncateSkipped | Bug::VoteNotKept | Bug::ApplyNotAtomic => Catcher::Unit("shard::crash_tests"),
         Bug::SnapshotWithoutLastRow | Bug::TombstoneLostInSnapshot => Catcher::Unit("shard::install_tests"),
+        Bug::AuthorUnchecked => Catcher::Unit("author_tests"),
+        Bug::LateExecuted => Catcher::Unit("apply::scripts"),
         Bug::FailedSyncIgnored => Catcher::Test("bad_input", "fsync::a_failed_sync_ends_the_node_and_nothing_else"),
         Bug::RolledBackAccepted => {
             Catcher::Test("bad_input", "directories::a_copied_directory_is_refused_by_the_others")
