@@ -8,6 +8,7 @@
 
 pub mod expiry;
 pub mod flusher;
+mod holes;
 pub mod memory;
 pub mod reader;
 pub mod rocks;

@@ -17,6 +17,7 @@ use rocksdb::{
 };
 
 use super::expiry::{self, Cutoffs};
+use super::holes::Holes;
 use super::{StateEngine, StateOp, StateRows, StateView, Table};
 use crate::ShardId;
 use crate::store::figures::EngineFigures;
@@ -31,6 +32,8 @@ const CACHE_BYTES: usize = 256 << 20;
 const BLOB_BYTES_MIN: u64 = 1 << 10;
 /// Of a memtable's size, for a filter: some 20 bits for each of the 100,000 keys that gather between two flushes.
 const MEMTABLE_FILTER_RATIO: f64 = 0.001;
+/// Tables whose larger values lie in blob files.
+const WITH_BLOBS: [Table; 2] = [Table::Version, Table::Part];
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 /// A file of requests is compacted at this age at the latest: by then all its rows are dead, and go.
 const REQUESTS_COMPACTED_AFTER: Duration = Duration::from_secs(2 * 60 * 60);
@@ -40,6 +43,7 @@ pub struct RocksState {
     db: Db,
     unlogged: WriteOptions,
     cutoffs: Arc<Cutoffs>,
+    holes: [Holes; WITH_BLOBS.len()],
     /// When the flush that is under way began.
     errors_before: AtomicU64,
 }
@@ -63,7 +67,7 @@ impl RocksState {
         let db = DBWithThreadMode::open_cf_descriptors(&options(), path, Table::ALL.map(family)).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { db, unlogged, cutoffs, errors_before: AtomicU64::new(0) })
+        Ok(Self { db, unlogged, cutoffs, holes: Default::default(), errors_before: AtomicU64::new(0) })
     }
 
     fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, EngineError> {
@@ -74,6 +78,24 @@ impl RocksState {
     /// disk full are among them, and mean nothing to a flush: RocksDB goes on by itself when there is room.
     fn background_errors(&self) -> Result<u64, EngineError> {
         Ok(self.db.property_int_value("rocksdb.background-errors").map_err(failed)?.unwrap_or(0))
+    }
+
+    /// Has RocksDB close the holes in blob files, or no longer.
+    fn look_for_holes(&self) -> Result<(), EngineError> {
+        for (table, holes) in WITH_BLOBS.into_iter().zip(&self.holes) {
+            let family = self.family(table)?;
+            let bytes = |name: &str| Ok(self.db.property_int_value_cf(&family, name).map_err(failed)?.unwrap_or(0));
+            let (files, garbage) =
+                (bytes("rocksdb.live-blob-file-size")?, bytes("rocksdb.live-blob-file-garbage-size")?);
+            if let Some(options) = holes.options(files, garbage) {
+                self.db.set_options_cf(&family, options).map_err(failed)?;
+                match options.len() {
+                    1 => tracing::info!(table = table.name(), "few holes are left in the table's files"),
+                    _ => tracing::info!(table = table.name(), garbage, "holes in the table's files are closed"),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn immutable_memtables(&self) -> Result<u64, EngineError> {
@@ -124,14 +146,11 @@ fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options
         blocks.set_whole_key_filtering(false);
     }
     options.set_block_based_table_factory(&blocks);
-    if matches!(table, Table::Version | Table::Part) {
+    if WITH_BLOBS.contains(&table) {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES_MIN);
-        // What is erased, and parts of uploads that were given up, leave holes: files of the oldest quarter are written anew
-        // when half of what they hold is gone.
-        options.set_enable_blob_gc(true);
-        options.set_blob_gc_age_cutoff(0.25);
-        options.set_blob_gc_force_threshold(0.5);
+        // What is erased, and parts of uploads that were given up, leave holes: see [`super::holes`].
+        options.set_enable_blob_gc(false);
         options.set_blob_cache(cache);
     }
     if matches!(table, Table::Request | Table::DirectoryRequest) {
@@ -290,7 +309,7 @@ impl StateEngine for RocksState {
             }
             std::thread::sleep(FLUSH_POLL);
         }
-        Ok(())
+        self.look_for_holes()
     }
 
     fn figures(&self) -> EngineFigures {
@@ -324,6 +343,37 @@ mod tests {
         prefix
     }
 
+    fn flush(rocks: &RocksState) {
+        rocks.begin_flush().unwrap();
+        rocks.finish_flush().unwrap();
+    }
+
+    /// RocksDB knows the options, and does with them what they are set for.
+    #[test]
+    fn holes_stay_until_they_are_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let rocks = RocksState::open(folder.path()).unwrap();
+        let family = rocks.family(Table::Version).unwrap();
+        let key = |number: u64| [&prefix(0)[..], &number.to_be_bytes()].concat();
+        let value = Bytes::from(vec![7; 4 << 10]);
+        let put = |number| StateOp::Put { table: Table::Version, key: key(number), value: value.clone() };
+        rocks.write(&(0..1_000).map(put).collect::<Vec<_>>()).unwrap();
+        flush(&rocks);
+        let delete = |number| StateOp::Delete { table: Table::Version, key: key(number) };
+        rocks.write(&(0..1_000).filter(|number| number % 10 > 0).map(delete).collect::<Vec<_>>()).unwrap();
+        flush(&rocks);
+        let blobs = || rocks.db.property_int_value_cf(&family, "rocksdb.live-blob-file-size").unwrap().unwrap();
+        rocks.db.compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
+        assert!(blobs() > 4_000_000, "what lives in the file holds it");
+        let closing = Holes::default().options(1 << 30, 1 << 30).unwrap();
+        rocks.db.set_options_cf(&family, closing).unwrap();
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        rocks.db.compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+        assert!(blobs() < 500_000, "{} bytes", blobs());
+        assert_eq!(rocks.get(Table::Version, &key(10)).unwrap(), Some(value.clone()));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -332,14 +382,13 @@ mod tests {
         fn the_first_of_a_record_is_found_as_by_the_twin(rows in written()) {
             let folder = tempfile::tempdir().unwrap();
             let (rocks, twin) = (RocksState::open(folder.path()).unwrap(), MemoryState::default());
-            for (record, version, flush) in rows {
+            for (record, version, flushed) in rows {
                 let key = [&prefix(record)[..], &(!version).to_be_bytes()].concat();
                 let ops = [StateOp::Put { table: Table::Version, key, value: vec![record].into() }];
                 rocks.write(&ops).unwrap();
                 twin.write(&ops).unwrap();
-                if flush {
-                    rocks.begin_flush().unwrap();
-                    rocks.finish_flush().unwrap();
+                if flushed {
+                    flush(&rocks);
                 }
             }
             for record in 0..8 {
