@@ -92,7 +92,10 @@ impl Gateway {
         violations.into_result()?;
         let (id, member) = match self.named(&request.node, deadline).await {
             Ok(found) => found,
-            Err(unknown) => return self.removed_before(&request.node, deadline).await?.ok_or(unknown),
+            Err(unknown @ GatewayError::Invalid(_)) => {
+                return self.removed_before(&request.node, deadline).await?.ok_or(unknown);
+            }
+            Err(error) => return Err(error),
         };
         self.replica.may_change_member(MemberChange::Remove(id), deadline).await?;
         let said = RemoveNodeRequest { node: request.node.clone(), ..Default::default() };
@@ -106,11 +109,12 @@ impl Gateway {
         };
         let retired = pb::RetiredNode { id, name: member.name.clone() };
         let done = self.record_change(audited, Some(retired), deadline).await?;
-        // Else a repeat came so late that another node has this name by now.
-        if is_retired(&self.cluster_row(deadline).await?, id) {
-            self.replica.change_member(MemberChange::Remove(id), deadline).await?;
-            tracing::info!(node = member.name, site = member.site, "a node was removed: it is never admitted again");
+        if !is_retired(&self.cluster_row(deadline).await?, id) {
+            // A repeat that came so late that another node has this name by now.
+            return self.removed_before(&request.node, deadline).await?.ok_or(GatewayError::OutcomeUnknown);
         }
+        self.replica.change_member(MemberChange::Remove(id), deadline).await?;
+        tracing::info!(node = member.name, site = member.site, "a node was removed: it is never admitted again");
         Ok(RemoveNodeResponse { answer: self.answer(DIRECTORY, done.seq), node_id: node_id(id) })
     }
 

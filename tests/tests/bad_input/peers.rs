@@ -86,8 +86,8 @@ fn hello(data: &Path) -> pb::Hello {
     let (counter, nonce) = boot.trim().split_once(' ').unwrap();
     let boot = pb::Boot { counter: counter.parse().unwrap(), nonce: u64::from_str_radix(nonce, 16).unwrap() };
     pb::Hello {
-        format_min: 1,
-        format_max: 1,
+        format_min: 2,
+        format_max: 2,
         cluster: CLUSTER.to_owned(),
         member: Some(pb::Member {
             id: u64::from_str_radix(id, 16).unwrap(),

@@ -27,8 +27,8 @@ use crate::NodeId;
 use crate::store::identity::Boot;
 use crate::store::log::writer::LogWriter;
 
-/// The one format of frames and entries so far.
-const FORMAT: u32 = 1;
+/// The one format of frames and entries that this version speaks. In 1, commands had no authors.
+const FORMAT: u32 = 2;
 const HELLO_BYTES_MAX: usize = 16 << 10;
 
 /// What a node is to this one.

@@ -132,9 +132,7 @@ async fn run(group: Arc<Group>, peers: Arc<Peers>, gate: std::sync::Weak<Gate>, 
 }
 
 async fn pass(group: &Group, peers: &Peers, confirmed: Confirmed) -> Result<(), GroupError> {
-    let Some((leader, member)) = group.leader() else {
-        return Err(GroupError::NotLeader { leader: None });
-    };
+    let (leader, member) = group.keyed_leader()?;
     if planted::has(Bug::StaleFollowerRead) && leader != group.node {
         return Ok(());
     }

@@ -65,10 +65,17 @@ impl Leaders {
         // A disk that hangs or is full is worse than a successor that has to catch up.
         let behind_max = if matches!(reason, Reason::Disk(_)) { u64::MAX } else { BEHIND_MAX };
         let fit = |node, behind| behind <= behind_max && self.is_fit(node);
-        let mut can_go =
-            |group: &&Arc<Group>| group.successor(fit).is_some() && tried.begin(group.shard, GIVE_WAY_AGAIN);
+        // One that was told to give way leads rather than one without keys, which orders nothing.
+        let last_resort = |group: &Group, node, behind| {
+            let keyed = group.member(node).is_some_and(|member| member.keyed);
+            matches!(reason, Reason::NoKeys) && keyed && behind <= behind_max && self.disks.is_good(node)
+        };
+        let successor = |group: &Group| {
+            group.successor(fit).or_else(|| group.successor(|node, behind| last_resort(group, node, behind)))
+        };
         let led = self.groups.iter().filter(|group| group.leads());
-        let going = led.filter(&mut can_go).collect::<Vec<_>>();
+        let going = led.filter_map(|group| Some((group, successor(group)?)));
+        let going = going.filter(|(group, _)| tried.begin(group.shard, GIVE_WAY_AGAIN)).collect::<Vec<_>>();
         if going.is_empty() {
             return;
         }
@@ -79,7 +86,8 @@ impl Leaders {
             Reason::NoKeys => tracing::info!(shards = going.len(), "this node has no keys: handing over what it leads"),
             Reason::Told => tracing::info!(shards = going.len(), "told to give way: handing over leadership"),
         }
-        futures::future::join_all(going.iter().map(|group| group.hand_over_to(fit))).await;
+        let hand_over = async |group: &Group, to: NodeId| group.hand_over_to(|node, _| node == to).await;
+        futures::future::join_all(going.iter().map(|(group, to)| hand_over(group, *to))).await;
     }
 
     fn reason(&self) -> Option<Reason> {

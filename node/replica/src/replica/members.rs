@@ -171,7 +171,7 @@ impl Replica {
         request: &pb::ChangeMemberRequest,
     ) -> Result<pb::ChangeMemberResponse, GroupError> {
         let directory = self.group(DIRECTORY);
-        let (leader, member) = directory.leader().ok_or(GroupError::NotLeader { leader: None })?;
+        let (leader, member) = directory.keyed_leader()?;
         if leader == self.node_id {
             return change_member(&self.groups, &self.greeter.leadership, request.clone()).await;
         }

@@ -101,9 +101,7 @@ impl Replica {
         left: Duration,
     ) -> Result<(pb::Outcome, Durability), GroupError> {
         let group = self.group(shard);
-        let Some((leader, member)) = group.leader() else {
-            return Err(GroupError::NotLeader { leader: None });
-        };
+        let (leader, member) = group.keyed_leader()?;
         let command = self.authors.sign(group, command)?;
         if leader == self.node_id {
             return group.propose_here(&command, left).await;

@@ -1,17 +1,20 @@
 //! Authors: a node with keys puts a code on every command that it proposes and on every node that it makes a member, and
 //! takes from a node without keys only what carries one.
 //!
-//! So a keyless node that leads, as caretaker, orders what others wrote. What it makes up, alters, moves to another
-//! shard or grants itself has no code; what it held back and brings late is refused by apply (see
-//! [`super::apply`]); a time that runs ahead, and a membership in which keyless nodes decide, are refused here. From the
-//! term in which it tried, nothing more is taken: another leader is elected.
+//! A keyless node that leads, as caretaker, passes on what keyed leaders ordered, and orders nothing itself: gateways do
+//! not ask it. What it writes, makes up, alters or moves to another shard is refused here, and so is a membership in which
+//! keyless nodes decide; what it held back and brings late is refused by apply (see [`super::apply`]). From one that
+//! tried, nothing more is taken: another leader is elected.
+//!
+//! A code says who wrote a command, and not where in the log it stands: entries have none of their own yet. So a caretaker
+//! that claims an older leader's log ids can still order genuine commands otherwise than that leader did.
 //!
 //! Knows no key: [`AuthorKey`] is given from above. What is asked of a keyless node beside this, and not proven:
 //! that it keeps what it acknowledged, and votes honestly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::raft::AppendEntriesRequest;
@@ -20,7 +23,7 @@ use parking_lot::Mutex;
 use super::command::{self, Signed};
 use super::group::{Group, GroupError};
 use super::members::keyless_are_few;
-use super::types::{EntryPayload, Member, Membership, TypeConfig, Vote};
+use super::types::{Entry, EntryPayload, Member, Membership, TypeConfig, Vote};
 use crate::metrics::METRICS;
 use crate::peer::clock::ClusterClock;
 use crate::peer::server::Caller;
@@ -41,9 +44,15 @@ pub trait AuthorKey: Send + Sync {
 /// So far a leader's clock may be ahead of this node's: five times of what nodes tolerate of each other's.
 const AHEAD_MAX: Duration = Duration::from_secs(10);
 
+/// So long a node without keys may lead and bring nothing. It hands over within a second if another can lead.
+const CARETAKER_MAX: Duration = Duration::from_secs(30);
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// Why something is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Forged {
+    #[error("an entry that it wrote itself")]
+    Own,
     #[error("a command that no node with keys wrote")]
     Command,
     #[error("a command at a time that has not come")]
@@ -62,8 +71,12 @@ pub struct Authors {
     clock: Arc<ClusterClock>,
     /// Whether a snapshot may come from a node without keys: it has no codes.
     keyless_snapshots: bool,
-    /// The newest leadership of each shard in which something forged was brought.
-    distrusted: Mutex<BTreeMap<ShardId, Vote>>,
+    /// Who brought something forged, until this node is restarted.
+    distrusted: Mutex<BTreeSet<(ShardId, NodeId)>>,
+    /// Since when each shard's newest leader without keys has brought nothing.
+    caretakers: Mutex<BTreeMap<ShardId, (Vote, Instant)>>,
+    /// When something of a shard that was refused was last told.
+    told: Mutex<BTreeMap<ShardId, Instant>>,
 }
 
 impl Authors {
@@ -73,7 +86,8 @@ impl Authors {
         clock: Arc<ClusterClock>,
         keyless_snapshots: bool,
     ) -> Self {
-        Self { node, key, clock, keyless_snapshots, distrusted: Mutex::default() }
+        let (distrusted, caretakers, told) = Default::default();
+        Self { node, key, clock, keyless_snapshots, distrusted, caretakers, told }
     }
 
     pub fn has_keys(&self) -> bool {
@@ -107,37 +121,59 @@ impl Authors {
         Member { code: code.map(Box::new), ..member }
     }
 
-    /// Whether a group takes from a peer what it brings as leader. What it does not take is told, once a leadership.
+    /// Whether a group takes from a peer what it brings as leader.
     pub fn take(&self, group: &Group, from: Caller, request: &AppendEntriesRequest<TypeConfig>) -> bool {
         if from.keyed || !self.has_keys() || planted::has(Bug::AuthorUnchecked) {
             return true;
         }
-        if self.distrusted.lock().get(&group.shard) == Some(&request.vote) {
+        let by = (group.shard, from.id);
+        if self.distrusted.lock().contains(&by) || self.leads_idly(group.shard, request) {
             return false;
         }
-        let checked = request.entries.iter().try_for_each(|entry| match &entry.payload {
-            EntryPayload::Blank => Ok(()),
-            EntryPayload::Normal(proposal) => self.check_entry(group, &proposal.0),
-            EntryPayload::Membership(membership) => self.check_membership(membership),
-        });
-        let Err(forged) = checked else { return true };
-        self.distrusted.lock().insert(group.shard, request.vote);
-        METRICS.forged.inc();
-        tracing::error!(
-            shard = group.shard,
-            peer = %format_args!("{:016x}", from.id),
-            term = request.vote.leader_id.term,
-            %forged,
-            "a node without keys led, and brought what it may not: refused; find out who has that node, and remove it"
-        );
-        false
+        match request.entries.iter().try_for_each(|entry| self.check_entry(group, from, entry)) {
+            Ok(()) => true,
+            // It may be this node's clock.
+            Err(Forged::Time) => {
+                if self.is_worth_a_line(group.shard) {
+                    let what = "an entry of a later time than it is here is not taken: set the nodes' clocks right";
+                    tracing::warn!(shard = group.shard, peer = %format_args!("{:016x}", from.id), "{what}");
+                }
+                false
+            }
+            Err(forged) => {
+                self.distrusted.lock().insert(by);
+                METRICS.forged.inc();
+                tracing::error!(
+                    shard = group.shard,
+                    peer = %format_args!("{:016x}", from.id),
+                    term = request.vote.leader_id.term,
+                    %forged,
+                    "a node without keys led, and brought what it may not: nothing more is taken from it; find out who has \
+                     that node, or another without keys that led before it, and remove it"
+                );
+                false
+            }
+        }
+    }
+
+    /// Whether a caretaker has had time enough to hand over, and brings nothing.
+    fn leads_idly(&self, shard: ShardId, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let now = Instant::now();
+        let brings = request.entries.iter().any(|entry| !matches!(entry.payload, EntryPayload::Blank));
+        let mut caretakers = self.caretakers.lock();
+        let (vote, since) = caretakers.entry(shard).or_insert((request.vote, now));
+        if *vote != request.vote || brings {
+            (*vote, *since) = (request.vote, now);
+        }
+        now - *since > CARETAKER_MAX
     }
 
     /// Whether a snapshot may come from a peer.
     pub fn take_snapshot(&self, shard: ShardId, from: Caller) -> bool {
-        let taken = from.keyed || self.keyless_snapshots || !self.has_keys();
-        if !taken {
-            METRICS.forged.inc();
+        if from.keyed || self.keyless_snapshots || !self.has_keys() {
+            return true;
+        }
+        if self.is_worth_a_line(shard) {
             tracing::warn!(
                 shard,
                 peer = %format_args!("{:016x}", from.id),
@@ -145,12 +181,36 @@ impl Authors {
                  if there is none any more, set raft.keyless_snapshots"
             );
         }
-        taken
+        false
     }
 
-    fn check_entry(&self, group: &Group, bytes: &Bytes) -> Result<(), Forged> {
-        self.check_command(group.shard, bytes)?;
-        let latest_ms = self.clock.own_ms().max(group.applied_time_ms()).saturating_add(AHEAD_MAX.as_millis() as u64);
+    /// What is refused is brought again and again.
+    fn is_worth_a_line(&self, shard: ShardId) -> bool {
+        let (now, mut told) = (Instant::now(), self.told.lock());
+        let due = told.get(&shard).is_none_or(|at| now - *at > TELL_AGAIN);
+        if due {
+            told.insert(shard, now);
+        }
+        due
+    }
+
+    fn check_entry(&self, group: &Group, from: Caller, entry: &Entry) -> Result<(), Forged> {
+        let own = entry.log_id.leader_id.node_id == from.id;
+        match &entry.payload {
+            EntryPayload::Blank => Ok(()),
+            _ if own => Err(Forged::Own),
+            EntryPayload::Normal(proposal) => {
+                self.check_command(group.shard, &proposal.0)?;
+                self.check_time(group, &proposal.0)
+            }
+            EntryPayload::Membership(membership) => self.check_membership(membership),
+        }
+    }
+
+    fn check_time(&self, group: &Group, bytes: &Bytes) -> Result<(), Forged> {
+        // A node whose clock others contradict cannot tell.
+        let Some(now_ms) = group.now_ms() else { return Ok(()) };
+        let latest_ms = now_ms.saturating_add(AHEAD_MAX.as_millis() as u64).max(group.applied_time_ms());
         match command::log_time_ms(bytes).is_some_and(|log_time_ms| log_time_ms <= latest_ms) {
             true => Ok(()),
             false => Err(Forged::Time),
@@ -168,7 +228,8 @@ impl Authors {
         }
         let nodes = membership.nodes().collect::<BTreeMap<_, _>>();
         let few = |voters: &BTreeSet<NodeId>| keyless_are_few(voters.iter().filter_map(|id| nodes.get(id).copied()));
-        match membership.get_joint_config().iter().all(few) {
+        let configs = membership.get_joint_config();
+        match !configs.is_empty() && configs.iter().all(few) {
             true => Ok(()),
             false => Err(Forged::Majority),
         }
@@ -225,6 +286,7 @@ mod tests {
         assert_eq!(own.check_membership(&membership(&own, &["ABk"])), Ok(()));
         assert_eq!(own.check_membership(&membership(&own, &["ABk", "ABCk"])), Ok(()));
         assert_eq!(own.check_membership(&membership(&own, &["ABk", "Ak"])), Err(Forged::Majority));
+        assert_eq!(own.check_membership(&Membership::default()), Err(Forged::Majority));
         assert_eq!(own.check_membership(&membership(&none, &["ABk"])), Err(Forged::Member));
         let (id, member) = nodes("k").pop_first().unwrap();
         let posing = Member { keyed: true, ..own.vouch(id, member) };

@@ -366,6 +366,11 @@ impl Group {
         self.conditions.disks.own() != DiskLevel::Critical
     }
 
+    /// The leader that gateways ask. One without keys orders nothing and is not believed: it hands over in a moment.
+    pub fn keyed_leader(&self) -> Result<(NodeId, Member), GroupError> {
+        self.leader().filter(|(_, member)| member.keyed).ok_or(GroupError::NotLeader { leader: None })
+    }
+
     /// Recorded outcomes so far.
     pub fn seq(&self) -> u64 {
         self.progress.read().seq

@@ -8,7 +8,7 @@ use charthold_proto::internal as pb;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use openraft::raft::{TransferLeaderError, TransferLeaderRequest};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest};
 use pb::call_error::Kind as ErrorKind;
 use prost::Message;
 use tokio::sync::Semaphore;
@@ -20,7 +20,7 @@ use super::group::{Confirmed, Group, GroupError};
 use super::members;
 use super::network;
 use super::transfer;
-use super::types::Vote;
+use super::types::{LogId, TypeConfig, Vote};
 use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
 use crate::peer::server::{Caller, Handler};
@@ -104,6 +104,9 @@ impl Inbound {
 
     async fn forward(&self, group: &Group, payload: Bytes) -> Answer {
         let request = pb::ForwardRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
+        if !self.authors.has_keys() {
+            return Err(call_error(&GroupError::NotLeader { leader: None }));
+        }
         self.authors.check_command(group.shard, &request.command).map_err(|_| error(ErrorKind::Malformed))?;
         let limit = Duration::from_millis(u64::from(request.timeout_ms));
         let proposed = group.propose_here(&request.command, limit);
@@ -155,7 +158,7 @@ impl Inbound {
                 response::Result::VoteChanged(response::VoteChanged { expected, actual })
             }
             Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
-                let log_id = |log_id: Option<super::types::LogId>| log_id.as_ref().map(codec::log_id_to_pb);
+                let log_id = |log_id: Option<LogId>| log_id.as_ref().map(codec::log_id_to_pb);
                 let (expected, actual) = (log_id(expected), log_id(actual));
                 response::Result::LogNotFlushed(response::LogNotFlushed { expected, actual })
             }
@@ -170,6 +173,20 @@ fn own(vote: &Vote, from: NodeId) -> Result<(), pb::CallError> {
         true => Ok(()),
         false => Err(error(ErrorKind::Malformed)),
     }
+}
+
+/// What openraft takes for granted, and what would stop a replica: entries follow one another, and none is of a later leader
+/// than the one that brings it.
+fn is_in_order(request: &AppendEntriesRequest<TypeConfig>) -> bool {
+    let leader = request.vote.leader_id;
+    let mut last = request.prev_log_id;
+    let entries = request.entries.iter().all(|entry| {
+        let before = last.replace(entry.log_id);
+        let follows = before.is_none_or(|before| before.leader_id <= entry.log_id.leader_id);
+        follows && entry.log_id.index == before.map_or(0, |before| before.index.saturating_add(1))
+    });
+    let not_later = |log_id: Option<LogId>| log_id.is_none_or(|log_id| log_id.leader_id <= leader);
+    request.vote.committed && entries && not_later(last) && not_later(request.leader_commit)
 }
 
 /// Who holds no key authors nothing: a keyless node has no clients to forward for.
@@ -234,9 +251,9 @@ impl Handler for Inbound {
         let (replica, authors) = (Arc::clone(group), Arc::clone(&self.authors));
         let requests = requests.map(move |bytes| {
             let request = network::append_request_from_pb(shard, bytes).ok()?;
-            let taken = request.entries.is_empty() || replica.takes_entries();
-            let taken = taken && authors.take(&replica, from, &request);
-            own(&request.vote, from.id).ok().filter(|()| taken).map(|()| request)
+            own(&request.vote, from.id).ok().filter(|()| is_in_order(&request))?;
+            let has_room = request.entries.is_empty() || replica.takes_entries();
+            (has_room && authors.take(&replica, from, &request)).then_some(request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
@@ -255,7 +272,33 @@ mod tests {
     use openraft::vote::RaftLeaderId;
 
     use super::*;
-    use crate::shard::types::LeaderId;
+    use openraft::entry::RaftEntry;
+
+    use crate::shard::types::{Entry, EntryPayload, LeaderId};
+
+    #[test]
+    fn entries_follow_one_another_and_are_of_no_later_leader() {
+        let log_id = |term, index| LogId::new(LeaderId::new(term, 1), index);
+        let request = |prev: Option<LogId>, entries: &[LogId], commit: Option<LogId>| AppendEntriesRequest {
+            vote: Vote { leader_id: LeaderId::new(5, 1), committed: true },
+            prev_log_id: prev,
+            entries: entries.iter().map(|log_id| Entry::new(*log_id, EntryPayload::Blank)).collect(),
+            leader_commit: commit,
+        };
+        let prev = Some(log_id(3, 7));
+        assert!(is_in_order(&request(None, &[], None)));
+        assert!(is_in_order(&request(None, &[log_id(1, 0), log_id(2, 1)], None)));
+        assert!(is_in_order(&request(prev, &[log_id(3, 8), log_id(5, 9)], Some(log_id(5, 9)))));
+        assert!(!is_in_order(&request(None, &[log_id(1, 1)], None)), "it begins at 0");
+        assert!(!is_in_order(&request(prev, &[log_id(3, 9)], None)), "a hole");
+        assert!(!is_in_order(&request(prev, &[log_id(3, 8), log_id(3, 8)], None)));
+        assert!(!is_in_order(&request(prev, &[log_id(2, 8)], None)), "back to an earlier leader");
+        assert!(!is_in_order(&request(prev, &[log_id(6, 8)], None)), "of a later leader");
+        assert!(!is_in_order(&request(Some(log_id(6, 7)), &[], None)));
+        assert!(!is_in_order(&request(prev, &[], Some(log_id(6, 7)))));
+        let campaigning = Vote { leader_id: LeaderId::new(5, 1), committed: false };
+        assert!(!is_in_order(&AppendEntriesRequest { vote: campaigning, ..request(prev, &[], None) }));
+    }
 
     #[test]
     fn nobody_speaks_in_anothers_name() {

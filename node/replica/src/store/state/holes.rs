@@ -27,7 +27,8 @@ pub struct Holes {
 }
 
 impl Holes {
-    /// The options to set now, if any are, for blob files of this size, of which so much is garbage.
+    /// The options to set now, if any are, for blob files of this size, of which so much is garbage. Once they are set,
+    /// [`Self::are_set`] is to be told.
     pub fn options(&self, files_bytes: u64, garbage_bytes: u64) -> Option<&'static [(&'static str, &'static str)]> {
         let closing = self.closing.load(Ordering::Relaxed);
         let at_least = |percent: u64| garbage_bytes.saturating_mul(100) >= files_bytes.saturating_mul(percent);
@@ -35,12 +36,15 @@ impl Holes {
             false => garbage_bytes >= GARBAGE_BYTES_MIN && at_least(OPEN_PERCENT),
             true => at_least(CLOSED_PERCENT) && garbage_bytes > 0,
         };
-        self.closing.store(close, Ordering::Relaxed);
         match (closing, close) {
             (false, true) => Some(&CLOSING),
             (true, false) => Some(&LEAVING),
             _ => None,
         }
+    }
+
+    pub fn are_set(&self) {
+        self.closing.fetch_xor(true, Ordering::Relaxed);
     }
 }
 
@@ -55,9 +59,14 @@ mod tests {
         assert_eq!(holes.options(gib, gib / 4), None);
         assert_eq!(holes.options(gib / 2, gib / 5), None, "too little for the work");
         assert_eq!(holes.options(gib, gib / 2), Some(CLOSING.as_slice()));
+        assert_eq!(holes.options(gib, gib / 2), Some(CLOSING.as_slice()), "until they are set");
+        holes.are_set();
         assert_eq!(holes.options(gib, gib / 5), None);
         assert_eq!(holes.options(gib, gib / 20), Some(LEAVING.as_slice()));
+        holes.are_set();
         assert_eq!(holes.options(gib, gib / 5), None);
-        assert!(holes.options(gib, gib).is_some() && holes.options(0, 0).is_some());
+        assert!(holes.options(gib, gib).is_some());
+        holes.are_set();
+        assert_eq!(holes.options(0, 0), Some(LEAVING.as_slice()));
     }
 }

@@ -89,6 +89,7 @@ impl RocksState {
                 (bytes("rocksdb.live-blob-file-size")?, bytes("rocksdb.live-blob-file-garbage-size")?);
             if let Some(options) = holes.options(files, garbage) {
                 self.db.set_options_cf(&family, options).map_err(failed)?;
+                holes.are_set();
                 match options.len() {
                     1 => tracing::info!(table = table.name(), "few holes are left in the table's files"),
                     _ => tracing::info!(table = table.name(), garbage, "holes in the table's files are closed"),
@@ -309,7 +310,10 @@ impl StateEngine for RocksState {
             }
             std::thread::sleep(FLUSH_POLL);
         }
-        self.look_for_holes()
+        if let Err(error) = self.look_for_holes() {
+            tracing::warn!(%error, "holes in the tables' files were not looked for: the next flush does");
+        }
+        Ok(())
     }
 
     fn figures(&self) -> EngineFigures {
