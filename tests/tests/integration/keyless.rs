@@ -129,11 +129,17 @@ async fn a_commit_waits_for_both_keyed_sites() {
 
     cluster.kill(1);
     cluster.wait_leaders().await;
-    wait_durability(&cluster, Durability::Quorum).await;
-    let shown = cluster.operator_cli(&["cluster", "status"]).await.ok();
-    assert!(shown.text().contains("before they are at every site with keys"), "{}", shown.text());
     let degraded = |cluster: &Cluster| cluster.metrics(0).text.contains("charthold_raft_degraded{shard=\"1\"} 1");
-    assert!(degraded(&cluster));
+    // A shard's next leader finds out by its first commit.
+    until("status and metrics say so, while there are commits", || async {
+        wait_durability(&cluster, Durability::Quorum).await;
+        let shown = cluster.operator_cli(&["cluster", "status"]).await.ok();
+        match shown.text().contains("before they are at every site with keys") && degraded(&cluster) {
+            true => Ok(()),
+            false => Err(shown.text().to_owned()),
+        }
+    })
+    .await;
 
     cluster.restart(1);
     cluster.wait_ready().await;
