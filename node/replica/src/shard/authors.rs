@@ -201,19 +201,9 @@ impl Authors {
             _ if own => Err(Forged::Own),
             EntryPayload::Normal(proposal) => {
                 self.check_command(group.shard, &proposal.0)?;
-                self.check_time(group, &proposal.0)
+                check_time(&proposal.0, group.now_ms(), group.applied_time_ms())
             }
             EntryPayload::Membership(membership) => self.check_membership(membership),
-        }
-    }
-
-    fn check_time(&self, group: &Group, bytes: &Bytes) -> Result<(), Forged> {
-        // A node whose clock others contradict cannot tell.
-        let Some(now_ms) = group.now_ms() else { return Ok(()) };
-        let latest_ms = now_ms.saturating_add(AHEAD_MAX.as_millis() as u64).max(group.applied_time_ms());
-        match command::log_time_ms(bytes).is_some_and(|log_time_ms| log_time_ms <= latest_ms) {
-            true => Ok(()),
-            false => Err(Forged::Time),
         }
     }
 
@@ -233,6 +223,16 @@ impl Authors {
             true => Ok(()),
             false => Err(Forged::Majority),
         }
+    }
+}
+
+/// `now_ms`: nothing, if others contradict this node's clock; then it cannot tell.
+fn check_time(command: &Bytes, now_ms: Option<u64>, applied_ms: u64) -> Result<(), Forged> {
+    let Some(now_ms) = now_ms else { return Ok(()) };
+    let latest_ms = now_ms.saturating_add(AHEAD_MAX.as_millis() as u64).max(applied_ms);
+    match command::log_time_ms(command).is_some_and(|log_time_ms| log_time_ms <= latest_ms) {
+        true => Ok(()),
+        false => Err(Forged::Time),
     }
 }
 
@@ -271,6 +271,19 @@ mod tests {
         assert_eq!(authors.check_command(6, &signed), Err(Forged::Command));
         assert_eq!(authors.check_command(5, &command), Err(Forged::Command));
         assert_eq!(authors.check_command(5, &signed.slice(..20)), Err(Forged::Command));
+    }
+
+    #[test]
+    fn a_time_is_not_far_ahead_of_the_clock_nor_of_what_was_applied() {
+        let at = |log_time_ms| {
+            command::stamp(&Command::EnsureChartKey(ensure_key("chart", "k1")).encode(9), log_time_ms).unwrap()
+        };
+        assert_eq!(check_time(&at(30_000), Some(20_000), 0), Ok(()));
+        assert_eq!(check_time(&at(30_001), Some(20_000), 0), Err(Forged::Time));
+        assert_eq!(check_time(&at(50_000), Some(20_000), 50_000), Ok(()), "log time stood there already");
+        assert_eq!(check_time(&at(50_001), Some(20_000), 50_000), Err(Forged::Time), "nobody moves on from there");
+        assert_eq!(check_time(&at(50_001), None, 0), Ok(()));
+        assert_eq!(check_time(&Bytes::from_static(b"short"), Some(20_000), 0), Err(Forged::Time));
     }
 
     /// Capital letters have keys.
