@@ -19,9 +19,9 @@ use crate::connect::DialError;
 #[non_exhaustive]
 pub enum Error {
     /// The request breaks a rule: a bad id, a size, a field. It will fail the same way again.
-    #[error("the request is not valid: {message}{}", list(.fields))]
+    #[error("the request is not valid: {message}")]
     Invalid {
-        /// What is wrong.
+        /// What is wrong, field by field.
         message: String,
         /// Each field that is wrong, where the gateway says so.
         fields: Vec<InvalidField>,
@@ -147,10 +147,6 @@ pub struct InvalidField {
     pub field: String,
     /// The rule.
     pub description: String,
-}
-
-fn list(fields: &[InvalidField]) -> String {
-    fields.iter().map(|bad| format!("; {}: {}", bad.field, bad.description)).collect()
 }
 
 fn at(index: &Option<usize>) -> String {
@@ -388,8 +384,11 @@ mod tests {
     fn details_are_read() {
         let mut details = ErrorDetails::new();
         details.add_bad_request_violation("record.id", "is empty");
-        let failure = Failure::from_status(&Status::with_error_details(Code::InvalidArgument, "no", details));
-        assert_eq!(failure.error.to_string(), "the request is not valid: no; record.id: is empty");
+        let text = "record.id: is empty";
+        let failure = Failure::from_status(&Status::with_error_details(Code::InvalidArgument, text, details));
+        assert_eq!(failure.error.to_string(), "the request is not valid: record.id: is empty");
+        let field = InvalidField { field: "record.id".to_owned(), description: "is empty".to_owned() };
+        assert_eq!(failure.error, Error::Invalid { message: text.to_owned(), fields: vec![field] });
 
         let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(70)));
         let failure = Failure::from_status(&Status::with_error_details(Code::Unavailable, "", details));
