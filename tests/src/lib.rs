@@ -16,5 +16,6 @@ pub mod fault_disk;
 pub mod harness;
 pub mod listing;
 pub mod patients;
+pub mod simulation;
 pub mod strangers;
 pub mod versus;

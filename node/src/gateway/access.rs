@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
 use charthold_proto::v1::Role;
@@ -17,6 +17,7 @@ use charthold_replica::store::table::grant;
 use moka::sync::Cache;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::Extensions;
 
 use super::Gateway;

@@ -1,12 +1,13 @@
 //! What every answer has: position, durability, where the leader is; and every call: a deadline.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::v1::{AnswerContext, Durability, LeaderHint};
 use charthold_replica::ShardId;
 use charthold_replica::replica::Moment;
 use charthold_replica::shard::durability::Durability as OnDisk;
 use http::HeaderMap;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::Gateway;

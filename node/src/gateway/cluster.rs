@@ -1,7 +1,6 @@
 //! The service `Cluster`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -13,6 +12,7 @@ use charthold_proto::v1::{
 use charthold_replica::replica::form::FormError;
 use charthold_replica::shard::command::Command;
 use charthold_replica::{DIRECTORY, SHARD_COUNT, slots_of};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
@@ -39,7 +39,7 @@ impl Gateway {
             return Err(GatewayError::AlreadyInitialized);
         }
         let expected = (request.expected_nodes > 0).then_some(request.expected_nodes as usize);
-        let formed = tokio::time::timeout_at(deadline.into(), self.replica.form(expected)).await;
+        let formed = tokio::time::timeout_at(deadline, self.replica.form(expected)).await;
         let nodes = formed.map_err(|_| GatewayError::OutcomeUnknown)?.map_err(|error| match error {
             FormError::Unreachable { .. } => GatewayError::NodesMissing(error.to_string()),
             _ => GatewayError::CannotForm(error.to_string()),

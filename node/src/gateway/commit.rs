@@ -1,7 +1,6 @@
 //! Commit: from a clear request to a sealed command, and its outcome back.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -12,6 +11,7 @@ use charthold_replica::shard::command::Command;
 use pb::outcome::Result as Answer;
 use pb::refused::Reason;
 use prost::Message;
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::Caller;

@@ -5,7 +5,7 @@
 //! queues behind many parts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -22,6 +22,7 @@ use charthold_replica::store::table::upload::UploadId;
 use pb::outcome::Result as Answer;
 use pb::refused::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::Caller;
@@ -67,7 +68,7 @@ impl Documents {
 
     /// Waits until a shard takes a part.
     async fn turn(&self, shard: ShardId, deadline: Instant) -> Result<tokio::sync::SemaphorePermit<'_>, GatewayError> {
-        let turn = tokio::time::timeout_at(deadline.into(), self.shards[usize::from(shard)].acquire()).await;
+        let turn = tokio::time::timeout_at(deadline, self.shards[usize::from(shard)].acquire()).await;
         turn.ok().and_then(Result::ok).ok_or(GatewayError::Overloaded)
     }
 }

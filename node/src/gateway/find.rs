@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -21,6 +20,7 @@ use charthold_replica::store::table::{ChartAddress, RecordAddress, index};
 use charthold_replica::{ShardId, Slot, shard_of};
 use futures::{StreamExt, TryStreamExt, stream};
 use pb::outcome::Result as Answer;
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::Caller;

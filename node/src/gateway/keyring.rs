@@ -1,7 +1,7 @@
 //! Tenants' and charts' keys, opened and kept for a while.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -11,6 +11,7 @@ use charthold_replica::store::table::ChartAddress;
 use charthold_replica::{DIRECTORY, shard_of};
 use moka::sync::Cache;
 use pb::outcome::Result as Answer;
+use tokio::time::Instant;
 
 use super::error::GatewayError;
 use super::record::refusal;

@@ -7,7 +7,6 @@
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use charthold_proto::v1::{
     Freshness, HistoryRequest, HistoryResponse, ListRequest, ListResponse, Order, RecordHeader, RecordRef,
@@ -15,6 +14,7 @@ use charthold_proto::v1::{
 use charthold_replica::replica::Moment;
 use charthold_replica::replica::rows::{ChartScan, StoredVersion};
 use prost::Message;
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::{Caller, GrantPlace};
@@ -68,7 +68,7 @@ impl Gateway {
         let page = match order {
             Order::Unspecified => self.on_own_thread(move |gateway| gateway.list_stored(&listing)).await?,
             Order::NewestFirst | Order::OldestFirst => {
-                let room = tokio::time::timeout_at(deadline.into(), Arc::clone(&self.sorts).acquire_owned()).await;
+                let room = tokio::time::timeout_at(deadline, Arc::clone(&self.sorts).acquire_owned()).await;
                 let room = room.map_err(|_| GatewayError::Overloaded)?;
                 self.on_own_thread(move |gateway| {
                     let _room = room;

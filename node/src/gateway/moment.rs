@@ -1,10 +1,11 @@
 //! Which state a read shows: how current it must be, or as of which position.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::v1;
 use charthold_replica::ShardId;
 use charthold_replica::replica::{Freshness, Moment};
+use tokio::time::Instant;
 use v1::freshness::Mode;
 
 use super::Gateway;

@@ -3,8 +3,6 @@
 //! A change that the directory's leader would make is recorded in the directory's ledger, with who asked for it; then the
 //! directory's membership follows, and all shards follow that ([`charthold_replica::replica::members`]).
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::{
@@ -16,6 +14,7 @@ use charthold_replica::shard::command::Command;
 use charthold_replica::shard::types::Member;
 use charthold_replica::{DIRECTORY, NodeId};
 use prost::Message;
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::NO_TENANT;

@@ -1,7 +1,7 @@
 //! Reads of records: behind a barrier, then from this node's rows as of a seq. Lists are in `list.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchGetResult, ChartRef, GetRequest, GetResponse, ReadChartRequest,
@@ -10,6 +10,7 @@ use charthold_proto::v1::{
 use charthold_replica::replica::Moment;
 use charthold_replica::replica::rows::StoredVersion;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::Caller;

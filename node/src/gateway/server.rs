@@ -1,13 +1,14 @@
 //! The gRPC services of the client port, with health and reflection. How connections are served is in [`connections`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::v1::FILE_DESCRIPTOR_SET;
 use charthold_proto::v1::charts_server::ChartsServer;
 use charthold_proto::v1::cluster_server::ClusterServer;
 use charthold_proto::v1::tenants_server::TenantsServer;
 use charthold_replica::{DIRECTORY, all_shards};
+use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;

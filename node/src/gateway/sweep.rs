@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
 use charthold_replica::replica::index_rows::IndexRow;
 use charthold_replica::shard::command::Command;
 use charthold_replica::{DIRECTORY, ShardId, all_shards};
+use tokio::time::Instant;
 
 use super::Gateway;
 use super::audit::now_ms;

@@ -1,7 +1,6 @@
 //! The service `Tenants`.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -15,6 +14,7 @@ use charthold_replica::DIRECTORY;
 use charthold_replica::shard::command::Command;
 use pb::outcome::Result as Answer;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::Gateway;

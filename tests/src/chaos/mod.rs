@@ -25,13 +25,15 @@ mod traces;
 mod transfers;
 mod workload;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::history::{Function, Operation, Recorder, Status};
+pub use self::history::{Function, Operation, Recorder, Status, write as write_history};
 pub use self::nemesis::Kind;
 pub use self::report::Report;
+pub use self::stored::Versions;
 pub use self::sweep::Violation;
 
 use self::nemesis::Nemesis;
@@ -78,10 +80,7 @@ pub async fn run(plan: &Plan) -> Report {
 
     let mut operations = recorder.take();
     let stored = stored::read(&cluster.client(), &operations).await;
-    let mut violations = stored::resolve(&mut operations, &stored);
-    violations.extend(sweep::check(&operations, &stored));
-    let second_opinion = search::check(&operations);
-    violations.extend(second_opinion.violations);
+    let (mut violations, searched) = check(&mut operations, &stored);
     violations.extend(transfers.check(&cluster.client()).await);
     cluster.wait_roots_equal().await;
     violations.extend(traces::check(&mut cluster));
@@ -89,7 +88,16 @@ pub async fn run(plan: &Plan) -> Report {
     if let Some(path) = &plan.history {
         history::write(path, &operations).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    let also =
-        Also { transfers: transfers.done(), searched: second_opinion.keys, snapshots: traces::snapshots(&cluster) };
+    let also = Also { transfers: transfers.done(), searched, snapshots: traces::snapshots(&cluster) };
     Report::new(plan, &operations, &faults, &also, violations)
+}
+
+/// Resolves unknown outcomes by what is stored at the end, and judges the history, twice. Answers also how many records
+/// were searched.
+pub fn check(operations: &mut [Operation], stored: &HashMap<String, Versions>) -> (Vec<Violation>, usize) {
+    let mut violations = stored::resolve(operations, stored);
+    violations.extend(sweep::check(operations, stored));
+    let second_opinion = search::check(operations);
+    violations.extend(second_opinion.violations);
+    (violations, second_opinion.keys)
 }

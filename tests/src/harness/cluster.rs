@@ -1,5 +1,6 @@
 //! A cluster: its processes, and those who talk to it.
 
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -390,8 +391,22 @@ async fn may_read(client: &Client) -> Result<(), String> {
     }
 }
 
+/// Of a node's log, so many of the last lines that somebody should act on are shown when a test fails.
+const COMPLAINTS_SHOWN: usize = 10;
+
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // The folder goes: what the nodes complained of would go with it.
+        if std::thread::panicking() {
+            for log in self.logs() {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let complaints = text.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+                let complaints = complaints.collect::<Vec<_>>();
+                for line in complaints.iter().skip(complaints.len().saturating_sub(COMPLAINTS_SHOWN)) {
+                    let _closed = writeln!(std::io::stderr(), "{}: {line}", log.display());
+                }
+            }
+        }
         if std::env::var_os("CHARTHOLD_TEST_KEEP").is_some() {
             self.folder.take().map(TempDir::keep);
         }

@@ -26,6 +26,7 @@ mod pages;
 mod power_cut;
 mod revocation;
 mod rotation;
+mod simulation;
 mod snapshots;
 mod status;
 mod stops;

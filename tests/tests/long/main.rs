@@ -12,6 +12,7 @@ mod listing;
 mod month;
 mod overload;
 mod planted;
+mod simulation;
 mod strangers;
 
 use std::time::Duration;
@@ -86,4 +87,16 @@ async fn strangers() {
 #[ignore = "takes half an hour; a proof that the tests bite"]
 fn planted() {
     planted::run();
+}
+
+#[test]
+#[ignore = "takes twenty minutes; a proof and a figure"]
+fn simulation() {
+    simulation::run();
+}
+
+#[test]
+#[ignore = "takes minutes; a proof"]
+fn graphs() {
+    simulation::all_graphs();
 }

@@ -11,11 +11,14 @@ use charthold_replica::planted::{Bug, VARIABLE};
 use charthold_tests::chaos::Kind;
 use charthold_tests::harness::{PROGRAM_VARIABLE, program};
 
-/// A run of `chaos` is caught in most of so many.
+/// A run of `simulate` or `chaos` is caught in most of so many.
 const SEEDS: u64 = 3;
+/// Of the cluster's time.
+const SIMULATED_MINUTES: u64 = 30;
 const CHAOS_SECONDS: u64 = 60;
 /// What takes longer has caught nothing.
 const CATCH_MAX: Duration = Duration::from_secs(600);
+const SIMULATE: &str = "simulate";
 const FEATURE: [&str; 2] = ["--features", "charthold/planted-bugs"];
 
 /// What finds a bug.
@@ -25,6 +28,8 @@ enum Catcher {
     Unit(&'static str),
     /// A test with real processes: its binary, and its name.
     Test(&'static str, &'static str),
+    /// `simulate`, three nodes.
+    Simulation,
     /// `chaos` with these faults.
     Chaos(&'static [Kind]),
 }
@@ -46,14 +51,11 @@ fn catcher(bug: Bug) -> Catcher {
         Bug::GrantUnchecked => Catcher::Test("bad_input", "roles::every_role_may_what_the_table_says_and_nothing_else"),
         Bug::SkipSync => Catcher::Chaos(&[Kind::PowerCutAll]),
         Bug::AckBeforeWrite => Catcher::Chaos(&[Kind::KillAll]),
-        Bug::RequestIdIgnored => Catcher::Chaos(&[Kind::Kill, Kind::Pause]),
-        Bug::ReadWithoutQuorum | Bug::LeaseUnchecked | Bug::AgeUnchecked => {
-            Catcher::Chaos(&[Kind::Isolate, Kind::Pause])
+        Bug::ReadWithoutQuorum | Bug::LeaseUnchecked | Bug::AgeUnchecked | Bug::StaleFollowerRead => {
+            Catcher::Simulation
         }
-        Bug::StaleFollowerRead => Catcher::Chaos(&[Kind::SlowLink]),
-        Bug::ApplyDiffers | Bug::PreconditionIgnored | Bug::HalfCommit | Bug::SaltReused => {
-            Catcher::Chaos(&[Kind::Restart])
-        }
+        Bug::RequestIdIgnored | Bug::PreconditionIgnored => Catcher::Simulation,
+        Bug::ApplyDiffers | Bug::HalfCommit | Bug::SaltReused => Catcher::Chaos(&[Kind::Restart]),
     }
 }
 
@@ -82,7 +84,7 @@ pub fn run() {
             assert!(ended.passed, "without a bug, {catcher:?}: {}", ended.said);
             sound.push(catcher);
         }
-        let seeds = if matches!(catcher, Catcher::Chaos(_)) { SEEDS } else { 1 };
+        let seeds = if matches!(catcher, Catcher::Simulation | Catcher::Chaos(_)) { SEEDS } else { 1 };
         let runs = (1..=seeds).map(|seed| catch(catcher, &program, folder.path(), Some(bug), seed));
         let runs = runs.collect::<Vec<_>>();
         let mut caught = runs.iter().filter(|run| !run.passed && run.took < CATCH_MAX).collect::<Vec<_>>();
@@ -97,7 +99,7 @@ pub fn run() {
     assert!(missed.is_empty(), "nothing caught {missed:?}");
 }
 
-/// A program with the bugs; then what is beside the tests is built again as it was.
+/// The program with the bugs, and beside it the simulation; then what is beside the tests is built again as it was.
 fn build(folder: &Path) -> PathBuf {
     let with_bugs = [&["build", "--locked", "--workspace", "--bins"], &FEATURE[..]].concat();
     let unit_tests = [&["test", "--locked", "--workspace", "--lib", "--no-run"], &FEATURE[..]].concat();
@@ -105,6 +107,7 @@ fn build(folder: &Path) -> PathBuf {
     let built = folder.join("charthold");
     assert!(cargo(&with_bugs).status().unwrap().success(), "building the bugs");
     std::fs::copy(program(), &built).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_simulate"), built.with_file_name(SIMULATE)).unwrap();
     assert!(cargo(&unit_tests).status().unwrap().success(), "building unit tests with the bugs");
     assert!(cargo(&without).status().unwrap().success(), "building without the bugs");
     built
@@ -124,6 +127,11 @@ fn catch(catcher: Catcher, program: &Path, folder: &Path, bug: Option<Bug>, seed
         }
         Catcher::Test(binary, name) => {
             cargo(&["test", "--quiet", "--locked", "--workspace", "--test", binary, "--", "--exact", name])
+        }
+        Catcher::Simulation => {
+            let mut simulate = Command::new(program.with_file_name(SIMULATE));
+            simulate.args(["--minutes", &SIMULATED_MINUTES.to_string(), "--seed", &seed.to_string()]);
+            simulate
         }
         Catcher::Chaos(faults) => {
             let mut chaos = Command::new(env!("CARGO_BIN_EXE_chaos"));

@@ -1,6 +1,6 @@
 //! The calling end: a node's two connections to one peer, kept up, and the calls that wait on them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +59,7 @@ struct LaneClient {
 
 struct Connection {
     outbox: Outbox,
-    pending: Mutex<HashMap<u64, Pending>>,
+    pending: Mutex<BTreeMap<u64, Pending>>,
     next_id: AtomicU64,
 }
 

@@ -3,10 +3,11 @@
 //! Log times come from a leader's clock, and requests expire by them: a leader whose clock is far off would refuse good
 //! requests, and log time never goes back. So a clock that most others contradict stamps nothing.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::NodeId;
 use crate::platform::Platform;
@@ -24,7 +25,7 @@ pub struct ClockOff(i64);
 pub struct ClusterClock {
     platform: Platform,
     /// What each peer's clock showed, and when it did.
-    heard: Mutex<HashMap<NodeId, (u64, Instant)>>,
+    heard: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
 }
 
 impl ClusterClock {

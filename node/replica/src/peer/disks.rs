@@ -3,12 +3,13 @@
 //! A write is refused *before* the log is in danger anywhere that it must be: on the leader itself, or on so many
 //! followers that the others are no majority.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::NodeId;
 use crate::store::disk::{Disk, DiskLevel};
@@ -19,7 +20,7 @@ const HEARD_MAX: Duration = Duration::from_secs(10);
 pub struct ClusterDisks {
     own: Arc<Disk>,
     /// What each peer told, and when.
-    heard: Mutex<HashMap<NodeId, (DiskLevel, Instant)>>,
+    heard: Mutex<BTreeMap<NodeId, (DiskLevel, Instant)>>,
 }
 
 impl ClusterDisks {

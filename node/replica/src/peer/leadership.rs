@@ -3,11 +3,12 @@
 //! A node says so while it has no keys (it may lead when it alone holds the newest entries, and then only until another
 //! can) and after it was told to give way. That is forgotten when it restarts.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::NodeId;
 
@@ -17,7 +18,7 @@ const HEARD_MAX: Duration = Duration::from_secs(4);
 pub struct Leadership {
     pub keyed: bool,
     told: AtomicBool,
-    heard: Mutex<HashMap<NodeId, Heard>>,
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
 }
 
 /// What a peer said last, and since when it says that it may lead.

@@ -7,7 +7,7 @@
 //!
 //! The row is in the log's engine: `boot counter 8 | nonce 8 | synced 8`. Only members have one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -58,7 +58,7 @@ pub struct Presence {
 pub struct Registry {
     engine: Arc<dyn LogEngine>,
     writer: LogWriter,
-    peers: Mutex<HashMap<NodeId, Peer>>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Held while rows are written: they reach the disk in the order in which they were made.
     writing: tokio::sync::Mutex<()>,
 }

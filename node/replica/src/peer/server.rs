@@ -1,6 +1,6 @@
 //! The called end: takes connections, hands requests to the groups, sends back answers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ async fn serve_one(
         handler,
         outbox: Arc::clone(&outbox),
         calls: Arc::new(Semaphore::new(RUNNING_MAX)),
-        streams: HashMap::new(),
+        streams: BTreeMap::new(),
     };
     let ended = connection::run(stream, &outbox, presence, |message| session.on_message(message)).await;
     greeter.registry.keep().await;
@@ -128,7 +128,7 @@ async fn serve_one(
 
 /// Why each peer was refused last. A peer that is refused tries again every second: a reason is worth one line.
 #[derive(Default)]
-struct Refusals(Mutex<HashMap<String, String>>);
+struct Refusals(Mutex<BTreeMap<String, String>>);
 
 impl Refusals {
     fn is_new(&self, peer: &str, reason: &str) -> bool {
@@ -151,7 +151,7 @@ struct Session {
     handler: Arc<dyn Handler>,
     outbox: Arc<Outbox>,
     calls: Arc<Semaphore>,
-    streams: HashMap<u64, mpsc::Sender<Bytes>>,
+    streams: BTreeMap<u64, mpsc::Sender<Bytes>>,
 }
 
 impl Session {

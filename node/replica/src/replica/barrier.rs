@@ -10,12 +10,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Replica;
 use super::peers::Peers;
@@ -208,7 +209,7 @@ impl Replica {
                 queue.send(Waiter { confirmed, passed: sender }).await.map_err(|_| stopped())?;
                 passed.await.map_err(|_| stopped())?
             };
-            let failure = match tokio::time::timeout_at(deadline.into(), passed).await {
+            let failure = match tokio::time::timeout_at(deadline, passed).await {
                 Ok(Ok(())) => return Ok(self.seq(shard)),
                 Ok(Err(GroupError::Stopped(why))) => return Err(ReplicaError::Stopped(why)),
                 Ok(Err(failure)) => failure,

@@ -8,11 +8,12 @@ mod trust_tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use pb::outcome::Result as Answer;
+use tokio::time::Instant;
 
 use super::{Replica, ReplicaConfig, ReplicaError};
 use crate::peer::transport::PeerIdentity;

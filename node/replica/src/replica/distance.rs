@@ -3,7 +3,7 @@
 //! A heartbeat is also the life of its call: where a round trip and a sync take longer than one, followers do not answer in
 //! time and elect for nothing. Only the least of some measurements counts: a busy machine or a lost packet is no distance.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ const DISK: Duration = Duration::from_millis(20);
 
 pub(super) struct Distances {
     heartbeat: Duration,
-    peers: Mutex<HashMap<NodeId, Peer>>,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
 }
 
 #[derive(Default)]
@@ -41,8 +41,9 @@ impl Distances {
 
     /// Forgets nodes that are no members any more. Answers their names.
     pub fn forget_all_but(&self, is_member: impl Fn(NodeId) -> bool) -> Vec<String> {
-        let gone = self.peers.lock().extract_if(|node, _| !is_member(*node)).collect::<Vec<_>>();
-        gone.into_iter().map(|(_, peer)| peer.name).collect()
+        let mut peers = self.peers.lock();
+        let gone = peers.keys().copied().filter(|node| !is_member(*node)).collect::<Vec<_>>();
+        gone.into_iter().filter_map(|node| peers.remove(&node)).map(|peer| peer.name).collect()
     }
 
     /// Takes one measurement; says so once when a peer turns out to be too far, and once when it no longer is.

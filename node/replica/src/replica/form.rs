@@ -1,9 +1,10 @@
 //! Forming a cluster: finding the nodes that the configuration names, then one membership for all groups.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
+use tokio::time::Instant;
 
 use super::Replica;
 use crate::NodeId;
@@ -58,7 +59,7 @@ impl Replica {
         self.connect(&members).await?;
         // A group that is formed campaigns at once: not before the restart rule allows.
         let silence = self.timing.restart_silence() + Duration::from_millis(50);
-        tokio::time::sleep_until((self.started + silence).into()).await;
+        tokio::time::sleep_until(self.started + silence).await;
         for group in &self.groups {
             group.initialize(&members).await.map_err(FormError::Refused)?;
         }
@@ -72,7 +73,7 @@ impl Replica {
         for (id, member) in members.iter().filter(|(id, _)| *id != self.node_id) {
             let address = member.peer_address.clone();
             let client = self.peers.client(*id, &address);
-            let connected = tokio::time::timeout_at(limit.into(), client.connected()).await;
+            let connected = tokio::time::timeout_at(limit, client.connected()).await;
             connected.map_err(|_| FormError::Unreachable { address, detail: "no connection".to_owned() })?;
         }
         Ok(())
@@ -88,7 +89,7 @@ impl Replica {
             hello.map(|introduced| introduced.hello).map_err(|error| error.to_string())
         };
         let limit = Instant::now() + REACH_MAX;
-        let hello = tokio::time::timeout_at(limit.into(), dialed).await;
+        let hello = tokio::time::timeout_at(limit, dialed).await;
         hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)
     }
 }

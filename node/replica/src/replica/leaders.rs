@@ -9,9 +9,11 @@
 //! Each leader judges for itself, by what its peers tell of themselves. A successor is chosen only if it lacks little: a
 //! transfer cannot be taken back (openraft #1747), and one that fails costs an election timeout.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Replica;
 use crate::peer::disks::ClusterDisks;
@@ -142,7 +144,7 @@ fn home(shard: ShardId, mut voters: Vec<(NodeId, Member)>, sites: &[String]) -> 
 #[derive(Default)]
 struct Tried {
     last: Option<Instant>,
-    shards: HashMap<ShardId, Instant>,
+    shards: BTreeMap<ShardId, Instant>,
 }
 
 impl Tried {

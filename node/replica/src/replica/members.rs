@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use charthold_proto::internal as pb;
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::Replica;
 use super::form::FormError;

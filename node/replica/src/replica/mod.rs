@@ -15,13 +15,15 @@ pub mod observe;
 pub mod peers;
 mod propose;
 pub mod rows;
+pub mod stores;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
+use tokio::time::Instant;
 
 use self::barrier::Barriers;
 use self::distance::Distances;
@@ -31,14 +33,15 @@ use self::leaders::Leaders;
 use self::observe::Observer;
 use self::peers::Peers;
 use self::rows::ChartRows;
+use self::stores::Stores;
 use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::peer::hello::{Admit, Greeter, Standing};
 use crate::peer::leadership::Leadership;
-use crate::peer::registry::{Registry, Start};
+use crate::peer::registry::Registry;
 use crate::peer::transport::Transport;
-use crate::platform::Platform;
+use crate::platform::{Platform, blocking};
 use crate::shard::authors::{AuthorKey, Authors};
 use crate::shard::codec;
 use crate::shard::config::{Retention, Timing};
@@ -48,18 +51,11 @@ use crate::shard::network::GroupNetwork;
 use crate::shard::transfer::Outgoing;
 use crate::shard::types::Member;
 use crate::store::StoreError;
-use crate::store::disk::{self, Disk, DiskLevel, DiskLimits};
+use crate::store::disk::{DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
-use crate::store::incoming::Incoming;
-use crate::store::log::LogEngine;
 use crate::store::log::group::GroupLog;
-use crate::store::log::rocks::RocksLog;
-use crate::store::log::synced_mark::SyncedMark;
-use crate::store::log::writer::LogWriter;
-use crate::store::opening::{SAY_AFTER, watched};
 use crate::store::state::flusher::StateStore;
-use crate::store::state::rocks::RocksState;
-use crate::{DIRECTORY, NodeId, ShardId, all_shards};
+use crate::{DIRECTORY, NodeId, ShardId};
 
 pub use self::barrier::{Freshness, Moment};
 pub use self::propose::ReplicaError;
@@ -115,17 +111,6 @@ pub struct Replica {
     _data: DataDirectory,
 }
 
-/// The stores of a node, open.
-struct Stores {
-    data: DataDirectory,
-    start: Start,
-    log_engine: Arc<dyn LogEngine>,
-    log: LogWriter,
-    state: StateStore,
-    incoming: Incoming,
-    disk: Arc<Disk>,
-}
-
 impl Replica {
     /// Opens the data directory, repairs what a crash left, starts all groups and the peers' connections.
     pub async fn open(
@@ -133,8 +118,18 @@ impl Replica {
         transport: Arc<dyn Transport>,
         platform: Platform,
     ) -> Result<Arc<Self>, StoreError> {
+        let stores = Stores::open(&config, &platform)?;
+        Self::start(config, stores, transport, platform).await
+    }
+
+    /// The same, with its stores open.
+    pub async fn start(
+        config: ReplicaConfig,
+        stores: Stores,
+        transport: Arc<dyn Transport>,
+        platform: Platform,
+    ) -> Result<Arc<Self>, StoreError> {
         let started = Instant::now();
-        let stores = open_stores(&config, &platform)?;
         let node_id = stores.data.node_id;
         let directory = Arc::new(OnceLock::<Arc<Group>>::new());
         let greeter = Arc::new(new_greeter(&config, &stores, platform, admit_members(Arc::clone(&directory))));
@@ -278,31 +273,8 @@ impl Replica {
         for group in &self.groups {
             group.shutdown().await;
         }
-        let state = self.state.clone();
-        if tokio::task::spawn_blocking(move || state.stop()).await.is_err() {
-            tracing::warn!("the state was not flushed at the end: the log will be applied again at the next start");
-        }
+        blocking(|| self.state.stop());
     }
-}
-
-fn open_stores(config: &ReplicaConfig, platform: &Platform) -> Result<Stores, StoreError> {
-    disk::make_room(&config.data, &config.disk);
-    let data = DataDirectory::open(&config.data, &config.cluster, &config.member.name, platform)?;
-    let log_path = data.log_path();
-    let log_engine: Arc<dyn LogEngine> = Arc::new(watched(&log_path, SAY_AFTER, || RocksLog::open(&log_path))?);
-    // Before anything is written.
-    let recovered = log_engine.write_number();
-    let mark = SyncedMark::open(&data.synced_mark_path(), recovered)?;
-    let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
-    let state_path = data.state_path();
-    let state = watched(&state_path, SAY_AFTER, || RocksState::open(&state_path))?;
-    let state = StateStore::start(Arc::new(state), log.clone())?;
-    let incoming = Incoming::open(&data.incoming_path());
-    let incoming = incoming.map_err(|source| StoreError::Io { path: data.incoming_path(), source })?;
-    data.sync()?;
-    let disk = disk::watch(&config.data, config.disk, log.busy())?;
-    let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
-    Ok(Stores { data, start, log_engine, log, state, incoming, disk })
 }
 
 /// What this node says of itself in every handshake, and what it hears.
@@ -330,7 +302,7 @@ async fn start_groups(
 ) -> Result<Vec<Arc<Group>>, StoreError> {
     let mut groups = Vec::new();
     let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
-    for shard in all_shards() {
+    for shard in stores.groups.clone() {
         let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
         let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
         let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(&outgoing));
@@ -366,7 +338,7 @@ async fn reach_members(observer: Arc<Observer>) {
 
 fn allow_elections_later(groups: Vec<Arc<Group>>, at: Instant) {
     tokio::spawn(async move {
-        tokio::time::sleep_until(at.into()).await;
+        tokio::time::sleep_until(at).await;
         groups.iter().for_each(|group| group.allow_elections());
     });
 }

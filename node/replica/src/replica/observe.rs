@@ -1,13 +1,14 @@
 //! How this node is, for who looks at it: its status, its gauges; and how all nodes are, one question to each.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use futures::future::join_all;
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::Replica;
 use super::distance::Distances;
@@ -82,7 +83,7 @@ impl Observer {
     /// Sets the gauges that nobody keeps up by himself.
     pub fn refresh_metrics(&self) {
         let members = self.groups[usize::from(DIRECTORY)].members();
-        let names: HashMap<NodeId, String> = members.into_iter().map(|(id, member)| (id, member.name)).collect();
+        let names: BTreeMap<NodeId, String> = members.into_iter().map(|(id, member)| (id, member.name)).collect();
         self.refresh_raft(&names);
         refresh_engine("log", &self.log_engine.figures());
         refresh_engine("state", &self.state.engine().figures());
@@ -104,7 +105,7 @@ impl Observer {
         }
     }
 
-    fn refresh_raft(&self, names: &HashMap<NodeId, String>) {
+    fn refresh_raft(&self, names: &BTreeMap<NodeId, String>) {
         let raft = &METRICS.raft;
         // Followers are known where the leader is: what another node led until now is not ours to tell.
         raft.follower_lag.clear();

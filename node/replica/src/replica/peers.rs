@@ -1,6 +1,6 @@
 //! The peers of a node, one client each, shared by all groups.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ pub struct Peers {
     transport: Arc<dyn Transport>,
     /// Set once: the greeter asks the directory whom it knows, and the directory is a group that needs its peers.
     greeter: OnceLock<Arc<Greeter>>,
-    clients: Mutex<HashMap<NodeId, (String, Arc<PeerClient>)>>,
+    clients: Mutex<BTreeMap<NodeId, (String, Arc<PeerClient>)>>,
 }
 
 impl Peers {

@@ -1,11 +1,12 @@
 //! Proposals: to the leader, here or one hop away, until it answers or the deadline passes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use pb::call_error::Kind as ErrorKind;
 use prost::Message;
+use tokio::time::Instant;
 
 use super::Replica;
 use crate::ShardId;

@@ -14,11 +14,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::command::{self, Signed};
 use super::group::{Group, GroupError};

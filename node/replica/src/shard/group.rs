@@ -1,7 +1,7 @@
 //! One group on this node: proposals, read barriers, status.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -11,6 +11,7 @@ use openraft::raft::linearizable_read::ReadLogId;
 use openraft::{LinearizerOption, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::apply::Progress;
 use super::apply::merkle::Hash;
@@ -18,7 +19,7 @@ use super::command;
 use super::config::{Retention, Timing, raft_config};
 use super::durability::{Durability, KeyedSites};
 use super::log::LogStorage;
-use super::machine::{GroupMachine, blocking};
+use super::machine::GroupMachine;
 use super::members::Composition;
 use super::network::GroupNetwork;
 use super::repair::repair;
@@ -26,6 +27,7 @@ use super::types::{LogId, Member, Proposal, Raft};
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::planted::{self, Bug};
+use crate::platform::blocking;
 use crate::store::disk::DiskLevel;
 use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;

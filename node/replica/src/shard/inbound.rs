@@ -1,7 +1,7 @@
 //! Peers' requests, served by the groups.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -12,6 +12,7 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRe
 use pb::call_error::Kind as ErrorKind;
 use prost::Message;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::authors::Authors;
 use super::codec::{self, Malformed};

@@ -17,6 +17,7 @@ use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeCon
 use super::{codec, quorum, traced};
 use crate::ShardId;
 use crate::metrics::{METRICS, timed};
+use crate::platform::blocking;
 use crate::store::incoming::{Incoming, Received};
 use crate::store::state::flusher::StateStore;
 
@@ -86,14 +87,6 @@ impl GroupMachine {
             part.push(&chunk?.encode_to_vec())?;
         }
         part.finish()
-    }
-}
-
-/// Runs what may block, away from the other tasks where the runtime can move them.
-pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod network;
 mod network_tests;
 mod quorum;
 pub mod repair;
+mod runtime;
 pub mod snapshot;
 #[cfg(test)]
 mod storage_suite;

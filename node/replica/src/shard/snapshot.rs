@@ -10,17 +10,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use openraft::RaftSnapshotBuilder;
 use parking_lot::Mutex;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::apply::Progress;
 use super::codec;
 use super::types::TypeConfig;
 use crate::ShardId;
 use crate::planted::{self, Bug};
+use crate::platform::blocking;
 use crate::store::EngineError;
 use crate::store::incoming::Received;
 use crate::store::state::expiry::Pin;
@@ -106,46 +110,58 @@ pub fn meta_to_pb(meta: &SnapshotMeta) -> pb::SnapshotMeta {
     }
 }
 
+type Chunk = Result<pb::SnapshotChunk, EngineError>;
+
 /// A group's rows of one moment, read by a thread of their own as they are taken. Dropping it lets go of the view.
 pub struct PinnedRows {
-    chunks: mpsc::Receiver<Result<pb::SnapshotChunk, EngineError>>,
+    chunks: BoxStream<'static, Chunk>,
 }
 
 impl PinnedRows {
     /// Pins the group's rows. To be called while none of its entries is applied; they are pinned on return.
     pub async fn pin(shard: ShardId, state: &StateStore, progress: &Progress) -> io::Result<Self> {
-        let (sender, chunks) = mpsc::channel(CHUNKS_READ_MAX);
-        let (pinned, is_pinned) = oneshot::channel();
         let held = state.pin(shard, progress.log_time_ms);
         let engine = state.shared_engine();
+        if !state.has_threads() {
+            let mut chunks = Vec::new();
+            engine.with_view(&mut |view| {
+                read_all(shard, view, &mut |chunk| {
+                    chunks.push(chunk);
+                    true
+                });
+            });
+            return Ok(Self { chunks: stream::iter(chunks).boxed() });
+        }
+        let (sender, chunks) = mpsc::channel(CHUNKS_READ_MAX);
+        let (pinned, is_pinned) = oneshot::channel();
         let read = move || {
             let mut pinned = Some(pinned);
             engine.with_view(&mut |view| {
                 let _waiter_gone = pinned.take().map(|pinned| pinned.send(()));
-                read_all(shard, view, &sender);
+                read_all(shard, view, &mut |chunk| sender.blocking_send(chunk).is_ok());
             });
             // The view has gone by now: only then may rows that it holds.
             drop::<Pin>(held);
         };
         std::thread::Builder::new().name("snapshot".to_owned()).spawn(read)?;
         is_pinned.await.map_err(|_| io::Error::other("the snapshot's thread has ended"))?;
-        Ok(Self { chunks })
+        Ok(Self { chunks: ReceiverStream::new(chunks).boxed() })
     }
 
     /// The next chunk; nothing after the last.
-    pub async fn next(&mut self) -> Option<Result<pb::SnapshotChunk, EngineError>> {
-        self.chunks.recv().await
+    pub async fn next(&mut self) -> Option<Chunk> {
+        self.chunks.next().await
     }
 }
 
-/// Reads a group's rows until they are all taken, or nobody wants more.
-fn read_all(shard: ShardId, view: &dyn StateView, chunks: &mpsc::Sender<Result<pb::SnapshotChunk, EngineError>>) {
+/// Reads a group's rows until they are all taken, or nobody wants more (`send` says so).
+fn read_all(shard: ShardId, view: &dyn StateView, send: &mut dyn FnMut(Chunk) -> bool) {
     for (table, mut from, to) in ranges(shard) {
         loop {
             let mut rows = match view.scan(table, &from, &to, CHUNK_ROWS, CHUNK_BYTES) {
                 Ok(rows) => rows,
                 Err(error) => {
-                    let _receiver_gone = chunks.blocking_send(Err(error));
+                    let _receiver_gone = send(Err(error));
                     return;
                 }
             };
@@ -159,7 +175,7 @@ fn read_all(shard: ShardId, view: &dyn StateView, chunks: &mpsc::Sender<Result<p
             }
             let rows = rows.into_iter().map(|(key, value)| pb::SnapshotRow { key: key.into(), value });
             let chunk = pb::SnapshotChunk { table: table.name().to_owned(), rows: rows.collect() };
-            if chunks.blocking_send(Ok(chunk)).is_err() {
+            if !send(Ok(chunk)) {
                 return;
             }
         }
@@ -243,10 +259,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                 snapshot.take().unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
             }
             Self::Announce { shard, state } => {
-                let (shard, state) = (*shard, state.clone());
-                let flush = move || state.flush().map(|()| state.flushed(shard));
-                let flushed = tokio::task::spawn_blocking(flush).await.map_err(io::Error::other)??;
-                let row = flushed.unwrap_or_default();
+                let flushed = blocking(|| state.flush().map(|()| state.flushed(*shard)));
+                let row = flushed.map_err(io::Error::other)?.unwrap_or_default();
                 let meta = meta_of(row.log_id.as_ref(), row.membership)?;
                 Ok(Snapshot { meta, snapshot: GroupSnapshot::Announced })
             }

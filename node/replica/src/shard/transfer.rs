@@ -26,12 +26,12 @@ use tokio::time::Instant;
 
 use super::codec;
 use super::group::Group;
-use super::machine::blocking;
 use super::snapshot::{Checker, GroupSnapshot, RunningHash, Snapshot, SnapshotMeta, meta_of, meta_to_pb};
 use super::types::{TypeConfig, Vote};
 use crate::peer::Lane;
 use crate::peer::client::{CallFailure, PeerClient, StreamReceiver};
 use crate::peer::frame::Kind;
+use crate::platform::blocking;
 use crate::store::incoming::{Incoming, Part, Received};
 use crate::{NodeId, ShardId};
 

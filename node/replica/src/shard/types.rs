@@ -10,12 +10,13 @@ use crate::NodeId;
 use crate::trace::Context;
 
 openraft::declare_raft_types!(
-    /// Small integers and our own node, entry and answer types; all else is openraft's default.
+    /// Small integers and our own node, entry, answer and runtime types; all else is openraft's default.
     pub TypeConfig:
         D = Proposal,
         R = Answer,
         NodeId = NodeId,
         Node = Member,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub type Raft = openraft::Raft<TypeConfig, super::machine::GroupMachine>;

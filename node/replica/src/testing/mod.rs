@@ -7,11 +7,12 @@ pub mod mutate;
 pub mod peers;
 pub mod transport;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use crate::Token;
 use crate::shard::authors::{AuthorKey, Code};

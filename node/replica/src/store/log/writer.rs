@@ -2,12 +2,16 @@
 //!
 //! It takes what is queued, makes one batch of it, syncs once, and calls back in order. So the fsyncs of a node do not
 //! multiply with its groups. A failed write or sync ends the process: see [`abort_on_lost_durability`].
+//!
+//! In a simulation there are no threads: there it is a task ([`LogWriter::simulate`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures::future::poll_fn;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::synced_mark::SyncedMark;
@@ -49,7 +53,14 @@ pub struct LogWriter {
     room: Arc<Semaphore>,
     synced: Arc<AtomicU64>,
     busy: Busy,
-    _thread: Arc<Joined>,
+    worker: Worker,
+}
+
+/// Who writes.
+#[derive(Clone)]
+enum Worker {
+    Thread { _joined: Arc<Joined> },
+    Task(Arc<Mutex<Desk>>),
 }
 
 /// A thread that is waited for when this is dropped: an engine that is closed while the process ends may find parts of
@@ -67,17 +78,31 @@ impl Drop for Joined {
 impl LogWriter {
     /// Starts the thread.
     pub fn start(engine: Arc<dyn LogEngine>, mark: Option<SyncedMark>) -> Result<Self, EngineError> {
-        let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
-        let synced = Arc::new(AtomicU64::new(0));
-        let note_synced = Arc::clone(&synced);
-        let busy = Busy::default();
-        let at_work = busy.clone();
+        let (desk, queue) = Desk::new(engine, mark);
+        let (synced, busy) = (Arc::clone(&desk.synced), desk.busy.clone());
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || run(engine.as_ref(), mark, &note_synced, &at_work, jobs))
+            .spawn(move || run(desk))
             .map_err(|error| EngineError::new("log", error))?;
-        let thread = Arc::new(Joined(Some(thread)));
-        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced, busy, _thread: thread })
+        let worker = Worker::Thread { _joined: Arc::new(Joined(Some(thread))) };
+        Ok(Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced, busy, worker })
+    }
+
+    /// For a simulation: a task of the runtime that this is called in. A batch takes as long as `delay` says, and is not
+    /// written if the runtime ends meanwhile.
+    pub fn simulate(engine: Arc<dyn LogEngine>, delay: impl Fn() -> Duration + Send + 'static) -> Self {
+        let (desk, queue) = Desk::new(engine, None);
+        let (synced, busy) = (Arc::clone(&desk.synced), desk.busy.clone());
+        let desk = Arc::new(Mutex::new(desk));
+        let worker = Worker::Task(Arc::clone(&desk));
+        tokio::spawn(async move {
+            while let Some(first) = poll_fn(|context| desk.lock().jobs.poll_recv(context)).await {
+                desk.lock().taken = Some(first);
+                tokio::time::sleep(delay()).await;
+                desk.lock().write_queued();
+            }
+        });
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB_MAX)), synced, busy, worker }
     }
 
     /// The engine's number of the last write that was synced here; whatever was called back as durable is not after it.
@@ -132,28 +157,63 @@ impl LogWriter {
         });
         let (ops, queued) = (Vec::new(), Instant::now());
         let job = Job { ops, sync: true, size_bytes: 0, done, queued, marked: true, _room: None };
-        self.queue.blocking_send(job).map_err(|_| stopped())?;
-        waiting.blocking_recv().map_err(|_| stopped())
+        match &self.worker {
+            Worker::Thread { .. } => {
+                self.queue.blocking_send(job).map_err(|_| stopped())?;
+                waiting.blocking_recv().map_err(|_| stopped())
+            }
+            Worker::Task(desk) => {
+                let mut desk = desk.lock();
+                desk.write_queued();
+                desk.write_batch(job);
+                Ok(())
+            }
+        }
     }
 }
 
-fn run(
-    engine: &dyn LogEngine,
-    mut mark: Option<SyncedMark>,
-    synced: &AtomicU64,
-    busy: &Busy,
-    mut jobs: mpsc::Receiver<Job>,
-) {
-    while let Some(first) = jobs.blocking_recv() {
+/// What the worker works with.
+struct Desk {
+    engine: Arc<dyn LogEngine>,
+    mark: Option<SyncedMark>,
+    synced: Arc<AtomicU64>,
+    busy: Busy,
+    jobs: mpsc::Receiver<Job>,
+    /// No longer in the queue, not yet written.
+    taken: Option<Job>,
+}
+
+impl Desk {
+    fn new(engine: Arc<dyn LogEngine>, mark: Option<SyncedMark>) -> (Self, mpsc::Sender<Job>) {
+        let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
+        let (synced, busy) = (Arc::default(), Busy::default());
+        (Self { engine, mark, synced, busy, jobs, taken: None }, queue)
+    }
+
+    /// With what else fits of the queue.
+    fn write_batch(&mut self, first: Job) {
         let mut size_bytes = first.size_bytes;
         let mut batch = vec![first];
         while batch.len() < BATCH_JOBS_MAX && size_bytes < BATCH_BYTES_MAX {
-            let Ok(job) = jobs.try_recv() else { break };
+            let Ok(job) = self.jobs.try_recv() else { break };
             size_bytes += job.size_bytes;
             batch.push(job);
         }
-        measure(&batch, size_bytes, jobs.len());
-        busy.during(|| write(engine, &mut mark, synced, batch));
+        measure(&batch, size_bytes, self.jobs.len());
+        let Self { engine, mark, synced, busy, .. } = self;
+        busy.during(|| write(engine.as_ref(), mark, synced, batch));
+    }
+
+    fn write_queued(&mut self) {
+        while let Some(job) = self.taken.take().or_else(|| self.jobs.try_recv().ok()) {
+            self.write_batch(job);
+        }
+    }
+}
+
+fn run(mut desk: Desk) {
+    while let Some(first) = desk.jobs.blocking_recv() {
+        desk.write_batch(first);
     }
 }
 
@@ -199,5 +259,41 @@ fn note(mark: &mut Option<SyncedMark>, write_number: u64, now: bool) {
         && let Err(error) = mark.note(write_number, now)
     {
         abort_on_lost_durability("cannot write the synced mark", &error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+
+    use super::super::memory::MemoryLog;
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(10);
+
+    async fn put(writer: &LogWriter, key: u8, done: &Arc<AtomicU64>) {
+        let ops = vec![LogOp::Put { key: vec![key], value: Bytes::new() }];
+        let done = Arc::clone(done);
+        writer.write(ops, true, Box::new(move || _ = done.fetch_add(1, Ordering::SeqCst))).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_thread_a_write_takes_its_time_unless_somebody_needs_it_now() {
+        let (engine, done) = (Arc::new(MemoryLog::default()), Arc::default());
+        let writer = LogWriter::simulate(Arc::clone(&engine) as _, || DELAY);
+        let has = |key: u8| engine.get(&[key]).unwrap().is_some();
+        put(&writer, 1, &done).await;
+        tokio::time::sleep(DELAY / 2).await;
+        put(&writer, 2, &done).await;
+        assert!(!has(1) && done.load(Ordering::SeqCst) == 0);
+        tokio::time::sleep(DELAY).await;
+        assert!(has(1) && has(2), "what came meanwhile is in the same batch");
+        assert_eq!((done.load(Ordering::SeqCst), engine.pending_writes()), (2, 0));
+        put(&writer, 3, &done).await;
+        tokio::task::yield_now().await;
+        writer.sync_blocking().unwrap();
+        assert!(has(3) && done.load(Ordering::SeqCst) == 3);
+        assert_eq!(writer.synced(), engine.write_number());
     }
 }

@@ -5,6 +5,8 @@
 //! the start repairs it, see [`crate::shard::repair`].) The pause is one fsync long.
 //!
 //! Where each group was at the last flush is kept here: a log may be purged up to there, and no further.
+//!
+//! In a simulation there are no threads: there whoever wants a flush does it ([`StateStore::simulate`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +39,14 @@ type Positions = BTreeMap<ShardId, applied::Row>;
 #[derive(Clone)]
 pub struct StateStore {
     inner: Arc<Inner>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    flusher: Flusher,
+}
+
+/// Who flushes.
+#[derive(Clone)]
+enum Flusher {
+    Thread(Arc<Mutex<Option<JoinHandle<()>>>>),
+    Caller(LogWriter),
 }
 
 struct Inner {
@@ -85,23 +94,32 @@ struct Signal {
 impl StateStore {
     /// Starts the flusher's thread. What is in the engine at a start is what was flushed.
     pub fn start(engine: Arc<dyn StateEngine>, log: LogWriter) -> Result<Self, EngineError> {
-        let inner = Arc::new(Inner {
-            expiry: Expiry::new(Arc::clone(&engine)),
-            replacements: all_shards().map(|_| Replacements::default()).collect(),
-            gate: RwLock::new(()),
-            unflushed_bytes: AtomicUsize::new(0),
-            flushed: Mutex::default(),
-            signal: Mutex::default(),
-            changed: Condvar::new(),
-            engine,
-        });
-        inner.note_flushed(positions(inner.engine.as_ref())?);
+        let inner = Arc::new(Inner::new(engine)?);
         let flusher = Arc::clone(&inner);
         let thread = std::thread::Builder::new()
             .name("flush".to_owned())
             .spawn(move || run(&flusher, &log))
             .map_err(|error| EngineError::new("state", error))?;
-        Ok(Self { inner, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { inner, flusher: Flusher::Thread(Arc::new(Mutex::new(Some(thread)))) })
+    }
+
+    /// For a simulation: flushes by a task of the runtime that this is called in, and by whoever wants one.
+    pub fn simulate(engine: Arc<dyn StateEngine>, log: LogWriter) -> Result<Self, EngineError> {
+        let inner = Arc::new(Inner::new(engine)?);
+        let (weak, flusher) = (Arc::downgrade(&inner), Flusher::Caller(log.clone()));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(FLUSH_INTERVAL).await;
+                let Some(inner) = weak.upgrade() else { return };
+                inner.flush_if_needed(&log);
+            }
+        });
+        Ok(Self { inner, flusher })
+    }
+
+    /// Whether long reads are for threads of their own: not in a simulation, which has none.
+    pub fn has_threads(&self) -> bool {
+        matches!(self.flusher, Flusher::Thread(_))
     }
 
     /// For apply, which is the only one to write a group's rows. Others read through [`Self::reader`].
@@ -138,9 +156,13 @@ impl StateStore {
             self.inner.engine.write(ops)?;
         }
         let unflushed = self.inner.unflushed_bytes.fetch_add(size_bytes, Ordering::Relaxed) + size_bytes;
-        if unflushed >= FLUSH_BYTES {
-            self.inner.signal.lock().wanted = true;
-            self.inner.changed.notify_all();
+        match &self.flusher {
+            _ if unflushed < FLUSH_BYTES => {}
+            Flusher::Thread(_) => {
+                self.inner.signal.lock().wanted = true;
+                self.inner.changed.notify_all();
+            }
+            Flusher::Caller(_) => self.flush()?,
         }
         Ok(())
     }
@@ -152,13 +174,17 @@ impl StateStore {
 
     /// Returns when everything that was written before is durable. Blocks.
     pub fn flush(&self) -> Result<(), EngineError> {
+        let ended = || EngineError::new("state", "the flusher has ended");
+        if let Flusher::Caller(log) = &self.flusher {
+            return self.inner.flush_if_needed(log).then_some(()).ok_or_else(ended);
+        }
         let mut signal = self.inner.signal.lock();
         let wanted = signal.begun + 1;
         signal.wanted = true;
         self.inner.changed.notify_all();
         while signal.done < wanted {
             if signal.ended {
-                return Err(EngineError::new("state", "the flusher has ended"));
+                return Err(ended());
             }
             self.inner.changed.wait(&mut signal);
         }
@@ -167,15 +193,40 @@ impl StateStore {
 
     /// Flushes what is there and ends the thread, which lets go of the engine. Blocks.
     pub fn stop(&self) {
-        self.inner.signal.lock().stop = true;
-        self.inner.changed.notify_all();
-        // Who comes second finds nothing to wait for; a panic has ended the process before.
-        let thread = self.thread.lock().take();
-        let _ended = thread.map(JoinHandle::join);
+        match &self.flusher {
+            Flusher::Thread(thread) => {
+                self.inner.signal.lock().stop = true;
+                self.inner.changed.notify_all();
+                // Who comes second finds nothing to wait for; a panic has ended the process before.
+                let thread = thread.lock().take();
+                let _ended = thread.map(JoinHandle::join);
+            }
+            Flusher::Caller(log) => _ = self.inner.flush_if_needed(log),
+        }
     }
 }
 
 impl Inner {
+    fn new(engine: Arc<dyn StateEngine>) -> Result<Self, EngineError> {
+        let inner = Self {
+            expiry: Expiry::new(Arc::clone(&engine)),
+            replacements: all_shards().map(|_| Replacements::default()).collect(),
+            gate: RwLock::new(()),
+            unflushed_bytes: AtomicUsize::new(0),
+            flushed: Mutex::default(),
+            signal: Mutex::default(),
+            changed: Condvar::new(),
+            engine,
+        };
+        inner.note_flushed(positions(inner.engine.as_ref())?);
+        Ok(inner)
+    }
+
+    /// Answers whether all is durable that was there.
+    fn flush_if_needed(&self, log: &LogWriter) -> bool {
+        self.unflushed_bytes.load(Ordering::Relaxed) == 0 || flush(self, log)
+    }
+
     fn note_flushed(&self, positions: Positions) {
         for (shard, row) in &positions {
             self.expiry.note_flushed(*shard, row.log_time_ms);
@@ -197,7 +248,7 @@ fn positions(engine: &dyn StateEngine) -> Result<Positions, EngineError> {
 fn run(inner: &Inner, log: &LogWriter) {
     loop {
         let stop = wait(inner);
-        let flushed = inner.unflushed_bytes.load(Ordering::Relaxed) == 0 || flush(inner, log);
+        let flushed = inner.flush_if_needed(log);
         let mut signal = inner.signal.lock();
         signal.ended = stop || !flushed;
         if flushed {

@@ -1,6 +1,7 @@
 //! The state engine's twin in memory, for differential tests and simulation: a crash leaves what was flushed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,26 +20,56 @@ pub struct MemoryState {
 
 #[derive(Default)]
 struct Maps {
-    visible: Rows,
-    begun: Option<Rows>,
+    /// Shared with views: who writes while there is one copies it.
+    visible: Arc<Rows>,
     durable: Rows,
+    /// Batches that are not durable.
+    pending: Vec<Vec<StateOp>>,
+    /// Of them, those that the flush under way holds.
+    begun: usize,
 }
 
 impl MemoryState {
     /// What a disk would hold after a power loss.
     pub fn after_crash(&self) -> Self {
         let durable = self.rows.lock().durable.clone();
-        Self { rows: Mutex::new(Maps { visible: durable.clone(), begun: None, durable }) }
+        Self { rows: Mutex::new(Maps { visible: Arc::new(durable.clone()), durable, ..Maps::default() }) }
     }
 
     /// All rows, to compare states.
     pub fn dump(&self) -> Rows {
-        self.rows.lock().visible.clone()
+        Rows::clone(&self.rows.lock().visible)
+    }
+}
+
+fn apply(rows: &mut Rows, op: &StateOp) {
+    match op {
+        StateOp::Put { table, key, value } => {
+            rows.insert((*table, key.clone()), value.clone());
+        }
+        StateOp::Delete { table, key } => {
+            rows.remove(&(*table, key.clone()));
+        }
+        StateOp::DeleteRange { table, from, to } => {
+            let inside = rows.range((*table, from.clone())..(*table, to.clone()));
+            let inside = inside.map(|(place, _)| place.clone()).collect::<Vec<_>>();
+            inside.iter().for_each(|place| _ = rows.remove(place));
+        }
+    }
+}
+
+/// Drops what is dead, of those tables that have such rows.
+fn expire(rows: &mut Rows, cutoffs: &Cutoffs) {
+    for table in [Table::Request, Table::DirectoryRequest] {
+        let all = rows.range((table, Vec::new())..).take_while(|((of, _), _)| *of == table);
+        let dead = all.filter(|((_, key), _)| expiry::is_dead(table, key, cutoffs));
+        let dead = dead.map(|(place, _)| place.clone()).collect::<Vec<_>>();
+        dead.iter().for_each(|place| _ = rows.remove(place));
     }
 }
 
 /// Rows in memory, as a view of one moment.
-struct MemoryView(Rows);
+struct MemoryView(Arc<Rows>);
 
 impl StateView for MemoryView {
     fn scan(
@@ -65,7 +96,7 @@ fn scan(rows: &Rows, table: Table, from: &[u8], to: &[u8], rows_max: usize, byte
 
 impl StateEngine for MemoryState {
     fn with_view(&self, read: &mut dyn FnMut(&dyn StateView)) {
-        let view = MemoryView(self.rows.lock().visible.clone());
+        let view = MemoryView(Arc::clone(&self.rows.lock().visible));
         read(&view);
     }
 
@@ -74,12 +105,8 @@ impl StateEngine for MemoryState {
         let cutoffs = Cutoffs::default();
         cutoffs.set(shard, made_before_ms);
         let mut maps = self.rows.lock();
-        let expired = |(table, key): &(Table, Vec<u8>)| expiry::is_dead(*table, key, &cutoffs);
-        maps.visible.retain(|place, _| !expired(place));
-        maps.durable.retain(|place, _| !expired(place));
-        if let Some(begun) = &mut maps.begun {
-            begun.retain(|place, _| !expired(place));
-        }
+        expire(Arc::make_mut(&mut maps.visible), &cutoffs);
+        expire(&mut maps.durable, &cutoffs);
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -99,34 +126,23 @@ impl StateEngine for MemoryState {
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
         let mut maps = self.rows.lock();
-        for op in ops {
-            match op {
-                StateOp::Put { table, key, value } => {
-                    maps.visible.insert((*table, key.clone()), value.clone());
-                }
-                StateOp::Delete { table, key } => {
-                    maps.visible.remove(&(*table, key.clone()));
-                }
-                StateOp::DeleteRange { table, from, to } => {
-                    let inside = |place: &(Table, Vec<u8>)| place.0 == *table && *from <= place.1 && place.1 < *to;
-                    maps.visible.retain(|place, _| !inside(place));
-                }
-            }
-        }
+        let visible = Arc::make_mut(&mut maps.visible);
+        ops.iter().for_each(|op| apply(visible, op));
+        maps.pending.push(ops.to_vec());
         Ok(())
     }
 
     fn begin_flush(&self) -> Result<(), EngineError> {
         let mut maps = self.rows.lock();
-        maps.begun = Some(maps.visible.clone());
+        maps.begun = maps.pending.len();
         Ok(())
     }
 
     fn finish_flush(&self) -> Result<(), EngineError> {
         let mut maps = self.rows.lock();
-        if let Some(begun) = maps.begun.take() {
-            maps.durable = begun;
-        }
+        let begun = std::mem::take(&mut maps.begun);
+        let flushed = maps.pending.drain(..begun).collect::<Vec<_>>();
+        flushed.iter().flatten().for_each(|op| apply(&mut maps.durable, op));
         Ok(())
     }
 }

@@ -1,0 +1,173 @@
+//! What a node does for clients: the commands and reads that a real gateway would make, without sealing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use charthold_replica::replica::{Freshness, Replica, ReplicaError};
+use charthold_replica::shard::command::Command;
+use charthold_replica::store::table::{ChartAddress, RecordAddress};
+use charthold_replica::{Slot, Token, shard_of, slots_of};
+use pb::outcome::Result as Outcome;
+use pb::precondition::Condition;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::SHARDS;
+use crate::chaos::Status;
+
+const TENANT: &str = "tenant";
+
+/// What a client asks, and until when it waits.
+pub struct Call {
+    pub what: What,
+    pub within: Duration,
+    pub reply: oneshot::Sender<Answer>,
+}
+
+#[derive(Clone)]
+pub enum What {
+    Read {
+        key: String,
+        freshness: Freshness,
+    },
+    Write(Write),
+    /// Leadership of all shards goes to others.
+    HandOver,
+}
+
+/// A put, or without a value a delete.
+#[derive(Clone)]
+pub struct Write {
+    pub request_id: [u8; 16],
+    pub key: String,
+    pub value: Option<String>,
+    pub expected: Option<u64>,
+}
+
+/// What a client hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: Status,
+    pub hit: bool,
+    pub version: u64,
+    pub output: String,
+}
+
+impl Answer {
+    pub const UNKNOWN: Self = Self { status: Status::Info, hit: false, version: 0, output: String::new() };
+    pub const FAILED: Self = Self { status: Status::Fail, hit: false, version: 0, output: String::new() };
+
+    fn known(hit: bool, version: u64, output: String) -> Self {
+        Self { status: Status::Ok, hit, version, output }
+    }
+}
+
+impl From<ReplicaError> for Answer {
+    fn from(error: ReplicaError) -> Self {
+        match error {
+            ReplicaError::Unknown | ReplicaError::Stopped(_) => Self::UNKNOWN,
+            ReplicaError::NoLeader | ReplicaError::NoQuorum | ReplicaError::Overloaded => Self::FAILED,
+            error => panic!("a node: {error}"),
+        }
+    }
+}
+
+/// A name, padded.
+pub fn token(name: &str) -> Token {
+    let mut token = [0; 16];
+    token[..name.len()].copy_from_slice(name.as_bytes());
+    token
+}
+
+/// The name back.
+pub fn name_of(token: &Token) -> String {
+    String::from_utf8_lossy(token).trim_end_matches('\0').to_owned()
+}
+
+/// The place of a record that is called `chart/record`. Charts take turns at the shards.
+pub fn place(key: &str) -> RecordAddress {
+    let (chart, record) = key.split_once('/').expect("chart/record");
+    let number = chart.trim_start_matches(char::is_alphabetic).parse::<u16>().expect("a chart has a number");
+    let (first, _) = slots_of(1 + number % SHARDS).expect("invariant: shards have slots");
+    let slot: Slot = first + number;
+    RecordAddress {
+        chart: ChartAddress { slot, tenant: token(TENANT), chart: token(chart) },
+        record_type: token("Register"),
+        record: token(record),
+    }
+}
+
+pub async fn serve(replica: Arc<Replica>, call: Call) {
+    let deadline = Instant::now() + call.within;
+    let answer = match call.what {
+        What::Read { key, freshness } => read(&replica, &key, freshness, deadline).await,
+        What::Write(wanted) => write(&replica, &wanted, deadline).await.unwrap_or_else(Answer::from),
+        What::HandOver => {
+            replica.hand_over().await;
+            Answer::known(true, 0, String::new())
+        }
+    };
+    // The client's time may be over.
+    let _gone = call.reply.send(answer);
+}
+
+async fn read(replica: &Replica, key: &str, freshness: Freshness, deadline: Instant) -> Answer {
+    let record = place(key);
+    let moment = match replica.moment(shard_of(record.chart.slot), freshness, deadline).await {
+        Ok(moment) => moment,
+        // A read that is not answered is as if it had not been.
+        Err(_) => return Answer::FAILED,
+    };
+    match replica.rows().newest(&record, moment.seq) {
+        Ok(None) => Answer::known(false, 0, String::new()),
+        Ok(Some(found)) if found.row.tombstone => Answer::known(false, found.version, String::new()),
+        Ok(Some(found)) => Answer::known(true, found.version, String::from_utf8_lossy(&found.row.body).into_owned()),
+        // A snapshot takes the place of the rows.
+        Err(_) => Answer::FAILED,
+    }
+}
+
+async fn write(replica: &Replica, wanted: &Write, deadline: Instant) -> Result<Answer, ReplicaError> {
+    let record = place(&wanted.key);
+    let (slot, shard) = (record.chart.slot, shard_of(record.chart.slot));
+    let bytes = |token: &Token| Bytes::copy_from_slice(token);
+    let (tenant, chart) = (bytes(&record.chart.tenant), bytes(&record.chart.chart));
+    // The first one to come makes the chart's key.
+    let key_id = Bytes::copy_from_slice(&wanted.request_id[8..]);
+    let wrapped_key = Bytes::from_static(b"wrapped");
+    let ensure = pb::EnsureChartKey { tenant: tenant.clone(), chart: chart.clone(), key_id, wrapped_key };
+    let key = replica.propose(shard, Command::EnsureChartKey(ensure).encode(slot), deadline).await;
+    // Without the key nothing has been written.
+    let key = key.map_err(|error| if let ReplicaError::Unknown = error { ReplicaError::NoLeader } else { error })?;
+    let Some(Outcome::ChartKey(key)) = key.result else { panic!("a chart's key: {:?}", key.result.is_some()) };
+    let value = wanted.value.clone().unwrap_or_default();
+    let mutation = pb::Mutation {
+        op: if wanted.value.is_some() { pb::mutation::Op::Put } else { pb::mutation::Op::Delete }.into(),
+        r#type: bytes(&record.record_type),
+        record: bytes(&record.record),
+        precondition: wanted.expected.map(|version| pb::Precondition { condition: Some(Condition::Version(version)) }),
+        header: Bytes::from(value.clone()),
+        body: Bytes::from(value),
+        document: None,
+    };
+    let commit = pb::Commit {
+        tenant,
+        chart,
+        request_id: Bytes::copy_from_slice(&wanted.request_id),
+        fingerprint: Bytes::from_static(b"fingerprint of it"),
+        key_id: key.key_id,
+        mutations: vec![mutation],
+        audit_event: Bytes::from_static(b"event"),
+    };
+    let outcome = replica.propose(shard, Command::Commit(commit).encode(slot), deadline).await?;
+    Ok(match outcome.result {
+        Some(Outcome::Committed(committed)) => Answer::known(true, committed.versions[0], String::new()),
+        Some(Outcome::PreconditionFailed(failed)) => {
+            // Of a record that is deleted no version can be expected.
+            Answer::known(false, if failed.deleted { 0 } else { failed.version }, String::new())
+        }
+        _ => panic!("a commit was refused"),
+    })
+}

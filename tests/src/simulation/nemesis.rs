@@ -1,0 +1,210 @@
+//! Who breaks things, one or two at a time, and mends them again.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use turmoil::Sim;
+
+use super::digest::Digest;
+use super::gateway::{Call, What};
+use super::node::Node;
+
+const QUIET_MS: Range<u64> = 2_000..25_000;
+const BROKEN_MS: Range<u64> = 1_000..40_000;
+/// Every so many-th time now and then, something else breaks too.
+const SECOND_PERCENT: u64 = 30;
+const SLOW_LINK: Range<u64> = 50..800;
+const SLOW_DISK_MS: Range<u64> = 50..3_000;
+const CLOCK_JUMP_MS: Range<i64> = -10_000..10_000;
+/// Less than a peer waits for before it takes a node for gone, and more.
+pub const LATENCY: Range<u64> = 1..20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One node loses its power, and gets it back.
+    PowerCut,
+    /// All at once.
+    PowerCutAll,
+    /// A node reaches nobody.
+    Isolate,
+    /// A node is not heard, or does not hear.
+    Mute,
+    Deaf,
+    /// Any of the links are cut.
+    Graph,
+    /// What a node sends and is sent is held back, and delivered all at once.
+    Hold,
+    SlowLink,
+    SlowDisk,
+    ClockJump,
+    /// Leadership of all shards goes to others.
+    HandOver,
+}
+
+impl Kind {
+    pub const ALL: [Self; 11] = [
+        Self::PowerCut,
+        Self::PowerCutAll,
+        Self::Isolate,
+        Self::Mute,
+        Self::Deaf,
+        Self::Graph,
+        Self::Hold,
+        Self::SlowLink,
+        Self::SlowDisk,
+        Self::ClockJump,
+        Self::HandOver,
+    ];
+}
+
+pub struct Nemesis {
+    nodes: Vec<Arc<Node>>,
+    random: fastrand::Rng,
+    digest: Digest,
+    /// When something happens next.
+    at: Duration,
+    broken: bool,
+    /// Without power.
+    down: Vec<usize>,
+    held: Vec<usize>,
+    pub faults: BTreeMap<Kind, usize>,
+    /// Writes of the log that power cuts took.
+    pub lost_writes: usize,
+}
+
+impl Nemesis {
+    pub fn new(nodes: Vec<Arc<Node>>, seed: u64, digest: Digest) -> Self {
+        Self {
+            nodes,
+            random: fastrand::Rng::with_seed(seed),
+            digest,
+            at: Duration::ZERO,
+            broken: false,
+            down: Vec::new(),
+            held: Vec::new(),
+            faults: BTreeMap::new(),
+            lost_writes: 0,
+        }
+    }
+
+    /// To be called after each step.
+    pub fn act(&mut self, sim: &mut Sim<'_>) {
+        if sim.elapsed() < self.at {
+            return;
+        }
+        let next = if self.broken {
+            self.mend(sim);
+            QUIET_MS
+        } else {
+            self.break_one(sim);
+            if self.random.u64(0..100) < SECOND_PERCENT {
+                self.break_one(sim);
+            }
+            self.broken = true;
+            BROKEN_MS
+        };
+        self.at = sim.elapsed() + Duration::from_millis(self.random.u64(next));
+    }
+
+    fn break_one(&mut self, sim: &mut Sim<'_>) {
+        let kind = Kind::ALL[self.random.usize(0..Kind::ALL.len())];
+        let node = self.random.usize(0..self.nodes.len());
+        self.digest.add(&(sim.elapsed().as_millis() as u64, kind, node));
+        *self.faults.entry(kind).or_default() += 1;
+        let others = (0..self.nodes.len()).filter(|other| *other != node).collect::<Vec<_>>();
+        match kind {
+            Kind::PowerCut => self.cut_power(sim, &[node]),
+            Kind::PowerCutAll => self.cut_power(sim, &(0..self.nodes.len()).collect::<Vec<_>>()),
+            Kind::Isolate => others.iter().for_each(|other| sim.partition(self.name(node), self.name(*other))),
+            Kind::Mute => others.iter().for_each(|other| sim.partition_oneway(self.name(node), self.name(*other))),
+            Kind::Deaf => others.iter().for_each(|other| sim.partition_oneway(self.name(*other), self.name(node))),
+            Kind::Graph => {
+                let cut = self.random.u32(..);
+                cut_links(sim, &self.nodes, cut);
+            }
+            Kind::Hold => {
+                // Turmoil cannot hold back and cut the same link.
+                if !self.broken && self.held.is_empty() {
+                    self.mend_links(sim);
+                    others.iter().for_each(|other| sim.hold(self.name(node), self.name(*other)));
+                    self.held.push(node);
+                }
+            }
+            Kind::SlowLink => {
+                let latency = Duration::from_millis(self.random.u64(SLOW_LINK));
+                let other = others[self.random.usize(0..others.len())];
+                sim.set_link_latency(self.name(node), self.name(other), latency);
+            }
+            Kind::SlowDisk => self.nodes[node].slow_ms.store(self.random.u64(SLOW_DISK_MS), SeqCst),
+            Kind::ClockJump => self.nodes[node].clock_ahead_ms.store(self.random.i64(CLOCK_JUMP_MS), SeqCst),
+            Kind::HandOver => self.hand_over(node),
+        }
+    }
+
+    /// Everything is well again, but for what that leaves behind.
+    pub fn mend(&mut self, sim: &mut Sim<'_>) {
+        self.digest.add(&(sim.elapsed().as_millis() as u64, "mend"));
+        for node in std::mem::take(&mut self.held) {
+            for other in (0..self.nodes.len()).filter(|other| *other != node) {
+                sim.release(self.name(node), self.name(other));
+            }
+        }
+        self.mend_links(sim);
+        for node in &self.nodes {
+            node.slow_ms.store(0, SeqCst);
+            node.clock_ahead_ms.store(0, SeqCst);
+        }
+        for node in std::mem::take(&mut self.down) {
+            sim.bounce(self.name(node));
+        }
+        self.broken = false;
+    }
+
+    fn mend_links(&self, sim: &mut Sim<'_>) {
+        for (at, one) in self.nodes.iter().enumerate() {
+            for other in &self.nodes[..at] {
+                sim.repair(one.name.as_str(), other.name.as_str());
+                sim.set_link_latency(one.name.as_str(), other.name.as_str(), Duration::from_millis(LATENCY.start));
+                let most = Duration::from_millis(LATENCY.end);
+                sim.set_link_max_message_latency(one.name.as_str(), other.name.as_str(), most);
+            }
+        }
+    }
+
+    fn cut_power(&mut self, sim: &mut Sim<'_>, nodes: &[usize]) {
+        for node in nodes.iter().copied().filter(|node| !self.down.contains(node)).collect::<Vec<_>>() {
+            self.lost_writes += self.nodes[node].cut_power();
+            sim.crash(self.name(node));
+            self.down.push(node);
+        }
+    }
+
+    fn hand_over(&self, node: usize) {
+        let Some(calls) = self.nodes[node].calls() else { return };
+        let (reply, _nobody_waits) = oneshot::channel();
+        let _full = calls.try_send(Call { what: What::HandOver, within: Duration::ZERO, reply });
+    }
+
+    fn name(&self, node: usize) -> &'static str {
+        super::NAMES[node]
+    }
+}
+
+/// Cuts the links whose bits are set: 0-1, 0-2, 1-2, 0-3, and so on.
+pub fn cut_links(sim: &mut Sim<'_>, nodes: &[Arc<Node>], cut: u32) {
+    for (bit, (one, other)) in links(nodes.len()).enumerate() {
+        if cut >> bit & 1 == 1 {
+            sim.partition(nodes[one].name.as_str(), nodes[other].name.as_str());
+        }
+    }
+}
+
+/// All pairs of nodes, in the order of their bits.
+pub fn links(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..nodes).flat_map(|other| (0..other).map(move |one| (one, other)))
+}
