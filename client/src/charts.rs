@@ -22,7 +22,7 @@ use crate::list::{ListQuery, Order, Pager};
 use crate::retry::{Attempt, Call, Route};
 use crate::types::{Chart, Committed, Durability, Freshness, Header, Mutation, Page, PageToken, Put, Record, RecordId};
 use crate::types::{Precondition, new_request_id, system_time};
-use crate::{Client, Error, MESSAGE_BYTES_MAX, request};
+use crate::{Client, Error, MESSAGE_BYTES_MAX, pipeline, request};
 
 /// The protocol's own limit of one BatchGet.
 const BATCH_MAX: usize = 1_000;
@@ -68,13 +68,7 @@ impl Client {
             request_id: Some(request_id),
             traceparent: self.traceparent.as_ref(),
         };
-        let answer = self
-            .cluster
-            .run(call, |attempt| {
-                let request = request(&message, attempt.timeout);
-                async move { stub(attempt.channel).commit(request).await.map(Response::into_inner) }
-            })
-            .await?;
+        let answer = self.cluster.run(call, |attempt| pipeline::commit(attempt, &message)).await?;
         let durability = answer.answer.as_ref().map(v1::AnswerContext::durability).unwrap_or_default();
         let durability = Durability::from_proto(durability);
         let position = self.learn(chart, answer.answer);
@@ -114,12 +108,7 @@ impl Client {
             as_of: self.as_of(),
             freshness: self.freshness(),
         };
-        let answer = self
-            .read(chart, |attempt| {
-                let request = request(&message, attempt.timeout);
-                async move { stub(attempt.channel).get(request).await.map(Response::into_inner) }
-            })
-            .await?;
+        let answer = self.read(chart, |attempt| pipeline::get(attempt, &message)).await?;
         self.learn(chart, answer.answer);
         answer.record.map(Record::from_proto).ok_or(Error::NotFound { index: None, deleted_version: None })
     }
@@ -139,12 +128,7 @@ impl Client {
                 as_of: self.as_of(),
                 freshness: self.freshness(),
             };
-            let answer = self
-                .read(chart, |attempt| {
-                    let request = request(&message, attempt.timeout);
-                    async move { stub(attempt.channel).batch_get(request).await.map(Response::into_inner) }
-                })
-                .await?;
+            let answer = self.read(chart, |attempt| pipeline::batch_get(attempt, &message)).await?;
             self.learn(chart, answer.answer);
             if answer.results.is_empty() || answer.results.len() > asked.len() {
                 return Err(Error::Internal { message: "BatchGet answered none or more than was asked".into() });

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::connect::{self, Security, Wire};
+use crate::pipeline::Pipeline;
 use crate::{Error, lock};
 
 const REST_MIN: Duration = Duration::from_millis(250);
@@ -23,6 +24,7 @@ pub(crate) struct Gateway {
     pub(crate) address: String,
     pub(crate) channel: Channel,
     pub(crate) wire: Arc<Wire>,
+    pub(crate) pipeline: Arc<Pipeline>,
     health: Mutex<Health>,
 }
 
@@ -36,7 +38,8 @@ struct Health {
 impl Gateway {
     fn new(address: &str, security: &Security) -> Result<Arc<Self>, Error> {
         let (channel, wire) = connect::channel(address, security)?;
-        Ok(Arc::new(Self { address: address.to_owned(), channel, wire, health: Mutex::default() }))
+        let (pipeline, health) = Default::default();
+        Ok(Arc::new(Self { address: address.to_owned(), channel, wire, pipeline, health }))
     }
 
     pub(crate) fn succeeded(&self) {

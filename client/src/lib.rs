@@ -227,6 +227,7 @@ mod error;
 mod find;
 mod hints;
 mod list;
+mod pipeline;
 mod profile;
 mod retry;
 mod status;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::endpoints::{Endpoints, Gateway};
 use crate::error::{Error, Failure, Next};
 use crate::hints::Hints;
+use crate::pipeline::Pipeline;
 use crate::trace;
 use crate::types::Chart;
 
@@ -52,6 +53,7 @@ pub(crate) struct Call<'a> {
 /// What one attempt may use.
 pub(crate) struct Attempt {
     pub channel: Channel,
+    pub pipeline: Arc<Pipeline>,
     pub timeout: Duration,
     /// Of the whole call.
     pub deadline: Instant,
@@ -78,7 +80,8 @@ impl Cluster {
             let remaining = deadline.saturating_duration_since(Instant::now());
             let budget = if let Route::First = course.call.route { remaining } else { remaining.min(ATTEMPT_TIMEOUT) };
             let mark = gateway.wire.mark();
-            let this = Attempt { channel: gateway.channel.clone(), timeout: budget, deadline };
+            let (channel, pipeline) = (gateway.channel.clone(), Arc::clone(&gateway.pipeline));
+            let this = Attempt { channel, pipeline, timeout: budget, deadline };
             let answer = trace::within(traceparent.as_ref(), || attempt(this));
             let mut failure = match timeout(budget, answer).await {
                 Ok(Ok(answer)) => {

@@ -33,6 +33,12 @@ pub(crate) fn of_call(given: Option<&Arc<str>>) -> Option<AsciiMetadataValue> {
     given.map_or_else(made, |given| given.to_string()).parse().ok()
 }
 
+/// What a request says; nothing without a trace.
+pub(crate) fn current() -> String {
+    let text = TRACEPARENT.try_with(|traceparent| traceparent.to_str().unwrap_or_default().to_owned());
+    text.unwrap_or_default()
+}
+
 /// Says it in a request.
 pub(crate) fn tell<T>(request: &mut Request<T>) {
     // Without a trace the call is not worse.

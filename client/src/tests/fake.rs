@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use charthold_proto::v1;
 use charthold_proto::v1::charts_server::{Charts, ChartsServer};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,8 +15,10 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Server, TcpIncoming};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
+use v1::pipeline_request::Call;
+use v1::pipeline_response::Answer;
 
 use crate::{MESSAGE_BYTES_MAX, lock};
 
@@ -92,12 +96,25 @@ struct State {
     commits: Mutex<Vec<v1::CommitRequest>>,
     traceparents: Mutex<Vec<String>>,
     parts: Mutex<Vec<v1::UploadPartRequest>>,
+    /// Calls that came on a stream.
+    pipelined: AtomicUsize,
+    /// As a gateway that is older than the client.
+    without_pipeline: bool,
 }
 
 impl Gateway {
     pub async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
+        Self::start_with(State { script: Mutex::new(script.into_iter().collect()), ..State::default() }).await
+    }
+
+    /// One that does not know streams of calls.
+    pub async fn start_old() -> Self {
+        Self::start_with(State { without_pipeline: true, ..State::default() }).await
+    }
+
+    async fn start_with(state: State) -> Self {
         let (listener, address) = listen("127.0.0.1:0").await;
-        let state = Arc::new(State { script: Mutex::new(script.into_iter().collect()), ..State::default() });
+        let state = Arc::new(state);
         let mut gateway = Self { address, state, runtime: None };
         gateway.serve(listener.into_std().unwrap());
         gateway
@@ -135,6 +152,16 @@ impl Gateway {
         lock(&self.state.commits).clone()
     }
 
+    /// What it does with the next calls.
+    pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
+        lock(&self.state.script).extend(replies);
+    }
+
+    /// How many calls came on a stream.
+    pub fn pipelined(&self) -> usize {
+        self.state.pipelined.load(SeqCst)
+    }
+
     /// Of the commits.
     pub fn traceparents(&self) -> Vec<String> {
         lock(&self.state.traceparents).clone()
@@ -154,11 +181,24 @@ impl Drop for Gateway {
     }
 }
 
+#[derive(Clone)]
 struct Service(Arc<State>);
 
 impl Service {
     fn next(&self) -> Reply {
         lock(&self.0.script).pop_front().unwrap_or(Reply::Done { leader: String::new() })
+    }
+
+    async fn one(&self, request: v1::PipelineRequest) -> Result<Answer, Status> {
+        let traced = |mut call: Request<v1::CommitRequest>| {
+            call.metadata_mut().insert("traceparent", request.traceparent.parse().unwrap());
+            call
+        };
+        Ok(match request.call.unwrap() {
+            Call::Commit(call) => Answer::Commit(self.commit(traced(Request::new(call))).await?.into_inner()),
+            Call::Get(call) => Answer::Get(self.get(Request::new(call)).await?.into_inner()),
+            Call::BatchGet(call) => Answer::BatchGet(self.batch_get(Request::new(call)).await?.into_inner()),
+        })
     }
 
     async fn answer(&self) -> Result<Option<v1::AnswerContext>, Status> {
@@ -222,6 +262,33 @@ impl Charts for Service {
 
     async fn history(&self, _: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
         Err(Status::unimplemented("not needed"))
+    }
+
+    type PipelineStream = Pin<Box<dyn Stream<Item = Result<v1::PipelineResponse, Status>> + Send>>;
+
+    /// Each call as if it came by itself, all at once.
+    async fn pipeline(
+        &self,
+        requests: Request<Streaming<v1::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        if self.0.without_pipeline {
+            return Err(Status::unimplemented("an old gateway"));
+        }
+        let (answers, stream) = mpsc::channel(64);
+        let (service, mut requests) = (self.clone(), requests.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                service.0.pipelined.fetch_add(1, SeqCst);
+                let (service, answers) = (service.clone(), answers.clone());
+                tokio::spawn(async move {
+                    let (id, answer) = (request.id, service.one(request).await);
+                    let error = |status: Status| Answer::Error(Bytes::copy_from_slice(status.details()));
+                    let answer = Some(answer.unwrap_or_else(error));
+                    let _ = answers.send(Ok(v1::PipelineResponse { id, answer })).await;
+                });
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     /// One match: the term's value names its chart.

@@ -3,6 +3,7 @@
 
 mod documents;
 mod fake;
+mod pipeline;
 mod tls;
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! | limit | what is beyond it |
 //! | --- | --- |
-//! | [`ARRIVAL_MAX`] waiting for each [`ARRIVAL_BYTES`] of a request, or its end | answered REQUEST_INCOMPLETE |
+//! | [`ARRIVAL_MAX`] waiting for each [`ARRIVAL_BYTES`] of a request, or its end; of a stream of requests, for each | answered REQUEST_INCOMPLETE |
 //! | [`CONNECTION_KIB_MAX`] of half-received messages on a connection | answered OVERLOADED |
 //! | [`GATEWAY_KIB_MAX`] of them in all | answered OVERLOADED |
 //! | [`EMPTY_FRAMES_MAX`] empty frames in a row | answered INVALID_FIELD |
@@ -73,6 +73,8 @@ pub(super) struct RequestBody {
     room: Room,
     held: Option<[OwnedSemaphorePermit; 2]>,
     message: HalfMessage,
+    /// A stream of requests: between two of them nothing is waited for.
+    many: bool,
     empty_frames: u32,
     /// Since the last progress: bytes, and the time that was spent waiting for them.
     recent_bytes: usize,
@@ -82,12 +84,13 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming, room: Room) -> Self {
+    pub fn new(inner: Incoming, room: Room, many: bool) -> Self {
         Self {
             inner,
             room,
             held: None,
             message: HalfMessage::default(),
+            many,
             empty_frames: 0,
             recent_bytes: 0,
             waited: Duration::ZERO,
@@ -116,6 +119,9 @@ impl RequestBody {
     }
 
     fn waits(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        if self.many && self.message.received_bytes == 0 {
+            return Poll::Pending;
+        }
         if self.waiting_since.is_none() {
             let now = Instant::now();
             self.waiting_since = Some(now);
@@ -129,6 +135,7 @@ impl RequestBody {
         self.message.grow(data);
         if self.message.received_bytes == 0 {
             self.held = None;
+            self.waited = if self.many { Duration::ZERO } else { self.waited };
         }
         self.recent_bytes += data.len();
         if self.recent_bytes >= ARRIVAL_BYTES {

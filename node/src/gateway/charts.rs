@@ -5,16 +5,18 @@ use std::sync::Arc;
 use charthold_proto::v1::charts_server::Charts;
 use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, CommitRequest, CommitResponse, FindChartsRequest, FindChartsResponse,
-    GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest, ListResponse, ReadChartRequest,
-    ReadChartResponse, ReadDocumentRequest, ReadDocumentResponse, Role, UploadPartRequest, UploadPartResponse,
+    GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest, ListResponse, PipelineRequest,
+    PipelineResponse, ReadChartRequest, ReadChartResponse, ReadDocumentRequest, ReadDocumentResponse, Role,
+    UploadPartRequest, UploadPartResponse,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::Gateway;
 use super::answer::deadline;
+use super::pipeline::Pipelines;
 
-pub struct ChartsService(pub Arc<Gateway>);
+pub struct ChartsService(pub Arc<Gateway>, pub Pipelines);
 
 #[tonic::async_trait]
 impl Charts for ChartsService {
@@ -79,5 +81,17 @@ impl Charts for ChartsService {
         let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
         let chunks = self.0.read_document(&caller, request.into_inner(), deadline).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+
+    type PipelineStream = ReceiverStream<Result<PipelineResponse, Status>>;
+
+    async fn pipeline(
+        &self,
+        request: Request<Streaming<PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        let deadline = deadline(request.metadata());
+        self.0.anybody(request.extensions(), deadline).await?;
+        let (_, extensions, requests) = request.into_parts();
+        Ok(Response::new(ReceiverStream::new(self.1.run(extensions, requests))))
     }
 }

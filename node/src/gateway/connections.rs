@@ -38,6 +38,7 @@ use tower::{Service, ServiceExt};
 use super::answer;
 use super::bodies::{RequestBody, ResponseBody, Room, Streams};
 use super::error::GatewayError;
+use super::pipeline::{self, Leaving};
 use crate::tls::{ClientIdentity, Connection, ServiceListener};
 
 pub const STREAMS_MAX: u32 = 256;
@@ -90,11 +91,13 @@ where
     S::Future: Send,
 {
     let (ending, identity) = (connection.ending(), connection.identity().clone());
+    let leaving = CancellationToken::new();
     let activity = Arc::new(Activity::default());
     let serve = {
-        let activity = Arc::clone(&activity);
+        let (activity, leaving) = (Arc::clone(&activity), leaving.clone());
         hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(identity.clone());
+            request.extensions_mut().insert(Leaving(leaving.clone()));
             call(service.clone(), request, room.clone(), activity.begin())
         })
     };
@@ -111,6 +114,8 @@ where
         () = sleep(CONNECTION_AGE_MAX) => {}
     }
     served.as_mut().graceful_shutdown();
+    // Streams that would go on for ever come to their ends.
+    leaving.cancel();
     let outdated_for_long = async {
         ending.outdated().await;
         sleep(OUTDATED_MAX).await;
@@ -149,7 +154,8 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let limit = answer::given_timeout(request.headers());
-    let answered = service.oneshot(request.map(|body| Body::new(RequestBody::new(body, room))));
+    let many = request.uri().path() == pipeline::PATH;
+    let answered = service.oneshot(request.map(|body| Body::new(RequestBody::new(body, room, many))));
     let answered = match limit {
         Some(limit) => tokio::time::timeout(limit, answered).await,
         None => Ok(answered.await),

@@ -38,6 +38,7 @@ mod moment;
 mod nodes;
 mod observe;
 mod page;
+mod pipeline;
 mod read;
 mod record;
 pub mod server;

@@ -22,6 +22,7 @@ use super::cluster::ClusterService;
 use super::connections;
 use super::malformed;
 use super::observe::Observe;
+use super::pipeline::Pipelines;
 use super::tenants::TenantsService;
 use crate::health::{self, Health};
 use crate::telemetry::sampling::Sampler;
@@ -60,25 +61,27 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("invariant: the descriptors were compiled with the crate");
+    let (pipelines, admission) = (Pipelines::default(), AdmissionLayer::default());
     let mut services = Routes::builder();
     services
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(limited_charts(&gateway))
+        .add_service(limited_charts(&gateway, &pipelines))
         .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
         .add_service(ClusterServer::new(ClusterService(gateway)));
     let service = ServiceBuilder::new()
         .layer(Observe(sampler))
         .layer(MapResponseLayer::new(malformed::explain))
-        .layer(AdmissionLayer::default())
+        .layer(admission.clone())
         .service(services.routes().prepare());
+    pipelines.lead_to(&service, admission);
     connections::serve(listener, service, stop).await;
     checks.abort();
     reports.abort();
 }
 
-fn limited_charts(gateway: &Arc<Gateway>) -> ChartsServer<ChartsService> {
-    ChartsServer::new(ChartsService(Arc::clone(gateway)))
+fn limited_charts(gateway: &Arc<Gateway>, pipelines: &Pipelines) -> ChartsServer<ChartsService> {
+    ChartsServer::new(ChartsService(Arc::clone(gateway), pipelines.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

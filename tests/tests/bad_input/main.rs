@@ -11,7 +11,7 @@
 //! floods.rs        too much of one thing, or too little    http2.rs       frames by hand, for floods.rs
 //! overload.rs      more than there is room for          python.rs       a stock gRPC client: not refused
 //! uploads.rs       what is no part of a document          peers.rs        a site that turned on the others
-//! handshakes.rs    broken off, and in pieces
+//! handshakes.rs    broken off, and in pieces            pipeline.rs     calls on a stream
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -30,6 +30,7 @@ mod keys_on_disk;
 mod limits;
 mod overload;
 mod peers;
+mod pipeline;
 mod python;
 mod reads;
 mod requests;

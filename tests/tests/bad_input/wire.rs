@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use charthold_tests::harness::Cluster;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use prost::Message;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -142,6 +142,18 @@ impl Wire {
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
         Ok(grpc.server_streaming(request, path, Raw).await?.into_inner())
+    }
+
+    /// A call that takes messages as they are sent, and gives what is answered.
+    pub async fn exchange(
+        &self,
+        method: &str,
+        requests: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Streaming<Bytes>, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.0.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = http::uri::PathAndQuery::try_from(format!("/{method}")).unwrap();
+        Ok(grpc.streaming(Request::new(requests), path, Raw).await?.into_inner())
     }
 
     /// A call that sends a message, or none, and then neither ends nor goes on.

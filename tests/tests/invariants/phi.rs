@@ -96,6 +96,8 @@ public_messages![
     Mutation,
     NodeInfo,
     NodeStatus,
+    PipelineRequest,
+    PipelineResponse,
     Precondition,
     Put,
     ReadChartRequest,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::Extensions;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
@@ -14,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::super::answer;
 use super::super::error::GatewayError;
-use super::{Admission, Kind, Ticket};
+use super::{Admission, Hold, Kind, RETRY_BYTES, Ticket};
 use crate::seal::Token;
 use crate::tls::{ClientIdentity, Principal};
 
@@ -23,6 +24,20 @@ const OTHERS: Token = [0xff; 16];
 
 #[derive(Clone, Default)]
 pub struct AdmissionLayer(Arc<Admission>);
+
+impl AdmissionLayer {
+    /// Takes room for a request that came in another one, and notes it in its extensions: so its bytes are not counted
+    /// again. To be kept until it is answered.
+    pub fn hold(&self, extensions: &mut Extensions, bytes: u64) -> Result<Arc<Hold>, Status> {
+        let tenant = tenant_of(extensions);
+        if !self.0.budget.lock().take(tenant, bytes) {
+            return Err(refusal(RETRY_BYTES));
+        }
+        let hold = Arc::new(Hold { admission: Arc::clone(&self.0), tenant, bytes });
+        extensions.insert(Arc::clone(&hold));
+        Ok(hold)
+    }
+}
 
 impl<S> Layer<S> for AdmissionLayer {
     type Service = Admitting<S>;
@@ -62,14 +77,21 @@ where
         let admission = Arc::clone(&self.admission);
         Box::pin(async move {
             let deadline = Instant::now() + answer::timeout(request.headers());
-            let ticket = match admission.enter(kind, tenant_of(&request), deadline).await {
+            let ticket = match admission.enter(kind, tenant_of(request.extensions()), deadline).await {
                 Ok(ticket) => Arc::new(ticket),
                 Err(delay) => return Ok(refusal(delay).into_http()),
             };
             // What was waited for is gone.
             answer::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
             let asked = Arc::clone(&ticket);
-            let request = request.map(|body| Body::new(Metered { body, meter: Meter::Request(asked) }));
+            let request = match request.extensions().get::<Arc<Hold>>() {
+                Some(hold) => {
+                    ticket.is_held(hold);
+                    ticket.request_ended();
+                    request
+                }
+                None => request.map(|body| Body::new(Metered { body, meter: Meter::Request(asked) })),
+            };
             // A body that does not come would hold its place for ever: the handler's own deadline begins after it.
             let Ok(answered) = tokio::time::timeout_at(deadline.into(), inner.call(request)).await else {
                 return Ok(Status::from(GatewayError::OutcomeUnknown).into_http());
@@ -81,8 +103,8 @@ where
     }
 }
 
-fn tenant_of(request: &Request) -> Token {
-    match request.extensions().get::<ClientIdentity>() {
+fn tenant_of(extensions: &Extensions) -> Token {
+    match extensions.get::<ClientIdentity>() {
         Some(ClientIdentity::Known(Principal::Service { tenant, .. })) => *tenant,
         _ => OTHERS,
     }

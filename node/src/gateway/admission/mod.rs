@@ -55,6 +55,8 @@ impl Kind {
         match path.strip_prefix("/charthold.v1.")? {
             "Charts/Commit" | "Charts/UploadPart" => Some(Self::Commit),
             "Charts/Get" => Some(Self::Get),
+            // Each of its calls is.
+            "Charts/Pipeline" => None,
             path if path.starts_with("Charts/") => Some(Self::Page),
             _ => Some(Self::Admin),
         }
@@ -157,6 +159,19 @@ impl Budget {
     }
 }
 
+/// Room for a request that is here already: it waits for its place with its bytes.
+pub struct Hold {
+    admission: Arc<Admission>,
+    tenant: Token,
+    bytes: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.admission.budget.lock().give_back(self.tenant, self.bytes);
+    }
+}
+
 /// A place, held until the last byte of the answer is gone.
 struct Ticket {
     admission: Arc<Admission>,
@@ -165,16 +180,17 @@ struct Ticket {
     /// When the whole request was here, and how long its answer took: how fast a caller sends and reads is not our
     /// speed.
     timing: Mutex<(Option<Instant>, Option<Duration>)>,
-    /// Of the request: held in the budget.
+    /// Of the request: held in the budget, by this or by a [`Hold`].
     request_bytes: AtomicU64,
+    held_bytes: AtomicU64,
     answer_bytes: AtomicU64,
 }
 
 impl Ticket {
     fn new(admission: &Arc<Admission>, kind: Kind, tenant: Token) -> Self {
         let (admission, timing) = (Arc::clone(admission), Mutex::default());
-        let (request_bytes, answer_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { admission, kind, tenant, timing, request_bytes, answer_bytes }
+        let (request_bytes, held_bytes, answer_bytes) = Default::default();
+        Self { admission, kind, tenant, timing, request_bytes, held_bytes, answer_bytes }
     }
 
     fn request_ended(&self) {
@@ -195,6 +211,11 @@ impl Ticket {
         Ok(())
     }
 
+    /// The request's bytes are held by somebody else.
+    fn is_held(&self, hold: &Hold) {
+        self.held_bytes.store(hold.bytes, Ordering::Relaxed);
+    }
+
     fn answered(&self, bytes: u64) {
         self.answer_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -206,7 +227,8 @@ impl Drop for Ticket {
         if request_bytes > 0 {
             self.admission.budget.lock().give_back(self.tenant, request_bytes);
         }
-        let kib = (request_bytes + self.answer_bytes.load(Ordering::Relaxed)) >> 10;
+        let others = self.held_bytes.load(Ordering::Relaxed) + self.answer_bytes.load(Ordering::Relaxed);
+        let kib = (request_bytes + others) >> 10;
         let mut settled = Vec::new();
         let line = &self.admission.lines[self.kind as usize];
         let took = self.timing.get_mut().1;
