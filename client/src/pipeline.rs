@@ -23,6 +23,8 @@ use crate::{lock, request, trace};
 
 /// With so many calls under way at a gateway, the next goes onto the stream.
 const CALLS_FROM: usize = 4;
+/// A larger message goes by itself: it would hold up the others, and be more than the stream takes.
+const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// Requests that wait for the stream to take them; more wait in their callers.
 const QUEUED_MAX: usize = 256;
 
@@ -61,8 +63,9 @@ macro_rules! call {
             message: &$request,
         ) -> impl Future<Output = Result<$response, Status>> + use<> {
             let (request, traceparent) = (request(message, attempt.timeout), trace::current());
+            let fits = message.encoded_len() <= MESSAGE_BYTES_MAX;
             async move {
-                let (stream, _under_way) = attempt.pipeline.join(&attempt.channel);
+                let (stream, _under_way) = attempt.pipeline.join(&attempt.channel, fits);
                 let Some(stream) = stream else {
                     return stub(attempt.channel).$name(request).await.map(Response::into_inner);
                 };
@@ -81,10 +84,10 @@ call!(batch_get, BatchGet, v1::BatchGetRequest, v1::BatchGetResponse);
 
 impl Pipeline {
     /// One more call: on the stream, or by itself.
-    fn join(self: &Arc<Self>, channel: &Channel) -> (Option<Arc<Stream>>, UnderWay) {
+    fn join(self: &Arc<Self>, channel: &Channel, fits: bool) -> (Option<Arc<Stream>>, UnderWay) {
         let others = self.under_way.fetch_add(1, Ordering::Relaxed);
         let under_way = UnderWay(Arc::clone(self));
-        (if others >= CALLS_FROM { self.stream(channel) } else { None }, under_way)
+        (if fits && others >= CALLS_FROM { self.stream(channel) } else { None }, under_way)
     }
 
     /// The stream, if there is one; else has it opened.
@@ -174,23 +177,17 @@ impl Stream {
 
 impl Shared {
     async fn take_answers(self: Arc<Self>, mut answers: Streaming<v1::PipelineResponse>) {
-        let why = loop {
-            match answers.message().await {
-                Ok(Some(v1::PipelineResponse { id, answer })) => {
-                    let answer = answer.ok_or_else(|| Status::internal("an answer without content"));
-                    if let Some(waiting) = lock(&self.waiting).remove(&id) {
-                        // Its caller may have gone.
-                        let _gone = waiting.send(answer);
-                    }
-                }
-                Ok(None) => break ended(),
-                Err(status) => break status,
+        // What a stream ends with says nothing of any call on it: they are made again, and told by themselves.
+        while let Ok(Some(v1::PipelineResponse { id, answer })) = answers.message().await {
+            let answer = answer.ok_or_else(|| Status::internal("an answer without content"));
+            if let Some(waiting) = lock(&self.waiting).remove(&id) {
+                // Its caller may have gone.
+                let _gone = waiting.send(answer);
             }
-        };
-        self.ended.store(true, Ordering::SeqCst);
-        for (_, waiting) in lock(&self.waiting).drain() {
-            let _gone = waiting.send(Err(why.clone()));
         }
+        self.ended.store(true, Ordering::SeqCst);
+        // Who waits hears that it has ended.
+        lock(&self.waiting).clear();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -98,6 +98,8 @@ struct State {
     parts: Mutex<Vec<v1::UploadPartRequest>>,
     /// Calls that came on a stream.
     pipelined: AtomicUsize,
+    /// The next call on a stream ends it with an error.
+    breaks_stream: AtomicBool,
     /// As a gateway that is older than the client.
     without_pipeline: bool,
 }
@@ -155,6 +157,10 @@ impl Gateway {
     /// What it does with the next calls.
     pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
         lock(&self.state.script).extend(replies);
+    }
+
+    pub fn break_stream(&self) {
+        self.state.breaks_stream.store(true, SeqCst);
     }
 
     /// How many calls came on a stream.
@@ -279,6 +285,10 @@ impl Charts for Service {
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
                 service.0.pipelined.fetch_add(1, SeqCst);
+                if service.0.breaks_stream.swap(false, SeqCst) {
+                    let _ = answers.send(Err(Status::invalid_argument("of a stream, not of a call"))).await;
+                    return;
+                }
                 let (service, answers) = (service.clone(), answers.clone());
                 tokio::spawn(async move {
                     let (id, answer) = (request.id, service.one(request).await);

@@ -6,15 +6,15 @@ use charthold_proto::v1::charts_server::Charts;
 use charthold_proto::v1::{
     BatchGetRequest, BatchGetResponse, CommitRequest, CommitResponse, FindChartsRequest, FindChartsResponse,
     GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest, ListResponse, PipelineRequest,
-    PipelineResponse, ReadChartRequest, ReadChartResponse, ReadDocumentRequest, ReadDocumentResponse, Role,
-    UploadPartRequest, UploadPartResponse,
+    ReadChartRequest, ReadChartResponse, ReadDocumentRequest, ReadDocumentResponse, Role, UploadPartRequest,
+    UploadPartResponse,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Gateway;
 use super::answer::deadline;
-use super::pipeline::Pipelines;
+use super::pipeline::{Answers, Pipelines};
 
 pub struct ChartsService(pub Arc<Gateway>, pub Pipelines);
 
@@ -83,7 +83,7 @@ impl Charts for ChartsService {
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 
-    type PipelineStream = ReceiverStream<Result<PipelineResponse, Status>>;
+    type PipelineStream = Answers;
 
     async fn pipeline(
         &self,
@@ -92,6 +92,6 @@ impl Charts for ChartsService {
         let deadline = deadline(request.metadata());
         self.0.anybody(request.extensions(), deadline).await?;
         let (_, extensions, requests) = request.into_parts();
-        Ok(Response::new(ReceiverStream::new(self.1.run(extensions, requests))))
+        Ok(Response::new(self.1.run(extensions, requests)?))
     }
 }

@@ -8,19 +8,24 @@
 //! | --- | --- |
 //! | [`UNDER_WAY_MAX`] unanswered requests on a stream | wait in the sender: they are not read |
 //! | the bytes that requests may hold ([`super::admission`]) | answered OVERLOADED, the stream goes on |
+//! | the places that there are for calls of a kind | as by themselves: a place is held until its answer has left |
 //! | a message that cannot be read | ends the stream: what follows it cannot be told |
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use charthold_proto::v1;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use http::{Extensions, HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status, Streaming};
@@ -42,7 +47,11 @@ const ANSWERS_MAX: usize = 64;
 /// Before a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
-pub type Answers = mpsc::Receiver<Result<v1::PipelineResponse, Status>>;
+/// What a stream's caller takes.
+pub type Answers = BoxStream<'static, Result<v1::PipelineResponse, Status>>;
+
+/// An answer, and what holds its call's place.
+type Sent = Result<(v1::PipelineResponse, Option<Body>), Status>;
 
 /// Where calls go, and who lets them in.
 #[derive(Clone)]
@@ -55,9 +64,10 @@ struct Onward {
 #[derive(Clone)]
 pub struct Leaving(pub CancellationToken);
 
-/// Set once: the services are what a pipeline's calls go to, and the pipeline is one of them.
+/// The services are what a pipeline's calls go to, and the pipeline is one of them: so this is set when they are there,
+/// and cleared when they have ended. Else they would hold each other for ever, and the stores of their node with them.
 #[derive(Clone, Default)]
-pub struct Pipelines(Arc<OnceLock<Onward>>);
+pub struct Pipelines(Arc<Mutex<Option<Onward>>>);
 
 impl Pipelines {
     pub fn lead_to<S>(&self, calls: &S, admission: AdmissionLayer)
@@ -65,15 +75,25 @@ impl Pipelines {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
-        let _already_set = self.0.set(Onward { calls: BoxCloneSyncService::new(calls.clone()), admission });
+        *self.0.lock() = Some(Onward { calls: BoxCloneSyncService::new(calls.clone()), admission });
+    }
+
+    /// Nothing is served any more.
+    pub fn end(&self) {
+        self.0.lock().take();
     }
 
     /// Serves a stream until its caller ends it, or its connection is to end; what came until then is answered.
-    pub fn run(&self, extensions: Extensions, requests: Streaming<v1::PipelineRequest>) -> Answers {
-        let onward = self.0.get().expect("invariant: the services are set before any is served").clone();
+    pub fn run(
+        &self,
+        extensions: Extensions,
+        requests: Streaming<v1::PipelineRequest>,
+    ) -> Result<Answers, GatewayError> {
+        // Nothing: this node has stopped to serve.
+        let onward = self.0.lock().clone().ok_or(GatewayError::NoQuorum)?;
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(serve(onward, extensions, requests, answers));
-        receiver
+        Ok(ReceiverStream::new(receiver).map_ok(|(answer, _place)| answer).boxed())
     }
 }
 
@@ -81,7 +101,7 @@ async fn serve(
     onward: Onward,
     extensions: Extensions,
     mut requests: Streaming<v1::PipelineRequest>,
-    answers: mpsc::Sender<Result<v1::PipelineResponse, Status>>,
+    answers: mpsc::Sender<Sent>,
 ) {
     let leaving = extensions.get::<Leaving>().map(|leaving| leaving.0.clone()).unwrap_or_default();
     let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
@@ -104,10 +124,12 @@ async fn serve(
                 let (onward, extensions, answers) = (onward.clone(), extensions.clone(), answers.clone());
                 under_way.spawn(async move {
                     let id = request.id;
-                    let answer = call(onward, extensions, request).await.unwrap_or_else(|status| refusal(&status));
+                    let answered = call(onward, extensions, request).await;
+                    let (answer, place) = answered
+                        .map_or_else(|status| (refusal(&status), None), |(answer, place)| (answer, Some(place)));
                     let answer = v1::PipelineResponse { id, answer: Some(answer) };
                     // The caller may have gone.
-                    let _gone = answers.send(Ok(answer)).await;
+                    let _gone = answers.send(Ok((answer, place))).await;
                     drop(turn);
                 });
             }
@@ -124,8 +146,12 @@ async fn serve(
     }
 }
 
-/// One request, as if it had come by itself.
-async fn call(onward: Onward, mut extensions: Extensions, request: v1::PipelineRequest) -> Result<Answer, Status> {
+/// One request, as if it had come by itself. Its place is held by what is left of its answer's body.
+async fn call(
+    onward: Onward,
+    mut extensions: Extensions,
+    request: v1::PipelineRequest,
+) -> Result<(Answer, Body), Status> {
     let Onward { calls, admission } = onward;
     let _held = admission.hold(&mut extensions, request.encoded_len() as u64)?;
     let call =
@@ -146,7 +172,8 @@ async fn call(onward: Onward, mut extensions: Extensions, request: v1::PipelineR
     };
     let request = as_call(message, timeout, &request.traceparent, extensions)?;
     let Ok(response) = calls.oneshot(request).await;
-    answer(message_of(response).await?)
+    let (message, place) = message_of(response).await?;
+    Ok((answer(message)?, place))
 }
 
 fn framed(message: &impl Message) -> Bytes {
@@ -184,15 +211,18 @@ fn as_call(
 }
 
 /// The one message of an answer, or the status that there is instead.
-async fn message_of(response: Response<Body>) -> Result<Bytes, Status> {
+async fn message_of(response: Response<Body>) -> Result<(Bytes, Body), Status> {
     check(response.headers())?;
-    let body = response.into_body().collect().await?;
-    body.trailers().map_or(Ok(()), check)?;
-    let mut message = body.to_bytes();
+    let (mut body, mut message) = (response.into_body(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame?;
+        frame.trailers_ref().map_or(Ok(()), check)?;
+        message.extend_from_slice(frame.data_ref().map_or(&[], Bytes::as_ref));
+    }
     let Some(length) = message.len().checked_sub(PREFIX_BYTES) else { return Err(GatewayError::Internal.into()) };
     let prefix = message.split_to(PREFIX_BYTES);
     match prefix[0] == 0 && prefix[1..] == (length as u32).to_be_bytes() {
-        true => Ok(message),
+        true => Ok((message.freeze(), body)),
         false => Err(GatewayError::Internal.into()),
     }
 }

@@ -76,6 +76,7 @@ pub async fn serve(
         .service(services.routes().prepare());
     pipelines.lead_to(&service, admission);
     connections::serve(listener, service, stop).await;
+    pipelines.end();
     checks.abort();
     reports.abort();
 }
