@@ -90,6 +90,9 @@
 //! # }
 //! ```
 //!
+//! Any number of calls may be under way at once, on one client or on its clones. Where there are many at one gateway they share
+//! a stream by themselves, which costs less than a call each; nothing else is different.
+//!
 //! A whole chart comes as a stream. Only `None` means that it is complete; a stream that is cut ends with an error.
 //!
 //! ```no_run

@@ -25,6 +25,8 @@ use crate::{lock, request, trace};
 const CALLS_FROM: usize = 4;
 /// A larger message goes by itself: it would hold up the others, and be more than the stream takes.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// Unanswered ones, those whose callers have gone among them: with so many, calls go by themselves.
+const UNANSWERED_MAX: usize = 192;
 /// Requests that wait for the stream to take them; more wait in their callers.
 const QUEUED_MAX: usize = 256;
 
@@ -94,7 +96,9 @@ impl Pipeline {
     fn stream(self: &Arc<Self>, channel: &Channel) -> Option<Arc<Stream>> {
         let mut state = lock(&self.stream);
         match &*state {
-            State::Open(stream) if !stream.has_ended() => return Some(Arc::clone(stream)),
+            State::Open(stream) if !stream.has_ended() => {
+                return Some(Arc::clone(stream)).filter(|stream| stream.has_room());
+            }
             State::Opening | State::Unknown => return None,
             State::Open(_) | State::None => {}
         }
@@ -126,6 +130,7 @@ struct Stream {
 #[derive(Default)]
 struct Shared {
     waiting: Waiting,
+    unanswered: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -151,7 +156,11 @@ impl Stream {
     }
 
     fn has_ended(&self) -> bool {
-        self.shared.ended.load(Ordering::SeqCst)
+        self.shared.ended.load(Ordering::SeqCst) || self.requests.is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.unanswered.load(Ordering::Relaxed) < UNANSWERED_MAX
     }
 
     async fn call(&self, call: Call, timeout: Duration, traceparent: String) -> Result<Answer, Status> {
@@ -165,7 +174,9 @@ impl Stream {
         }
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
         let request = v1::PipelineRequest { id, timeout_ms, traceparent, call: Some(call) };
-        self.requests.send(request).await.map_err(|_| ended())?;
+        let place = self.requests.reserve().await.map_err(|_| ended())?;
+        self.shared.unanswered.fetch_add(1, Ordering::Relaxed);
+        place.send(request);
         let answer = answered.await.unwrap_or_else(|_| Err(ended()));
         drop(forget);
         match answer? {
@@ -179,6 +190,7 @@ impl Shared {
     async fn take_answers(self: Arc<Self>, mut answers: Streaming<v1::PipelineResponse>) {
         // What a stream ends with says nothing of any call on it: they are made again, and told by themselves.
         while let Ok(Some(v1::PipelineResponse { id, answer })) = answers.message().await {
+            self.unanswered.fetch_sub(1, Ordering::Relaxed);
             let answer = answer.ok_or_else(|| Status::internal("an answer without content"));
             if let Some(waiting) = lock(&self.waiting).remove(&id) {
                 // Its caller may have gone.

@@ -120,6 +120,8 @@ impl RequestBody {
 
     fn waits(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         if self.many && self.message.received_bytes == 0 {
+            // A stream that rests holds nothing.
+            self.held = None;
             return Poll::Pending;
         }
         if self.waiting_since.is_none() {

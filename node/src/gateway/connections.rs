@@ -4,7 +4,7 @@
 //!
 //! | limit | what is beyond it |
 //! | --- | --- |
-//! | [`STREAMS_MAX`] calls at a time | refused by HTTP/2 |
+//! | [`STREAMS_MAX`] calls at a time; as many again on streams of calls | refused by HTTP/2; not read |
 //! | [`HEADERS_BYTES_MAX`] of headers, continuations with them | the connection is closed |
 //! | [`RESETS_MAX`] calls reset before they were looked at | the connection is closed |
 //! | [`ABANDONED_MAX`] calls given up in a second | the connection is closed |
@@ -28,6 +28,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ use tower::{Service, ServiceExt};
 use super::answer;
 use super::bodies::{RequestBody, ResponseBody, Room, Streams};
 use super::error::GatewayError;
-use super::pipeline::{self, Leaving};
+use super::pipeline::{self, OfConnection};
 use crate::tls::{ClientIdentity, Connection, ServiceListener};
 
 pub const STREAMS_MAX: u32 = 256;
@@ -91,13 +92,14 @@ where
     S::Future: Send,
 {
     let (ending, identity) = (connection.ending(), connection.identity().clone());
-    let leaving = CancellationToken::new();
     let activity = Arc::new(Activity::default());
+    let (leaving, turns) = (CancellationToken::new(), Arc::new(Semaphore::new(STREAMS_MAX as usize)));
+    let of_connection = OfConnection { leaving: leaving.clone(), turns, activity: Arc::clone(&activity) };
     let serve = {
-        let (activity, leaving) = (Arc::clone(&activity), leaving.clone());
+        let activity = Arc::clone(&activity);
         hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(identity.clone());
-            request.extensions_mut().insert(Leaving(leaving.clone()));
+            request.extensions_mut().insert(of_connection.clone());
             call(service.clone(), request, room.clone(), activity.begin())
         })
     };
@@ -167,13 +169,18 @@ where
 
 /// What a client does with its connection.
 #[derive(Default)]
-struct Activity {
+pub(super) struct Activity {
     begun: AtomicU64,
     ended: AtomicU64,
     abandoned: AtomicU64,
 }
 
 impl Activity {
+    /// So many more calls were given up, that were on a stream.
+    pub fn are_abandoned(&self, calls: usize) {
+        self.abandoned.fetch_add(calls as u64, Ordering::Relaxed);
+    }
+
     fn begin(self: &Arc<Self>) -> Running {
         self.begun.fetch_add(1, Ordering::Relaxed);
         Running { activity: Arc::clone(self), finished: false }

@@ -6,10 +6,10 @@
 //!
 //! | limit | what is beyond it |
 //! | --- | --- |
-//! | [`UNDER_WAY_MAX`] unanswered requests on a stream | wait in the sender: they are not read |
+//! | as many unanswered requests on a connection's streams as it may have calls | wait in the sender: they are not read |
 //! | the bytes that requests may hold ([`super::admission`]) | answered OVERLOADED, the stream goes on |
 //! | the places that there are for calls of a kind | as by themselves: a place is held until its answer has left |
-//! | a message that cannot be read | ends the stream: what follows it cannot be told |
+//! | a message that cannot be read | ends the stream, when those before it are answered: what follows it cannot be told |
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::{Extensions, HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
-use prost::Message;
+use prost::{DecodeError, Message};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,14 +34,13 @@ use tower::{Service, ServiceExt};
 use v1::pipeline_request::Call;
 use v1::pipeline_response::Answer;
 
-use super::admission::AdmissionLayer;
+use super::admission::{AdmissionLayer, Hold};
 use super::answer;
+use super::connections::Activity;
 use super::error::GatewayError;
 
 /// Where a stream of requests is to be expected.
 pub const PATH: &str = "/charthold.v1.Charts/Pipeline";
-/// As many as a connection may have calls.
-const UNDER_WAY_MAX: usize = 256;
 /// Answers that wait for the client to take them.
 const ANSWERS_MAX: usize = 64;
 /// Before a message: whether it is compressed, and its length.
@@ -53,6 +52,9 @@ pub type Answers = BoxStream<'static, Result<v1::PipelineResponse, Status>>;
 /// An answer, and what holds its call's place.
 type Sent = Result<(v1::PipelineResponse, Option<Body>), Status>;
 
+/// Reads the answer to a call.
+type Take = fn(Bytes) -> Result<Answer, DecodeError>;
+
 /// Where calls go, and who lets them in.
 #[derive(Clone)]
 struct Onward {
@@ -60,9 +62,15 @@ struct Onward {
     admission: AdmissionLayer,
 }
 
-/// In the extensions of every request: its connection is to end.
+/// In the extensions of every request: what its connection has for all its streams.
 #[derive(Clone)]
-pub struct Leaving(pub CancellationToken);
+pub(super) struct OfConnection {
+    /// It is to end.
+    pub leaving: CancellationToken,
+    /// For calls on streams.
+    pub turns: Arc<Semaphore>,
+    pub activity: Arc<Activity>,
+}
 
 /// The services are what a pipeline's calls go to, and the pipeline is one of them: so this is set when they are there,
 /// and cleared when they have ended. Else they would hold each other for ever, and the stores of their node with them.
@@ -103,77 +111,97 @@ async fn serve(
     mut requests: Streaming<v1::PipelineRequest>,
     answers: mpsc::Sender<Sent>,
 ) {
-    let leaving = extensions.get::<Leaving>().map(|leaving| leaving.0.clone()).unwrap_or_default();
-    let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+    let Some(OfConnection { leaving, turns, activity }) = extensions.get::<OfConnection>().cloned() else { return };
     // Dropped with this task: who goes away does not keep his calls running.
-    let mut under_way = JoinSet::new();
-    loop {
-        while under_way.try_join_next().is_some() {}
-        let turn = Arc::clone(&room).acquire_owned();
-        let next = async {
-            let turn = turn.await;
-            (turn, requests.message().await)
-        };
-        let (turn, next) = tokio::select! {
-            next = next => next,
-            () = leaving.cancelled() => break,
-            () = answers.closed() => return,
+    let (mut under_way, mut leaves) = (JoinSet::new(), false);
+    let ended = loop {
+        if leaves && under_way.is_empty() {
+            break None;
+        }
+        let next = tokio::select! {
+            next = requests.message() => next,
+            Some(_) = under_way.join_next() => continue,
+            () = leaving.cancelled(), if !leaves => {
+                leaves = true;
+                continue;
+            }
+            () = answers.closed() => return activity.are_abandoned(under_way.len()),
         };
         match next {
+            // What comes until the last one is answered learns that nothing was done: it goes elsewhere.
+            Ok(Some(request)) if leaves => {
+                let answer = Some(refusal(&GatewayError::NoQuorum.into()));
+                let _gone = answers.send(Ok((v1::PipelineResponse { id: request.id, answer }, None))).await;
+            }
             Ok(Some(request)) => {
-                let (onward, extensions, answers) = (onward.clone(), extensions.clone(), answers.clone());
+                let (onward, mut extensions, answers) = (onward.clone(), extensions.clone(), answers.clone());
+                // Its bytes are counted before it waits, and no other is read meanwhile.
+                let held = onward.admission.hold(&mut extensions, request.encoded_len() as u64);
+                let turn = tokio::select! {
+                    turn = Arc::clone(&turns).acquire_owned() => turn,
+                    () = answers.closed() => return activity.are_abandoned(under_way.len()),
+                };
                 under_way.spawn(async move {
-                    let id = request.id;
-                    let answered = call(onward, extensions, request).await;
-                    let (answer, place) = answered
-                        .map_or_else(|status| (refusal(&status), None), |(answer, place)| (answer, Some(place)));
-                    let answer = v1::PipelineResponse { id, answer: Some(answer) };
-                    // The caller may have gone.
-                    let _gone = answers.send(Ok((answer, place))).await;
+                    answer_one(onward, extensions, request, held, answers).await;
                     drop(turn);
                 });
             }
-            Ok(None) => break,
-            Err(status) => {
-                let _gone = answers.send(Err(status)).await;
-                return;
-            }
+            Ok(None) => break None,
+            Err(status) => break Some(status),
         }
-    }
+    };
     tokio::select! {
         () = async { while under_way.join_next().await.is_some() {} } => {}
-        () = answers.closed() => {}
+        () = answers.closed() => activity.are_abandoned(under_way.len()),
+    }
+    if let Some(status) = ended {
+        let _gone = answers.send(Err(explained(status))).await;
     }
 }
 
-/// One request, as if it had come by itself. Its place is held by what is left of its answer's body.
-async fn call(
+/// What cannot be read is the caller's mistake.
+fn explained(status: Status) -> Status {
+    match status.code() {
+        Code::Internal | Code::OutOfRange => {
+            GatewayError::field("message", "cannot be read, or is larger than 8 MiB").into()
+        }
+        _ => status,
+    }
+}
+
+async fn answer_one(
     onward: Onward,
-    mut extensions: Extensions,
+    extensions: Extensions,
     request: v1::PipelineRequest,
-) -> Result<(Answer, Body), Status> {
-    let Onward { calls, admission } = onward;
-    let _held = admission.hold(&mut extensions, request.encoded_len() as u64)?;
-    let call =
-        request.call.ok_or_else(|| GatewayError::field("call", "is missing, or not one that this gateway knows"))?;
+    held: Result<Arc<Hold>, Status>,
+    answers: mpsc::Sender<Sent>,
+) {
+    let id = request.id;
+    let answered = match &held {
+        Ok(_held) => call(onward, extensions, request).await,
+        Err(status) => Err(status.clone()),
+    };
+    let (answer, place) =
+        answered.map_or_else(|status| (refusal(&status), None), |(answer, place)| (answer, Some(place)));
+    // The caller may have gone.
+    let _gone = answers.send(Ok((v1::PipelineResponse { id, answer: Some(answer) }, place))).await;
+}
+
+/// One request, as if it had come by itself. Its place is held by what is left of its answer's body.
+async fn call(onward: Onward, extensions: Extensions, request: v1::PipelineRequest) -> Result<(Answer, Body), Status> {
     let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into()));
-    let answer = |message: Bytes| -> Result<Answer, Status> {
-        let answer = match &call {
-            Call::Commit(_) => v1::CommitResponse::decode(message).map(Answer::Commit),
-            Call::Get(_) => v1::GetResponse::decode(message).map(Answer::Get),
-            Call::BatchGet(_) => v1::BatchGetResponse::decode(message).map(Answer::BatchGet),
-        };
-        answer.map_err(|_| GatewayError::Internal.into())
+    let unknown = || GatewayError::field("call", "is missing, or not one that this gateway knows");
+    // The message is in memory once from here on: framed.
+    let (method, message, take): (_, _, Take) = match request.call.ok_or_else(unknown)? {
+        Call::Commit(call) => ("Commit", framed(&call), |m| v1::CommitResponse::decode(m).map(Answer::Commit)),
+        Call::Get(call) => ("Get", framed(&call), |m| v1::GetResponse::decode(m).map(Answer::Get)),
+        Call::BatchGet(call) => ("BatchGet", framed(&call), |m| v1::BatchGetResponse::decode(m).map(Answer::BatchGet)),
     };
-    let message = match &call {
-        Call::Commit(message) => ("Commit", framed(message)),
-        Call::Get(message) => ("Get", framed(message)),
-        Call::BatchGet(message) => ("BatchGet", framed(message)),
-    };
-    let request = as_call(message, timeout, &request.traceparent, extensions)?;
-    let Ok(response) = calls.oneshot(request).await;
+    let request = as_call((method, message), timeout, &request.traceparent, extensions)?;
+    let Ok(response) = onward.calls.oneshot(request).await;
     let (message, place) = message_of(response).await?;
-    Ok((answer(message)?, place))
+    let answer = take(message).map_err(|_| Status::from(GatewayError::Internal))?;
+    Ok((answer, place))
 }
 
 fn framed(message: &impl Message) -> Bytes {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_replica::replica::{Freshness, Replica, ReplicaError};
 use charthold_replica::shard::command::Command;
+use charthold_replica::store::EngineError;
 use charthold_replica::store::table::{ChartAddress, RecordAddress};
 use charthold_replica::{Slot, Token, shard_of, slots_of};
 use pb::outcome::Result as Outcome;
@@ -125,7 +126,8 @@ async fn read(replica: &Replica, key: &str, freshness: Freshness, deadline: Inst
         Ok(Some(found)) if found.row.tombstone => Answer::known(false, found.version, String::new()),
         Ok(Some(found)) => Answer::known(true, found.version, String::from_utf8_lossy(&found.row.body).into_owned()),
         // A snapshot takes the place of the rows.
-        Err(_) => Answer::FAILED,
+        Err(EngineError::Replaced) => Answer::FAILED,
+        Err(error) => panic!("the rows of {key}: {error}"),
     }
 }
 

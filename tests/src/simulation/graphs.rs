@@ -116,7 +116,7 @@ fn has_connected_majority(nodes: usize, cut: u32) -> bool {
 
 impl World {
     /// How long it takes from now until each shard has taken a write.
-    fn time_to_writes(&mut self) -> Option<Duration> {
+    pub(super) fn time_to_writes(&mut self) -> Option<Duration> {
         let begin = self.sim.elapsed();
         while !self.workload.writes_since(begin) {
             if self.sim.elapsed() > begin + RULE_MAX {

@@ -70,6 +70,7 @@ pub fn run(plan: &Plan) -> Report {
             nemesis.act(&mut world.sim);
         }
         nemesis.mend(&mut world.sim);
+        assert!(world.time_to_writes().is_some(), "a shard takes no writes though everything is well again");
         world.settle();
         Report::new(&plan, nemesis, world)
     })

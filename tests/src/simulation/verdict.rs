@@ -14,13 +14,6 @@ use crate::chaos::{Operation, Versions, Violation, check};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
 
-/// All of a node's rows, but for those of requests: each node drops dead ones in its own time.
-fn rows(node: &Node) -> Rows {
-    let mut rows = node.state().dump();
-    rows.retain(|(table, _), _| *table != Table::Request);
-    rows
-}
-
 /// Whether all replicas have applied as much: the same rows then, or something is wrong.
 pub fn all_equal(nodes: &[Arc<Node>]) -> bool {
     let positions = |node: &Arc<Node>| {
@@ -33,7 +26,7 @@ pub fn all_equal(nodes: &[Arc<Node>]) -> bool {
 
 /// Of a cluster that has settled.
 pub fn violations(nodes: &[Arc<Node>], operations: &mut [Operation], errors: Vec<String>) -> Vec<Violation> {
-    let all_rows = nodes.iter().map(|node| rows(node)).collect::<Vec<_>>();
+    let all_rows = nodes.iter().map(|node| node.state().dump()).collect::<Vec<_>>();
     let (mut violations, _) = check(operations, &stored(&all_rows[0]));
     for (node, rows) in nodes.iter().zip(&all_rows) {
         violations.extend(first_difference(&all_rows[0], rows).map(|detail| Violation {
@@ -48,8 +41,14 @@ pub fn violations(nodes: &[Arc<Node>], operations: &mut [Operation], errors: Vec
 }
 
 fn first_difference(one: &Rows, other: &Rows) -> Option<String> {
-    let differing = one.iter().find(|(place, row)| other.get(place) != Some(row));
-    let (table, key) = differing.or_else(|| other.iter().find(|(place, _)| !one.contains_key(place)))?.0;
+    // Dead rows of requests are dropped by each node in its own time.
+    let may_lack = |table| table == Table::Request;
+    let differs = |(place, row): &(&(Table, Vec<u8>), &Bytes)| match other.get(place) {
+        Some(others) => others != *row,
+        None => !may_lack(place.0),
+    };
+    let added = |(place, _): &(&(Table, Vec<u8>), &Bytes)| !may_lack(place.0) && !one.contains_key(place);
+    let (table, key) = one.iter().find(differs).or_else(|| other.iter().find(added))?.0;
     Some(format!("table {} at {}", table.name(), hex::encode(key)))
 }
 

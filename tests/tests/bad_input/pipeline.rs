@@ -122,6 +122,29 @@ async fn each_call_has_an_answer_of_its_own() {
     assert_eq!(versions, MANY / 4);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_ends_a_stream_and_no_call_before_it() {
+    let cluster = Cluster::start(1).await;
+    let caller = Wire::connect(&cluster, 0, "client");
+    for broken in [Bytes::from_static(&[0xff; 10]), Bytes::from(vec![0; 9 << 20])] {
+        let calls = (0..20).map(|id| request(id, Some(Call::Commit(commit(&id.to_string(), "text/plain")))));
+        let requests = calls.chain([broken]).collect::<Vec<_>>();
+        let mut stream = caller.exchange(METHOD, futures::stream::iter(requests)).await.unwrap();
+        let mut done = 0;
+        let status = loop {
+            match stream.message().await {
+                Ok(message) => {
+                    let answer = v1::PipelineResponse::decode(message.expect("an error at the end")).unwrap().answer;
+                    done += usize::from(matches!(answer, Some(Answer::Commit(_))));
+                }
+                Err(status) => break status,
+            }
+        };
+        let refusal = Refusal::of(&status);
+        assert_eq!((done, refusal.code, refusal.fields[0].0.as_str()), (20, Code::InvalidArgument, "message"));
+    }
+}
+
 /// Between two calls a stream may rest, longer than half a request may take; and it holds up no node that stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_rests_and_ends_with_its_node() {

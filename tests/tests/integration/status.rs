@@ -43,7 +43,7 @@ async fn status_shows_all_nodes_and_what_is_wrong() {
     let screen = cluster.operator_cli(&["cluster", "status", "--check"]).await;
     let well = screen.text().ends_with("nothing is wrong");
     assert_eq!(well, screen.code == 0, "{}", screen.text());
-    assert!(screen.text().lines().count() < 25, "more than a screen");
+    assert!(screen.text().lines().count() < 25, "more than a screen: {}", screen.text());
 
     // One node is down: the others tell, and `--check` ends with 1, as a script wants it.
     cluster.kill(2);
