@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
 use crate::connect::DialError;
+use crate::pipeline::StreamEnded;
 
 /// Why a call did not do what it was asked to.
 ///
@@ -255,6 +256,10 @@ impl Failure {
             return None;
         }
         let source = status.source()?;
+        if source.is::<StreamEnded>() {
+            let error = Error::Unavailable { why: status.message().to_owned() };
+            return Some(Self { error, next: Next::Retry { maybe_applied: true, wait: None, blame: false } });
+        }
         let (why, next) = match causes(source).find_map(|error| error.downcast_ref::<DialError>()) {
             Some(DialError::Untrusted(why)) => {
                 return Some(Self { error: Error::Unauthenticated { why: why.clone() }, next: Next::Elsewhere });
@@ -378,6 +383,12 @@ mod tests {
         let details = ErrorDetails::with_error_info("NO_LEADER", "proxy.example", HashMap::new());
         let failure = Failure::from_status(&Status::with_error_details(Code::Unavailable, "", details));
         assert_eq!(failure.next, retry(true, true));
+    }
+
+    #[test]
+    fn a_stream_that_ended_says_nothing_of_its_gateway() {
+        let next = Failure::from_status(&crate::pipeline::ended()).next;
+        assert_eq!(next, Next::Retry { maybe_applied: true, wait: None, blame: false });
     }
 
     #[test]

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use charthold_proto::v1;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
@@ -27,6 +28,8 @@ const CALLS_FROM: usize = 4;
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// Unanswered ones, those whose callers have gone among them: with so many, calls go by themselves.
 const UNANSWERED_MAX: usize = 192;
+/// A gateway that does not know streams is asked again.
+const UNKNOWN_FOR: Duration = Duration::from_secs(600);
 /// Requests that wait for the stream to take them; more wait in their callers.
 const QUEUED_MAX: usize = 256;
 
@@ -44,8 +47,10 @@ enum State {
     /// Somebody is at it; others make calls by themselves meanwhile.
     Opening,
     Open(Arc<Stream>),
-    /// The gateway is older than this client.
-    Unknown,
+    /// The gateway is older than this client; it may be upgraded.
+    Unknown {
+        until: Instant,
+    },
 }
 
 /// Counts a call while it lives.
@@ -99,22 +104,45 @@ impl Pipeline {
             State::Open(stream) if !stream.has_ended() => {
                 return Some(Arc::clone(stream)).filter(|stream| stream.has_room());
             }
-            State::Opening | State::Unknown => return None,
-            State::Open(_) | State::None => {}
+            State::Opening => return None,
+            State::Unknown { until } if Instant::now() < *until => return None,
+            State::Open(_) | State::None | State::Unknown { .. } => {}
         }
         *state = State::Opening;
-        let (pipeline, channel) = (Arc::downgrade(self), channel.clone());
+        let (opening, channel) = (Opening(Arc::downgrade(self)), channel.clone());
         tokio::spawn(async move {
-            let opened = Stream::open(channel).await;
-            let Some(pipeline) = pipeline.upgrade() else { return };
-            *lock(&pipeline.stream) = match opened {
+            opening.becomes(match Stream::open(channel).await {
                 Ok(stream) => State::Open(Arc::new(stream)),
-                Err(status) if status.code() == Code::Unimplemented => State::Unknown,
+                Err(status) if status.code() == Code::Unimplemented => {
+                    State::Unknown { until: Instant::now() + UNKNOWN_FOR }
+                }
                 // Whatever it is, the calls by themselves find out.
                 Err(_) => State::None,
-            };
+            });
         });
         None
+    }
+}
+
+/// Somebody's try to open a stream. If he goes away, the next one may.
+struct Opening(Weak<Pipeline>);
+
+impl Opening {
+    fn becomes(&self, state: State) {
+        if let Some(pipeline) = self.0.upgrade() {
+            *lock(&pipeline.stream) = state;
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(pipeline) = self.0.upgrade() {
+            let mut state = lock(&pipeline.stream);
+            if let State::Opening = *state {
+                *state = State::None;
+            }
+        }
     }
 }
 
@@ -188,6 +216,7 @@ impl Stream {
 
 impl Shared {
     async fn take_answers(self: Arc<Self>, mut answers: Streaming<v1::PipelineResponse>) {
+        let _end = End(&self);
         // What a stream ends with says nothing of any call on it: they are made again, and told by themselves.
         while let Ok(Some(v1::PipelineResponse { id, answer })) = answers.message().await {
             self.unanswered.fetch_sub(1, Ordering::Relaxed);
@@ -197,14 +226,28 @@ impl Shared {
                 let _gone = waiting.send(answer);
             }
         }
-        self.ended.store(true, Ordering::SeqCst);
-        // Who waits hears that it has ended.
-        lock(&self.waiting).clear();
     }
 }
 
-fn ended() -> Status {
-    Status::unavailable("the stream of calls has ended")
+/// However it comes: who waits hears that the stream has ended.
+struct End<'a>(&'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::SeqCst);
+        lock(&self.0.waiting).clear();
+    }
+}
+
+/// Why a call on a stream has no answer. Its gateway may be well: if the connection broke, the next call finds out.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream of calls has ended")]
+pub(crate) struct StreamEnded;
+
+pub(crate) fn ended() -> Status {
+    let mut status = Status::unavailable(StreamEnded.to_string());
+    status.set_source(Arc::new(StreamEnded));
+    status
 }
 
 fn status(encoded: bytes::Bytes) -> Status {

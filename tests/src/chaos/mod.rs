@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! workload.rs   clients, and what they do         history.rs   what they saw: one line an operation
+//! choice.rs     what a client does next
 //! transfers.rs  commits over several records      stored.rs    what the cluster has of it at the end
 //! nemesis.rs    faults, and when                  sweep.rs     the verdict by versions
 //! report.rs     the run in one line               search.rs    the verdict by search, as a second opinion
@@ -14,6 +15,7 @@
 //! clients stop, and all that is stored is read and compared with all that was seen. Which client does what to which
 //! record, and which node is hit by what, follows from the seed; when things happen does not, these are real processes.
 
+mod choice;
 mod history;
 mod nemesis;
 mod report;
@@ -30,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::choice::{Choice, Wish};
 pub use self::history::{Function, Operation, Recorder, Status, write as write_history};
 pub use self::nemesis::Kind;
 pub use self::report::Report;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Plan;
+use super::choice::is_hot;
 use super::history::{Operation, Status};
 use super::nemesis::Fault;
 use super::sweep::Violation;
-use super::workload::is_hot;
 use crate::fault_disk::Lost;
 
 #[derive(Debug, Serialize)]

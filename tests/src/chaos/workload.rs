@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use charthold_client::{Chart, Client, Committed, Error, Freshness, Mutation, Put, RecordId};
 
+use super::choice::{Choice, Wish};
 use super::history::{Function, Operation, Recorder, Status};
 use super::traces::CANARY;
 use crate::harness::Cluster;
@@ -21,7 +22,6 @@ const CLIENTS: u64 = 12;
 const HOT: u64 = 16;
 /// Of the rest, spread over as many charts.
 const COLD: u64 = 4_000;
-const HOT_PERCENT: u64 = 60;
 /// Less than most faults last, so that some outcomes stay unknown.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Shorter than most faults last, so that it is too short now and then.
@@ -48,7 +48,11 @@ impl Workload {
                 number,
                 numbers: Arc::clone(&numbers),
                 written: 0,
-                random: fastrand::Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number)),
+                choice: Choice {
+                    random: fastrand::Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number)),
+                    hot: HOT,
+                    cold: 0..COLD,
+                },
                 recorder: Arc::clone(recorder),
             };
             tokio::spawn(worker.work(Arc::clone(&done)))
@@ -70,11 +74,6 @@ pub fn place(key: &str) -> (Chart, RecordId) {
     (Chart::patient(chart), RecordId::new("Register", record))
 }
 
-/// Whether a record is one of those that all clients write all the time.
-pub fn is_hot(key: &str) -> bool {
-    key.starts_with('h')
-}
-
 struct Worker {
     client: Client,
     number: u64,
@@ -82,7 +81,7 @@ struct Worker {
     numbers: Arc<AtomicU64>,
     /// Values so far; each carries its writer's number, so that no two are the same.
     written: u64,
-    random: fastrand::Rng,
+    choice: Choice,
     recorder: Arc<Recorder>,
 }
 
@@ -98,8 +97,8 @@ impl Worker {
     async fn work(mut self, done: Arc<AtomicBool>) {
         let mut seen = std::collections::HashMap::new();
         while !done.load(SeqCst) {
-            let key = self.key();
-            let function = self.function(seen.contains_key(&key));
+            let key = self.choice.key();
+            let function = self.choice.function(seen.contains_key(&key));
             let expected = matches!(function, Function::Cas | Function::Del).then(|| seen[&key]);
             let version = self.operate(&key, function, expected).await;
             // A version to expect later: not always the newest by then, which is the point.
@@ -108,22 +107,6 @@ impl Worker {
                 None => seen.remove(&key),
             };
             tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    fn key(&mut self) -> String {
-        match self.random.u64(0..100) < HOT_PERCENT {
-            true => format!("h{}/r", self.random.u64(0..HOT)),
-            false => format!("c{}/r", self.random.u64(0..COLD)),
-        }
-    }
-
-    fn function(&mut self, version_is_known: bool) -> Function {
-        match (self.random.u64(0..10), version_is_known) {
-            (0..5, _) => Function::Get,
-            (5..7, true) => Function::Cas,
-            (7, true) => Function::Del,
-            _ => Function::Put,
         }
     }
 
@@ -136,7 +119,11 @@ impl Worker {
             }
             Function::Get | Function::Del => String::new(),
         };
-        let freshness = self.freshness();
+        let freshness = match self.choice.wish() {
+            Wish::Linearizable => Freshness::Linearizable,
+            Wish::Lease => Freshness::Lease,
+            Wish::Stale => Freshness::Stale(STALE_MAX),
+        };
         let mut called_ns = self.recorder.now_ns();
         if let (Function::Get, Freshness::Stale(age_max)) = (function, freshness) {
             called_ns = called_ns.saturating_sub(age_max.as_nanos() as u64);
@@ -161,14 +148,6 @@ impl Worker {
             (self.number, self.written) = (self.numbers.fetch_add(1, SeqCst), 0);
         }
         (answer.status == Status::Ok && answer.hit && function != Function::Del).then_some(answer.version)
-    }
-
-    fn freshness(&mut self) -> Freshness {
-        match self.random.u8(0..10) {
-            0..5 => Freshness::Linearizable,
-            5..8 => Freshness::Lease,
-            _ => Freshness::Stale(STALE_MAX),
-        }
     }
 }
 

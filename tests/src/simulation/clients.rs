@@ -14,13 +14,12 @@ use super::digest::Digest;
 use super::gateway::{Answer, Call, What, Write, place};
 use super::node::{Node, now_ms};
 use super::{EPOCH_MS, SHARDS, TICK};
-use crate::chaos::{Function, Operation, Status};
+use crate::chaos::{Choice, Function, Operation, Status, Wish};
 
 const CLIENTS: u64 = 6;
 /// Records that all clients use all the time, one in each of so many charts; of the rest, spread over as many.
 const HOT: u64 = 2 * SHARDS as u64;
 const COLD: u64 = 500;
-const HOT_PERCENT: u64 = 60;
 /// Less than most faults last, so that some outcomes stay unknown.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// A gateway gets so long of it.
@@ -89,7 +88,7 @@ pub struct Client {
     number: u64,
     /// Values so far; each carries its writer's number, so that no two are the same.
     written: u64,
-    random: fastrand::Rng,
+    choice: Choice,
     /// The gateway that it asks.
     at: usize,
 }
@@ -97,39 +96,25 @@ pub struct Client {
 impl Client {
     pub fn new(shared: &Arc<Workload>, number: u64) -> Self {
         let random = fastrand::Rng::with_seed(shared.seed.wrapping_mul(1_000).wrapping_add(number));
-        Self { shared: Arc::clone(shared), number, written: 0, random, at: number as usize % shared.nodes.len() }
+        // A chart's number says its shard: no two have the same.
+        let choice = Choice { random, hot: HOT, cold: HOT..HOT + COLD };
+        Self { shared: Arc::clone(shared), number, written: 0, choice, at: number as usize % shared.nodes.len() }
     }
 
     async fn run(mut self) {
         let mut seen = BTreeMap::new();
         while !self.shared.stopping.load(SeqCst) {
-            if self.random.u64(0..100) < WANDER_PERCENT {
-                self.at = self.random.usize(0..self.shared.nodes.len());
+            if self.choice.random.u64(0..100) < WANDER_PERCENT {
+                self.at = self.choice.random.usize(0..self.shared.nodes.len());
             }
-            let key = self.key();
-            let function = self.function(seen.contains_key(&key));
+            let key = self.choice.key();
+            let function = self.choice.function(seen.contains_key(&key));
             let expected = matches!(function, Function::Cas | Function::Del).then(|| seen[&key]);
             match self.operate(&key, function, expected).await {
                 Some(version) => seen.insert(key, version),
                 None => seen.remove(&key),
             };
-            sleep(Duration::from_millis(self.random.u64(0..PAUSE_MAX_MS))).await;
-        }
-    }
-
-    fn key(&mut self) -> String {
-        match self.random.u64(0..100) < HOT_PERCENT {
-            true => format!("h{}/r", self.random.u64(0..HOT)),
-            false => format!("c{}/r", HOT + self.random.u64(0..COLD)),
-        }
-    }
-
-    fn function(&mut self, version_is_known: bool) -> Function {
-        match (self.random.u64(0..10), version_is_known) {
-            (0..5, _) => Function::Get,
-            (5..7, true) => Function::Cas,
-            (7, true) => Function::Del,
-            _ => Function::Put,
+            sleep(Duration::from_millis(self.choice.random.u64(0..PAUSE_MAX_MS))).await;
         }
     }
 
@@ -143,7 +128,11 @@ impl Client {
         let mut called_ns = now_ns();
         let what = match function {
             Function::Get => {
-                let freshness = self.freshness();
+                let freshness = match self.choice.wish() {
+                    Wish::Linearizable => Freshness::Linearizable,
+                    Wish::Lease => Freshness::Lease,
+                    Wish::Stale => Freshness::Stale(STALE_MAX),
+                };
                 if let Freshness::Stale(age_max) = freshness {
                     // A node's clock and the clients' may be a tick apart, at either end.
                     called_ns = called_ns.saturating_sub((age_max + 2 * TICK).as_nanos() as u64);
@@ -188,14 +177,6 @@ impl Client {
         (answer.status == Status::Ok && answer.hit && function != Function::Del).then_some(answer.version)
     }
 
-    fn freshness(&mut self) -> Freshness {
-        match self.random.u8(0..10) {
-            0..5 => Freshness::Linearizable,
-            5..8 => Freshness::Lease,
-            _ => Freshness::Stale(STALE_MAX),
-        }
-    }
-
     /// As a UUIDv7: when it was made, then what no other has.
     fn request_id(&self) -> [u8; 16] {
         let mut id = [0; 16];
@@ -220,7 +201,7 @@ impl Client {
                 Status::Fail => {}
             }
             self.at = (self.at + 1) % self.shared.nodes.len();
-            sleep(Duration::from_millis(self.random.u64(20..200))).await;
+            sleep(Duration::from_millis(self.choice.random.u64(20..200))).await;
         }
     }
 }

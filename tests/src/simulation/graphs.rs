@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::nemesis::{self, Nemesis};
+use super::nemesis;
 use super::{World, on_own_thread, verdict};
 use crate::chaos::Violation;
 
@@ -53,9 +53,7 @@ pub fn count(nodes: usize) -> u32 {
 pub fn run(plan: &Plan) -> Report {
     let plan = plan.clone();
     on_own_thread(move || {
-        let mut world = World::new(plan.seed, plan.nodes);
-        world.form();
-        let mut nemesis = Nemesis::new(world.nodes.clone(), plan.seed, world.digest.clone());
+        let (mut world, mut nemesis) = World::formed(plan.seed, plan.nodes);
         let (mut found, mut with_majority, mut met, mut longest) = (Vec::new(), 0, 0, Duration::ZERO);
         for cut in plan.cuts.clone() {
             nemesis::cut_links(&mut world.sim, &world.nodes, cut);

@@ -22,6 +22,7 @@ mod report;
 mod verdict;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use charthold_replica::platform;
@@ -61,9 +62,7 @@ pub struct Plan {
 pub fn run(plan: &Plan) -> Report {
     let plan = plan.clone();
     on_own_thread(move || {
-        let mut world = World::new(plan.seed, plan.nodes);
-        world.form();
-        let mut nemesis = Nemesis::new(world.nodes.clone(), plan.seed, world.digest.clone());
+        let (mut world, mut nemesis) = World::formed(plan.seed, plan.nodes);
         let end = world.sim.elapsed() + plan.time;
         while world.sim.elapsed() < end {
             world.step();
@@ -93,6 +92,17 @@ struct World {
 }
 
 impl World {
+    /// A cluster with its clients at work, and who breaks it.
+    fn formed(seed: u64, nodes: usize) -> (Self, Nemesis) {
+        let mut world = Self::new(seed, nodes);
+        while !world.nodes[0].formed.load(SeqCst) {
+            assert!(world.sim.elapsed() < SETTLE_MAX, "the cluster was not formed");
+            world.step();
+        }
+        let nemesis = Nemesis::new(world.nodes.clone(), seed, world.digest.clone());
+        (world, nemesis)
+    }
+
     fn new(seed: u64, nodes: usize) -> Self {
         platform::seed_chance(seed);
         let digest = Digest::default();
@@ -134,14 +144,6 @@ impl World {
         }
     }
 
-    /// Until the cluster is formed.
-    fn form(&mut self) {
-        while !self.nodes[0].formed.load(std::sync::atomic::Ordering::SeqCst) {
-            assert!(self.sim.elapsed() < SETTLE_MAX, "the cluster was not formed");
-            self.step();
-        }
-    }
-
     /// The clients come to their ends, and the nodes to the same position.
     fn settle(&mut self) {
         self.workload.stop();
@@ -151,8 +153,4 @@ impl World {
             self.run_for(Duration::from_secs(1));
         }
     }
-}
-
-fn name_of(node: usize) -> &'static str {
-    NAMES[node]
 }

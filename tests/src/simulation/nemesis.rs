@@ -62,6 +62,14 @@ impl Kind {
     ];
 }
 
+/// What was done to the links between nodes.
+enum Links {
+    Whole,
+    Cut,
+    /// Those of one node hold back what is sent.
+    Held(usize),
+}
+
 pub struct Nemesis {
     nodes: Vec<Arc<Node>>,
     random: fastrand::Rng,
@@ -71,7 +79,7 @@ pub struct Nemesis {
     broken: bool,
     /// Without power.
     down: Vec<usize>,
-    held: Vec<usize>,
+    links: Links,
     pub faults: BTreeMap<Kind, usize>,
     /// Writes of the log that power cuts took.
     pub lost_writes: usize,
@@ -86,7 +94,7 @@ impl Nemesis {
             at: Duration::ZERO,
             broken: false,
             down: Vec::new(),
-            held: Vec::new(),
+            links: Links::Whole,
             faults: BTreeMap::new(),
             lost_writes: 0,
         }
@@ -114,9 +122,17 @@ impl Nemesis {
     fn break_one(&mut self, sim: &mut Sim<'_>) {
         let kind = Kind::ALL[self.random.usize(0..Kind::ALL.len())];
         let node = self.random.usize(0..self.nodes.len());
+        if !self.is_possible(kind, node) {
+            return;
+        }
         self.digest.add(&(sim.elapsed().as_millis() as u64, kind, node));
         *self.faults.entry(kind).or_default() += 1;
         let others = (0..self.nodes.len()).filter(|other| *other != node).collect::<Vec<_>>();
+        match kind {
+            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Graph => self.links = Links::Cut,
+            Kind::Hold => self.links = Links::Held(node),
+            _ => {}
+        }
         match kind {
             Kind::PowerCut => self.cut_power(sim, &[node]),
             Kind::PowerCutAll => self.cut_power(sim, &(0..self.nodes.len()).collect::<Vec<_>>()),
@@ -127,14 +143,7 @@ impl Nemesis {
                 let cut = self.random.u32(..);
                 cut_links(sim, &self.nodes, cut);
             }
-            Kind::Hold => {
-                // Turmoil cannot hold back and cut the same link.
-                if !self.broken && self.held.is_empty() {
-                    self.mend_links(sim);
-                    others.iter().for_each(|other| sim.hold(self.name(node), self.name(*other)));
-                    self.held.push(node);
-                }
-            }
+            Kind::Hold => others.iter().for_each(|other| sim.hold(self.name(node), self.name(*other))),
             Kind::SlowLink => {
                 let latency = Duration::from_millis(self.random.u64(SLOW_LINK));
                 let other = others[self.random.usize(0..others.len())];
@@ -146,10 +155,21 @@ impl Nemesis {
         }
     }
 
+    /// Whether it would change anything, and turmoil can do it: what is held back cannot be cut, nor the other way round.
+    fn is_possible(&self, kind: Kind, node: usize) -> bool {
+        match kind {
+            Kind::PowerCut | Kind::HandOver => !self.down.contains(&node),
+            Kind::PowerCutAll => self.down.len() < self.nodes.len(),
+            Kind::Hold => matches!(self.links, Links::Whole),
+            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Graph => !matches!(self.links, Links::Held(_)),
+            Kind::SlowLink | Kind::SlowDisk | Kind::ClockJump => true,
+        }
+    }
+
     /// Everything is well again, but for what that leaves behind.
     pub fn mend(&mut self, sim: &mut Sim<'_>) {
         self.digest.add(&(sim.elapsed().as_millis() as u64, "mend"));
-        for node in std::mem::take(&mut self.held) {
+        if let Links::Held(node) = std::mem::replace(&mut self.links, Links::Whole) {
             for other in (0..self.nodes.len()).filter(|other| *other != node) {
                 sim.release(self.name(node), self.name(other));
             }

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use super::gateway::{Call, serve};
 use super::network::{CLUSTER, PORT, SimulatedTransport};
-use super::{EPOCH_MS, SHARDS};
+use super::{EPOCH_MS, NAMES, SHARDS};
 
 /// As between data centers of one continent.
 const TIMING: Timing = Timing { heartbeat_ms: 250, election_min_ms: 1_000, election_max_ms: 1_500 };
@@ -150,7 +150,7 @@ impl Node {
     }
 
     fn is_first(&self) -> bool {
-        self.name == super::name_of(0)
+        self.name == NAMES[0]
     }
 
     async fn form(self: Arc<Self>, replica: Arc<Replica>) {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use charthold_client::Role;
 use charthold_proto::v1;
-use charthold_tests::harness::Cluster;
+use charthold_tests::harness::{Cluster, until};
 use prost::Message;
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -165,6 +166,41 @@ async fn a_stream_rests_and_ends_with_its_node() {
     let stopped = tokio::task::block_in_place(|| cluster.stop(0));
     assert!(stopped.success(), "{stopped}");
     assert_eq!(answers.message().await.unwrap(), None, "it ended as a stream should");
+}
+
+/// A stream whose node is to end: what is under way is answered, and what still comes learns that nothing was done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_a_node_leaves_is_refused_at_once() {
+    let mut cluster = Cluster::start(3).await;
+    let caller = Wire::connect(&cluster, 0, "client");
+    let (requests, queue) = mpsc::channel(1);
+    let mut answers = caller.exchange(METHOD, ReceiverStream::new(queue)).await.unwrap();
+    let mut answer = async || answers.message().await.unwrap().map(|it| v1::PipelineResponse::decode(it).unwrap());
+    let send = async |id: u64, timeout_ms| {
+        let call = Some(Call::Commit(commit(&id.to_string(), "text/plain")));
+        let message = v1::PipelineRequest { id, timeout_ms, call, ..Default::default() };
+        requests.send(message.encode_to_vec().into()).await.unwrap();
+    };
+    send(1, 0).await;
+    assert!(matches!(answer().await.unwrap().answer, Some(Answer::Commit(_))));
+    // Alone it commits nothing: the next call waits for all of its time, which is less than a node that leaves has.
+    cluster.kill(1);
+    cluster.kill(2);
+    send(2, 4_000).await;
+    cluster.process(0).signal(Signal::TERM);
+    until("the port is closed, so the gateway leaves", || async {
+        match tokio::net::TcpStream::connect(cluster.endpoint(0)).await {
+            Ok(_) => Err("it accepts".to_owned()),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    send(3, 60_000).await;
+    let refused = answer().await.unwrap();
+    assert_eq!((refused.id, refusal(&refused.answer.unwrap()).reason.as_str()), (3, "NO_QUORUM"));
+    let last = answer().await.unwrap();
+    assert!(last.id == 2 && matches!(last.answer, Some(Answer::Error(_))));
+    assert_eq!(answer().await.map(|more| more.id), None, "it ends as a stream should");
 }
 
 /// A grant that is taken away holds for a stream that is open, too.

@@ -16,6 +16,7 @@ type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
 #[derive(Default)]
 pub struct MemoryState {
     rows: Mutex<Maps>,
+    cutoffs: Cutoffs,
 }
 
 #[derive(Default)]
@@ -33,7 +34,8 @@ impl MemoryState {
     /// What a disk would hold after a power loss.
     pub fn after_crash(&self) -> Self {
         let durable = self.rows.lock().durable.clone();
-        Self { rows: Mutex::new(Maps { visible: Arc::new(durable.clone()), durable, ..Maps::default() }) }
+        let maps = Maps { visible: Arc::new(durable.clone()), durable, ..Maps::default() };
+        Self { rows: Mutex::new(maps), cutoffs: Cutoffs::default() }
     }
 
     /// All rows, to compare states.
@@ -102,11 +104,10 @@ impl StateEngine for MemoryState {
 
     /// Drops at once: what may happen at any time must be harmless at the earliest.
     fn expire_requests(&self, shard: ShardId, made_before_ms: u64) {
-        let cutoffs = Cutoffs::default();
-        cutoffs.set(shard, made_before_ms);
+        self.cutoffs.set(shard, made_before_ms);
         let mut maps = self.rows.lock();
-        expire(Arc::make_mut(&mut maps.visible), &cutoffs);
-        expire(&mut maps.durable, &cutoffs);
+        expire(Arc::make_mut(&mut maps.visible), &self.cutoffs);
+        expire(&mut maps.durable, &self.cutoffs);
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -143,6 +144,7 @@ impl StateEngine for MemoryState {
         let begun = std::mem::take(&mut maps.begun);
         let flushed = maps.pending.drain(..begun).collect::<Vec<_>>();
         flushed.iter().flatten().for_each(|op| apply(&mut maps.durable, op));
+        expire(&mut maps.durable, &self.cutoffs);
         Ok(())
     }
 }
