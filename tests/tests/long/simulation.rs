@@ -57,7 +57,9 @@ pub fn run() {
     let same = reports.iter().zip(&again).filter(|(one, other)| one["digest"] == other["digest"]).count();
     let hours = sum(&reports, "simulated_seconds") as f64 / 3_600.0;
     let faults = |report: &Value| report["faults"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
-    let (operations, faults) = (sum(&reports, "operations"), reports.iter().map(faults).sum::<u64>());
+    // Those that were answered.
+    let operations = sum(&reports, "operations") - sum(&reports, "failed");
+    let faults = reports.iter().map(faults).sum::<u64>();
     println!(
         "{hours:.1} hours of a cluster in {:.1} minutes: {operations} operations, {faults} faults, {} snapshots; \
          {same} of {SEEDS} seeds did the same again; nothing wrong",
