@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use charthold_tests::chaos::{Violation, write_history};
-use charthold_tests::simulation::{self, Plan, graphs};
+use charthold_tests::simulation::{self, Plan, World, graphs};
 use clap::Parser;
 use serde::Serialize;
 
@@ -24,6 +24,9 @@ struct Arguments {
     /// 3 or 5
     #[arg(long, value_name = "N", default_value = "3", value_parser = ["3", "5"])]
     nodes: String,
+    /// How many of them, the last ones, have no keys
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    keyless: u8,
     /// How long faults come, of the cluster's time
     #[arg(long, value_name = "N", default_value_t = 60)]
     minutes: u64,
@@ -36,18 +39,27 @@ struct Arguments {
     /// Where to write what the clients saw, one line an operation
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
+    /// Where to write all that happens, in order
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (seed, nodes) = (arguments.seed, if arguments.nodes == "3" { 3 } else { 5 });
+    let nodes = if arguments.nodes == "3" { 3 } else { 5 };
+    let keyless = usize::from(arguments.keyless);
+    if 2 * keyless >= nodes {
+        say("nodes without keys must be fewer than those with keys");
+        return ExitCode::from(2);
+    }
+    let world = World { seed: arguments.seed, nodes, keyless, log: arguments.log };
     if let Some(graphs) = arguments.graphs {
         let first = arguments.first_graph.unwrap_or(0);
         let last = first.saturating_add(graphs).min(graphs::count(nodes));
-        let report = graphs::run(&graphs::Plan { seed, nodes, cuts: first..last });
+        let report = graphs::run(&graphs::Plan { world, cuts: first..last });
         return conclude(&report, &report.found);
     }
-    let report = simulation::run(&Plan { seed, nodes, time: Duration::from_secs(arguments.minutes * 60) });
+    let report = simulation::run(&Plan { world, time: Duration::from_secs(arguments.minutes * 60) });
     if let Some(path) = &arguments.history
         && let Err(error) = write_history(path, &report.history)
     {

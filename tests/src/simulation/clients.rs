@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::digest::Digest;
 use super::gateway::{Answer, Call, What, Write, place};
 use super::node::{Node, now_ms};
+use super::operator::Operator;
 use super::{EPOCH_MS, SHARDS, TICK};
 use crate::chaos::{Choice, Function, Operation, Status, Wish};
 
@@ -34,6 +35,7 @@ const WANDER_PERCENT: u64 = 40;
 pub struct Workload {
     pub nodes: Vec<Arc<Node>>,
     pub digest: Digest,
+    pub operator: Operator,
     seed: u64,
     operations: Mutex<Vec<Operation>>,
     /// Numbers of clients, and of requests, that were given out.
@@ -47,9 +49,9 @@ pub struct Workload {
 
 impl Workload {
     pub fn new(nodes: Vec<Arc<Node>>, digest: Digest, seed: u64) -> Arc<Self> {
-        let (operations, requests, stopping, stopped, written_ns) = Default::default();
+        let (operator, operations, requests, stopping, stopped, written_ns) = Default::default();
         let numbers = AtomicU64::new(CLIENTS);
-        Arc::new(Self { nodes, digest, seed, operations, numbers, requests, stopping, stopped, written_ns })
+        Arc::new(Self { nodes, digest, operator, seed, operations, numbers, requests, stopping, stopped, written_ns })
     }
 
     /// All clients, until they are told to stop.
@@ -58,7 +60,9 @@ impl Workload {
             sleep(Duration::from_millis(100)).await;
         }
         let clients = (0..CLIENTS).map(|number| tokio::spawn(Client::new(&self, number).run()));
-        futures::future::try_join_all(clients).await?;
+        let operating = self.operator.work(&self.nodes, &self.stopping);
+        let (ended, ()) = futures::future::join(futures::future::try_join_all(clients), operating).await;
+        ended?;
         self.stopped.store(true, SeqCst);
         Ok(())
     }

@@ -4,14 +4,21 @@
 //! reason for one.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::node::now_ms;
 
 const OURS: &str = "charthold";
 const INSTALLED: &str = "a snapshot was installed";
@@ -25,11 +32,19 @@ pub struct Digest(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     hasher: DefaultHasher,
+    /// Where to write all of it.
+    log: Option<File>,
     snapshots: usize,
     errors: Vec<String>,
 }
 
 impl Digest {
+    /// Writes what happens to a file, too.
+    pub fn write_to(&self, path: &Path) -> std::io::Result<()> {
+        self.0.lock().unwrap().log = Some(File::create(path)?);
+        Ok(())
+    }
+
     pub fn add(&self, event: &impl Serialize) {
         let line = serde_json::to_string(event).expect("invariant: an event is plain data");
         self.add_line(&line);
@@ -39,6 +54,9 @@ impl Digest {
         let mut inner = self.0.lock().unwrap();
         inner.hasher.write(line.as_bytes());
         inner.hasher.write_u8(b'\n');
+        if let Some(log) = &mut inner.log {
+            writeln!(log, "{line}").unwrap();
+        }
     }
 
     pub fn value(&self) -> u64 {
@@ -63,12 +81,26 @@ impl Digest {
 
 struct Lines(Digest);
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+/// Whose turn it is: turmoil opens a span of that name around each.
+const HOST: &str = "node";
+
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id).filter(|span| span.name() == HOST) {
+            let mut host = Line(String::new());
+            attributes.record(&mut host);
+            span.extensions_mut().insert(host);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         if !event.metadata().target().starts_with(OURS) {
             return;
         }
-        let mut line = Line(event.metadata().level().to_string());
+        let mut line = Line(format!("{} {}", now_ms(), event.metadata().level()));
+        for span in context.event_scope(event).into_iter().flatten() {
+            line.0.extend(span.extensions().get::<Line>().map(|host| host.0.as_str()));
+        }
         event.record(&mut line);
         self.0.add_line(&line.0);
         let mut inner = self.0.0.lock().unwrap();

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
+use charthold_replica::replica::members::{ChangeError, MemberChange};
 use charthold_replica::replica::{Freshness, Replica, ReplicaError};
 use charthold_replica::shard::command::Command;
+use charthold_replica::shard::types::Member;
 use charthold_replica::store::EngineError;
 use charthold_replica::store::table::{ChartAddress, RecordAddress};
-use charthold_replica::{Slot, Token, shard_of, slots_of};
+use charthold_replica::{NodeId, Slot, Token, shard_of, slots_of};
 use pb::outcome::Result as Outcome;
 use pb::precondition::Condition;
 use tokio::sync::oneshot;
@@ -36,6 +38,16 @@ pub enum What {
     Write(Write),
     /// Leadership of all shards goes to others.
     HandOver,
+    /// A node is no member any more.
+    Remove(NodeId),
+    /// Who listens there becomes a member.
+    Add {
+        address: String,
+    },
+    /// Who listens there has a vote in all groups, as far as this node knows.
+    Votes {
+        address: String,
+    },
 }
 
 /// A put, or without a value a delete.
@@ -109,9 +121,31 @@ pub async fn serve(replica: Arc<Replica>, call: Call) {
             replica.hand_over().await;
             Answer::known(true, 0, String::new())
         }
+        What::Remove(id) => changed(replica.change_member(MemberChange::Remove(id), deadline).await),
+        What::Add { address } => changed(add(&replica, &address, deadline).await),
+        What::Votes { address } if votes(&replica, &address) => Answer::known(true, 0, String::new()),
+        What::Votes { .. } => Answer::FAILED,
     };
     // The client's time may be over.
     let _gone = call.reply.send(answer);
+}
+
+async fn add(replica: &Replica, address: &str, deadline: Instant) -> Result<(), ChangeError> {
+    let (id, member) = replica.find_candidate(address).await?;
+    replica.change_member(MemberChange::Add(id, member), deadline).await
+}
+
+fn votes(replica: &Replica, address: &str) -> bool {
+    replica.status().into_iter().all(|group| {
+        let is_it =
+            |(id, member): (&NodeId, &Member)| member.peer_address == address && group.composition.voters.contains(id);
+        !group.composition.changing && group.composition.members.iter().any(is_it)
+    })
+}
+
+/// What was not done is asked for again: either way it is fine to.
+fn changed(result: Result<(), ChangeError>) -> Answer {
+    result.map_or(Answer::FAILED, |()| Answer::known(true, 0, String::new()))
 }
 
 async fn read(replica: &Replica, key: &str, freshness: Freshness, deadline: Instant) -> Answer {

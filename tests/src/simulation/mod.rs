@@ -6,6 +6,7 @@
 //! gateway.rs   what a node does for clients, without sealing            digest.rs   what happened, as one number
 //! clients.rs   the workload                                             graphs.rs   every way to cut links
 //! nemesis.rs   faults                                                   verdict.rs  what is wrong, at the end
+//! operator.rs  nodes that are removed and added
 //! ```
 //! What is real: everything below the wall but RocksDB's threads (Raft, peers' frames and handshakes, the log's writer,
 //! apply, snapshots, barriers). [Turmoil](https://docs.rs/turmoil) gives each node a runtime of its own whose clock
@@ -18,9 +19,11 @@ pub mod graphs;
 mod nemesis;
 mod network;
 mod node;
+mod operator;
 mod report;
 mod verdict;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -48,12 +51,22 @@ const SETTLE_MAX: Duration = Duration::from_secs(120);
 /// Segments that wait at an end of a connection; turmoil has no back pressure there.
 const SEGMENTS_MAX: usize = 1 << 16;
 
-/// What a run is to be.
+/// What is simulated.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct World {
     pub seed: u64,
     /// 3 or 5.
     pub nodes: usize,
+    /// How many of them, the last ones, have no keys.
+    pub keyless: usize,
+    /// Where to write all that happens.
+    pub log: Option<PathBuf>,
+}
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub world: World,
     /// Of the cluster's time, from when it is formed.
     pub time: Duration,
 }
@@ -62,7 +75,7 @@ pub struct Plan {
 pub fn run(plan: &Plan) -> Report {
     let plan = plan.clone();
     on_own_thread(move || {
-        let (mut world, mut nemesis) = World::formed(plan.seed, plan.nodes);
+        let (mut world, mut nemesis) = Running::formed(&plan.world);
         let end = world.sim.elapsed() + plan.time;
         while world.sim.elapsed() < end {
             world.step();
@@ -81,7 +94,7 @@ fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 }
 
 /// Nodes, clients, and what carries them.
-struct World {
+struct Running {
     sim: Sim<'static>,
     nodes: Vec<Arc<Node>>,
     workload: Arc<Workload>,
@@ -91,29 +104,33 @@ struct World {
     _folder: tempfile::TempDir,
 }
 
-impl World {
+impl Running {
     /// A cluster with its clients at work, and who breaks it.
-    fn formed(seed: u64, nodes: usize) -> (Self, Nemesis) {
-        let mut world = Self::new(seed, nodes);
+    fn formed(what: &World) -> (Self, Nemesis) {
+        let mut world = Self::new(what);
         while !world.nodes[0].formed.load(SeqCst) {
             assert!(world.sim.elapsed() < SETTLE_MAX, "the cluster was not formed");
             world.step();
         }
-        let nemesis = Nemesis::new(world.nodes.clone(), seed, world.digest.clone());
+        let nemesis = Nemesis::new(Arc::clone(&world.workload), what.seed);
         (world, nemesis)
     }
 
-    fn new(seed: u64, nodes: usize) -> Self {
+    fn new(&World { seed, nodes, keyless, ref log }: &World) -> Self {
         platform::seed_chance(seed);
         let digest = Digest::default();
         let listening = digest.listen();
+        log.iter().for_each(|path| digest.write_to(path).unwrap());
         // Few small files, synced often: not on a disk, where there is a choice.
         let memory = std::path::Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let names = NAMES[..nodes].iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let mut random = fastrand::Rng::with_seed(seed);
-        let new = |name: &String| Arc::new(Node::new(name, &names, folder.path(), random.u64(..)));
-        let nodes = names.iter().map(new).collect::<Vec<_>>();
+        let new = |(number, name): (usize, &String)| {
+            let keyed = number < nodes - keyless;
+            Arc::new(Node::new(name, &names, keyed, folder.path(), random.u64(..)))
+        };
+        let nodes = names.iter().enumerate().map(new).collect::<Vec<_>>();
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .enable_random_order()

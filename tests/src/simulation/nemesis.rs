@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use turmoil::Sim;
 
-use super::digest::Digest;
+use super::clients::Workload;
 use super::gateway::{Call, What};
 use super::node::Node;
 
@@ -44,10 +44,12 @@ pub enum Kind {
     ClockJump,
     /// Leadership of all shards goes to others.
     HandOver,
+    /// A node is gone for ever, and a new one comes in its place.
+    Replace,
 }
 
 impl Kind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::PowerCut,
         Self::PowerCutAll,
         Self::Isolate,
@@ -59,6 +61,7 @@ impl Kind {
         Self::SlowDisk,
         Self::ClockJump,
         Self::HandOver,
+        Self::Replace,
     ];
 }
 
@@ -71,9 +74,10 @@ enum Links {
 }
 
 pub struct Nemesis {
+    /// Whose nodes these are, and whose operator is called.
+    workload: Arc<Workload>,
     nodes: Vec<Arc<Node>>,
     random: fastrand::Rng,
-    digest: Digest,
     /// When something happens next.
     at: Duration,
     broken: bool,
@@ -86,11 +90,11 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    pub fn new(nodes: Vec<Arc<Node>>, seed: u64, digest: Digest) -> Self {
+    pub fn new(workload: Arc<Workload>, seed: u64) -> Self {
         Self {
-            nodes,
+            nodes: workload.nodes.clone(),
+            workload,
             random: fastrand::Rng::with_seed(seed),
-            digest,
             at: Duration::ZERO,
             broken: false,
             down: Vec::new(),
@@ -125,7 +129,7 @@ impl Nemesis {
         if !self.is_possible(kind, node) {
             return;
         }
-        self.digest.add(&(sim.elapsed().as_millis() as u64, kind, node));
+        self.workload.digest.add(&(sim.elapsed().as_millis() as u64, kind, node));
         *self.faults.entry(kind).or_default() += 1;
         let others = (0..self.nodes.len()).filter(|other| *other != node).collect::<Vec<_>>();
         match kind {
@@ -152,13 +156,16 @@ impl Nemesis {
             Kind::SlowDisk => self.nodes[node].slow_ms.store(self.random.u64(SLOW_DISK_MS), SeqCst),
             Kind::ClockJump => self.nodes[node].clock_ahead_ms.store(self.random.i64(CLOCK_JUMP_MS), SeqCst),
             Kind::HandOver => self.hand_over(node),
+            Kind::Replace => self.replace(sim, node),
         }
     }
 
     /// Whether it would change anything, and turmoil can do it: what is held back cannot be cut, nor the other way round.
     fn is_possible(&self, kind: Kind, node: usize) -> bool {
         match kind {
-            Kind::PowerCut | Kind::HandOver => !self.down.contains(&node),
+            Kind::PowerCut => !self.down.contains(&node),
+            Kind::HandOver => self.nodes[node].calls().is_some(),
+            Kind::Replace => !self.down.contains(&node) && self.may_lose(node),
             Kind::PowerCutAll => self.down.len() < self.nodes.len(),
             Kind::Hold => matches!(self.links, Links::Whole),
             Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Graph => !matches!(self.links, Links::Held(_)),
@@ -166,9 +173,17 @@ impl Nemesis {
         }
     }
 
+    /// One at a time; and nodes with keys stay more than those without.
+    fn may_lose(&self, node: usize) -> bool {
+        let keyed = self.nodes.iter().filter(|node| node.keyed).count();
+        let keyless = self.nodes.len() - keyed;
+        let known = self.nodes[node].id().is_some() && self.workload.operator.is_idle();
+        known && (!self.nodes[node].keyed || keyed - 1 > keyless)
+    }
+
     /// Everything is well again, but for what that leaves behind.
     pub fn mend(&mut self, sim: &mut Sim<'_>) {
-        self.digest.add(&(sim.elapsed().as_millis() as u64, "mend"));
+        self.workload.digest.add(&(sim.elapsed().as_millis() as u64, "mend"));
         if let Links::Held(node) = std::mem::replace(&mut self.links, Links::Whole) {
             for other in (0..self.nodes.len()).filter(|other| *other != node) {
                 sim.release(self.name(node), self.name(other));
@@ -202,6 +217,14 @@ impl Nemesis {
             sim.crash(self.name(node));
             self.down.push(node);
         }
+    }
+
+    fn replace(&self, sim: &mut Sim<'_>, node: usize) {
+        let Some(old) = self.nodes[node].id() else { return };
+        sim.crash(self.name(node));
+        self.nodes[node].wipe();
+        sim.bounce(self.name(node));
+        self.workload.operator.replace(old, self.nodes[node].address());
     }
 
     fn hand_over(&self, node: usize) {

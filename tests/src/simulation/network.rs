@@ -14,22 +14,30 @@ pub const PORT: u16 = 7401;
 /// Connections that were accepted and not taken yet.
 const ACCEPTED_MAX: usize = 64;
 
+/// What an end says of itself.
+#[derive(Clone)]
+struct Own {
+    name: String,
+    keyed: bool,
+}
+
 type Connected = (Box<dyn Stream>, PeerIdentity);
 
 pub struct SimulatedTransport {
-    name: String,
+    own: Own,
     accepted: Mutex<mpsc::Receiver<Connected>>,
 }
 
 impl SimulatedTransport {
     /// Listens on the host that this is called on.
-    pub async fn listen(name: &str) -> io::Result<Self> {
+    pub async fn listen(name: &str, keyed: bool) -> io::Result<Self> {
         let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
         let (sender, accepted) = mpsc::channel(ACCEPTED_MAX);
-        let own = name.to_owned();
+        let own = Own { name: name.to_owned(), keyed };
+        let listening = own.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (own, sender) = (own.clone(), sender.clone());
+                let (own, sender) = (listening.clone(), sender.clone());
                 tokio::spawn(async move {
                     // Who breaks off is of no interest; who is not taken has gone.
                     if let Ok(connected) = introduce(stream, &own).await {
@@ -38,23 +46,25 @@ impl SimulatedTransport {
                 });
             }
         });
-        Ok(Self { name: name.to_owned(), accepted: Mutex::new(accepted) })
+        Ok(Self { own, accepted: Mutex::new(accepted) })
     }
 }
 
-/// Both ends say their names.
-async fn introduce(mut stream: TcpStream, own: &str) -> io::Result<Connected> {
-    stream.write_u8(own.len() as u8).await?;
-    stream.write_all(own.as_bytes()).await?;
+/// Both ends say their names, and whether they have keys.
+async fn introduce(mut stream: TcpStream, own: &Own) -> io::Result<Connected> {
+    stream.write_u8(own.keyed.into()).await?;
+    stream.write_u8(own.name.len() as u8).await?;
+    stream.write_all(own.name.as_bytes()).await?;
+    let keyed = stream.read_u8().await? != 0;
     let mut name = vec![0; stream.read_u8().await?.into()];
     stream.read_exact(&mut name).await?;
     let name = String::from_utf8(name).map_err(io::Error::other)?;
-    Ok((Box::new(stream), PeerIdentity { cluster: CLUSTER.to_owned(), name, keyed: true }))
+    Ok((Box::new(stream), PeerIdentity { cluster: CLUSTER.to_owned(), name, keyed }))
 }
 
 impl Transport for SimulatedTransport {
     fn dial(&self, address: String) -> BoxFuture<'static, io::Result<Connected>> {
-        let own = self.name.clone();
+        let own = self.own.clone();
         async move { introduce(TcpStream::connect(address).await?, &own).await }.boxed()
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
+use charthold_replica::NodeId;
 use charthold_replica::platform::Platform;
 use charthold_replica::replica::stores::Stores;
 use charthold_replica::replica::{Replica, ReplicaConfig};
@@ -59,6 +60,8 @@ impl AuthorKey for SimulatedKey {
 /// What survives a power cut, and what faults turn.
 pub struct Node {
     pub name: String,
+    /// Without keys it stores and votes, and serves no client.
+    pub keyed: bool,
     folder: PathBuf,
     peers: Vec<String>,
     inner: Mutex<Inner>,
@@ -75,18 +78,21 @@ struct Inner {
     state: Arc<MemoryState>,
     random: fastrand::Rng,
     calls: Option<mpsc::Sender<Call>>,
+    /// As which it runs, or ran last.
+    id: Option<NodeId>,
 }
 
 impl Node {
     /// One of `names`, with its folder in `folder`.
-    pub fn new(name: &str, names: &[String], folder: &Path, seed: u64) -> Self {
+    pub fn new(name: &str, names: &[String], keyed: bool, folder: &Path, seed: u64) -> Self {
         let peers = names.iter().filter(|other| *other != name).map(|other| format!("{other}:{PORT}"));
         let (log, state) = Default::default();
         Self {
             name: name.to_owned(),
+            keyed,
             folder: folder.join(name),
             peers: peers.collect(),
-            inner: Mutex::new(Inner { log, state, random: fastrand::Rng::with_seed(seed), calls: None }),
+            inner: Mutex::new(Inner { log, state, random: fastrand::Rng::with_seed(seed), calls: None, id: None }),
             clock_ahead_ms: AtomicI64::default(),
             slow_ms: AtomicU64::default(),
             formed: AtomicBool::default(),
@@ -119,6 +125,22 @@ impl Node {
         unsynced - kept
     }
 
+    pub fn id(&self) -> Option<NodeId> {
+        self.inner.lock().unwrap().id
+    }
+
+    /// Takes all that it keeps. The process has to have been ended; the next one is a node that nobody knows.
+    pub fn wipe(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        (inner.log, inner.state) = Default::default();
+        (inner.calls, inner.id) = (None, None);
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+
+    pub fn address(&self) -> String {
+        format!("{}:{PORT}", self.name)
+    }
+
     /// The process, until it is ended.
     pub async fn run(self: Arc<Self>) -> turmoil::Result {
         let (clock, chance, disk) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
@@ -132,11 +154,15 @@ impl Node {
         };
         let config = self.config();
         let stores = Stores::simulate(&config, &platform, self.engines(), delay, SHARDS)?;
-        let transport = Arc::new(SimulatedTransport::listen(&self.name).await?);
+        let transport = Arc::new(SimulatedTransport::listen(&self.name, self.keyed).await?);
         let replica = Replica::start(config, stores, transport, platform).await?;
         let (calls, mut waiting) = mpsc::channel(CALLS_MAX);
-        self.inner.lock().unwrap().calls = Some(calls);
-        if self.is_first() {
+        {
+            let mut inner = self.inner.lock().unwrap();
+            inner.id = Some(replica.node_id);
+            inner.calls = self.keyed.then(|| calls.clone());
+        }
+        if self.is_first() && !self.formed.load(SeqCst) {
             tokio::spawn(Arc::clone(&self).form(Arc::clone(&replica)));
         }
         while let Some(call) = waiting.recv().await {
@@ -162,11 +188,11 @@ impl Node {
 
     fn config(&self) -> ReplicaConfig {
         let (name, site) = (self.name.clone(), self.name.clone());
-        let (peer_address, client_address) = (format!("{name}:{PORT}"), String::new());
+        let (peer_address, client_address) = (self.address(), String::new());
         ReplicaConfig {
             data: self.folder.clone(),
             cluster: CLUSTER.to_owned(),
-            member: Member { name, site, peer_address, client_address, keyed: true, code: None },
+            member: Member { name, site, peer_address, client_address, keyed: self.keyed, code: None },
             timing: TIMING,
             retention: Retention {
                 snapshot_after_entries: SNAPSHOT_AFTER_ENTRIES,
@@ -175,12 +201,12 @@ impl Node {
             },
             disk: DiskLimits::default(),
             join: self.peers.clone(),
-            key_check: Bytes::from_static(b"one key"),
+            key_check: if self.keyed { Bytes::from_static(b"one key") } else { Bytes::new() },
             describe: Arc::new(pb::NodeStatus::default),
             upload_idle: Duration::from_secs(3_600),
             leader_sites: Vec::new(),
             keyed_sites_within: None,
-            author_key: Some(Arc::new(SimulatedKey)),
+            author_key: self.keyed.then(|| Arc::new(SimulatedKey) as _),
             keyless_snapshots: false,
         }
     }

@@ -343,12 +343,17 @@ async fn serves(cluster: &mut Cluster, node: usize) -> bool {
     }
 }
 
-pub async fn run() {
+/// Engines alone.
+pub fn run() {
     if let Ok(what) = std::env::var(READ_VARIABLE) {
         read_here(&what);
     }
     let mut random = random();
     flip_engine(Engine::State, &mut random);
     flip_engine(Engine::Log, &mut random);
-    flip_nodes(&mut random).await;
+}
+
+/// Under live nodes.
+pub async fn run_live() {
+    flip_nodes(&mut random()).await;
 }

@@ -59,10 +59,16 @@ async fn documents() {
     documents::run().await;
 }
 
+#[test]
+#[ignore = "takes twenty minutes; a proof"]
+fn bit_flips() {
+    bit_flips::run();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half an hour; a proof"]
-async fn bit_flips() {
-    bit_flips::run().await;
+#[ignore = "takes twenty minutes; a proof"]
+async fn bit_flips_live() {
+    bit_flips::run_live().await;
 }
 
 #[test]

@@ -39,8 +39,15 @@ pub enum Standing {
     Candidate,
 }
 
-/// Tells what a node with this id and name is, or why it may not connect.
-pub type Admit = Arc<dyn Fn(NodeId, &str) -> Result<Standing, String> + Send + Sync>;
+/// Who the cluster's nodes are, as far as this node knows.
+pub trait Roster: Send + Sync {
+    /// What a node with this id and name is, or why it may not connect.
+    fn admit(&self, id: NodeId, name: &str) -> Result<Standing, String>;
+    /// The nodes by this node's own directory, and the index of the entry that says so.
+    fn known(&self) -> (u64, Vec<pb::Member>);
+    /// The same, by the directory of a peer with keys.
+    fn hear(&self, index: u64, members: Vec<pb::Member>);
+}
 
 /// This node's side of every handshake.
 pub struct Greeter {
@@ -49,7 +56,7 @@ pub struct Greeter {
     pub start: Start,
     /// Opaque here: a node with the same root key says the same. Empty: a keyless node.
     pub key_check: Bytes,
-    pub admit: Admit,
+    pub roster: Arc<dyn Roster>,
     pub registry: Registry,
     pub clock: Arc<ClusterClock>,
     pub disks: Arc<ClusterDisks>,
@@ -123,7 +130,7 @@ impl Greeter {
             };
             let refused = checked.as_ref().err().cloned().unwrap_or_default();
             let caller = hello.member.as_ref();
-            let no_member = caller.is_some_and(|member| (self.admit)(member.id, &member.name).is_err());
+            let no_member = caller.is_some_and(|member| self.roster.admit(member.id, &member.name).is_err());
             let answer = self.hello(Lane::Control, caller.map_or(0, |member| member.id), refused);
             write_hello(stream, &pb::Hello { no_member, ..answer }).await?;
             let presence = checked.map_err(HelloError::Refused)?;
@@ -177,7 +184,7 @@ impl Greeter {
         if let Some(expected) = called.filter(|expected| *expected != 0 && id != *expected) {
             return Err(format!("expected node {expected:016x}, found {id:016x}: was its data directory replaced?"));
         }
-        let standing = if called == Some(0) { Standing::Candidate } else { (self.admit)(id, name)? };
+        let standing = if called == Some(0) { Standing::Candidate } else { self.roster.admit(id, name)? };
         self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
     }
 
@@ -187,7 +194,9 @@ impl Greeter {
         loop {
             let disk = disks::level_to_pb(self.disks.own()) as i32;
             let gives_way = self.leadership.gives_way();
-            let mark = pb::Mark { synced: self.log.synced(), clock_ms: self.clock.own_ms(), disk, gives_way };
+            let (members_index, members) = self.roster.known();
+            let (synced, clock_ms) = (self.log.synced(), self.clock.own_ms());
+            let mark = pb::Mark { synced, clock_ms, disk, gives_way, members_index, members };
             let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
             if outbox.send(message).await.is_err() {
                 return std::io::ErrorKind::ConnectionAborted.into();
@@ -200,10 +209,13 @@ impl Greeter {
     pub(super) fn on_mark(&self, from: &Introduced, payload: Bytes) -> std::io::Result<()> {
         let mark = pb::Mark::decode(payload).map_err(std::io::Error::other)?;
         let member = from.hello.member.as_ref().ok_or_else(|| std::io::Error::other("a node without a name"))?;
-        let standing = (self.admit)(member.id, &member.name).map_err(std::io::Error::other)?;
+        let standing = self.roster.admit(member.id, &member.name).map_err(std::io::Error::other)?;
         self.clock.hear(member.id, mark.clock_ms);
         self.disks.hear(member.id, disks::level_from_pb(mark.disk()));
         self.leadership.hear(member.id, mark.gives_way);
+        if member.keyed {
+            self.roster.hear(mark.members_index, mark.members);
+        }
         self.registry.note(member.id, &from.presence, mark.synced, standing == Standing::Member);
         Ok(())
     }

@@ -14,11 +14,12 @@ pub mod members;
 pub mod observe;
 pub mod peers;
 mod propose;
+mod roster;
 pub mod rows;
 pub mod stores;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,12 +33,13 @@ use self::index_rows::IndexRows;
 use self::leaders::Leaders;
 use self::observe::Observer;
 use self::peers::Peers;
+use self::roster::DirectoryRoster;
 use self::rows::ChartRows;
 use self::stores::Stores;
 use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
-use crate::peer::hello::{Admit, Greeter, Standing};
+use crate::peer::hello::{Greeter, Roster};
 use crate::peer::leadership::Leadership;
 use crate::peer::registry::Registry;
 use crate::peer::transport::Transport;
@@ -131,14 +133,14 @@ impl Replica {
     ) -> Result<Arc<Self>, StoreError> {
         let started = Instant::now();
         let node_id = stores.data.node_id;
-        let directory = Arc::new(OnceLock::<Arc<Group>>::new());
-        let greeter = Arc::new(new_greeter(&config, &stores, platform, admit_members(Arc::clone(&directory))));
+        let roster = Arc::new(DirectoryRoster::default());
+        let greeter = Arc::new(new_greeter(&config, &stores, platform, Arc::clone(&roster) as _));
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
         let (disks, leadership) = (Arc::clone(&greeter.disks), Arc::clone(&greeter.leadership));
         let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
         let groups = start_groups(&config, &stores, &peers, &conditions).await?;
-        let _first = directory.set(Arc::clone(&groups[usize::from(DIRECTORY)]));
+        roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
         let observer = Arc::new(Observer {
             node: node_id,
@@ -278,13 +280,13 @@ impl Replica {
 }
 
 /// What this node says of itself in every handshake, and what it hears.
-fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, admit: Admit) -> Greeter {
+fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, roster: Arc<dyn Roster>) -> Greeter {
     Greeter {
         cluster: config.cluster.clone(),
         member: codec::member_to_pb(stores.data.node_id, &config.member),
         start: stores.start,
         key_check: config.key_check.clone(),
-        admit,
+        roster,
         registry: Registry::new(Arc::clone(&stores.log_engine), stores.log.clone()),
         clock: Arc::new(ClusterClock::new(platform)),
         disks: Arc::new(ClusterDisks::new(Arc::clone(&stores.disk))),
@@ -313,18 +315,6 @@ async fn start_groups(
         groups.push(Arc::new(group));
     }
     Ok(groups)
-}
-
-/// Once the cluster is formed, only its members may connect; before, whoever has a certificate of it.
-fn admit_members(directory: Arc<OnceLock<Arc<Group>>>) -> Admit {
-    Arc::new(move |id, name| {
-        let formed = directory.get().filter(|group| group.member_count() > 0);
-        match formed.map(|group| group.member(id)) {
-            None => Ok(Standing::Candidate),
-            Some(Some(member)) if member.name == name => Ok(Standing::Member),
-            Some(_) => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
-        }
-    })
 }
 
 /// Keeps connections to all members, also while no group has anything to tell them: they hear this node's marks there.

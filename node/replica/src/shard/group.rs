@@ -207,6 +207,12 @@ impl Group {
         metrics.membership_config.membership().nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
 
+    /// The index of the entry that made them members.
+    pub fn members_index(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        metrics.borrow_watched().membership_config.log_id().map_or(0, |log_id| log_id.index)
+    }
+
     /// One of them.
     pub fn member(&self, id: NodeId) -> Option<Member> {
         let metrics = self.raft.server_metrics();

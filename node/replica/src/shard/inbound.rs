@@ -61,17 +61,14 @@ impl Inbound {
         Self { groups, incoming, leadership, authors, snapshots, started, restart_silence, describe }
     }
 
-    /// The group, if the sender is one of its members (or it has none yet).
-    fn group(&self, shard: ShardId, from: Caller) -> Result<&Arc<Group>, pb::CallError> {
-        let group = self.groups.get(usize::from(shard)).ok_or(error(ErrorKind::Malformed))?;
-        match group.member_count() == 0 || group.member(from.id).is_some() {
-            true => Ok(group),
-            false => Err(error(ErrorKind::Unavailable)),
-        }
+    /// Whoever is a node of the cluster may speak to all of its groups. Not only to those that know it as a member: a replica
+    /// that was away while members changed knows none of those that came, and one of them may lead.
+    fn group(&self, shard: ShardId) -> Result<&Arc<Group>, pb::CallError> {
+        self.groups.get(usize::from(shard)).ok_or(error(ErrorKind::Malformed))
     }
 
     async fn serve(&self, from: Caller, kind: Kind, shard: ShardId, payload: Bytes) -> Answer {
-        let group = self.group(shard, from)?;
+        let group = self.group(shard)?;
         match kind {
             Kind::Vote | Kind::PreVote => self.vote(group, from.id, kind, payload).await,
             Kind::TransferLeader => self.transfer_leader(group, from.id, payload).await,
@@ -236,7 +233,7 @@ impl Handler for Inbound {
         shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Answer> {
-        let group = match self.group(shard, from) {
+        let group = match self.group(shard) {
             Ok(group) => group,
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };

@@ -119,10 +119,10 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        match committed {
-            Some(log_id) => Ok(self.log.save_committed(codec::encode_log_id(&log_id)).await?),
-            None => Ok(()),
+        if let Some(log_id) = committed {
+            self.log.save_committed(codec::encode_log_id(&log_id));
         }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

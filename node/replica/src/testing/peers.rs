@@ -9,7 +9,7 @@ use crate::NodeId;
 use crate::peer::client::PeerClient;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
-use crate::peer::hello::{Greeter, Standing};
+use crate::peer::hello::{Greeter, Roster, Standing};
 use crate::peer::leadership::Leadership;
 use crate::peer::registry::{Registry, Start};
 use crate::peer::server::{Handler, serve};
@@ -19,6 +19,20 @@ use crate::store::identity::Boot;
 use crate::store::log::LogEngine;
 use crate::store::log::memory::MemoryLog;
 use crate::store::log::writer::LogWriter;
+
+struct AllBut66;
+
+impl Roster for AllBut66 {
+    fn admit(&self, id: NodeId, _name: &str) -> Result<Standing, String> {
+        if id == 66 { Err("no member".to_owned()) } else { Ok(Standing::Member) }
+    }
+
+    fn known(&self) -> (u64, Vec<pb::Member>) {
+        Default::default()
+    }
+
+    fn hear(&self, _index: u64, _members: Vec<pb::Member>) {}
+}
 
 /// A node of the cluster `c` that admits all but the id 66.
 pub fn greeter(id: NodeId, name: &str) -> Arc<Greeter> {
@@ -33,7 +47,7 @@ pub fn new_greeter(id: NodeId, name: &str) -> Greeter {
         member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
         start: Start { boot: Boot { counter: 1, nonce: 1 }, previous: Boot::default(), recovered: 0 },
         key_check: bytes::Bytes::new(),
-        admit: Arc::new(|id, _| if id == 66 { Err("no member".to_owned()) } else { Ok(Standing::Member) }),
+        roster: Arc::new(AllBut66),
         registry: Registry::new(engine, writer.clone()),
         clock: Arc::new(ClusterClock::new(Platform::system())),
         disks: Arc::new(ClusterDisks::new(Arc::default())),

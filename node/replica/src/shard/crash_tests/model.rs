@@ -45,6 +45,11 @@ impl LogModel {
             || self.entries.get(&log_id.index).is_some_and(|entry| entry.log_id() == *log_id)
     }
 
+    /// Whether a crash may leave this of `before`: all of it, but for how much is committed, which is a hint.
+    pub fn is_left_of(&self, before: &Self) -> bool {
+        self.committed <= before.committed && Self { committed: before.committed, ..self.clone() } == *before
+    }
+
     /// What [`super::super::repair`] must make of this log, given what the state has applied.
     pub fn repaired(mut self, applied: Option<LogId>) -> Self {
         if let Some(applied) = applied.filter(|applied| !self.holds(applied)) {

@@ -43,12 +43,19 @@ struct Tail {
     epoch: u64,
     vote: Option<Bytes>,
     committed: Option<Bytes>,
+    /// `committed` is newer than what was handed to the writer.
+    committed_unwritten: bool,
     purged: Option<Bytes>,
 }
 
 impl Tail {
     fn next_index(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    fn take_unwritten(&mut self) -> Option<Bytes> {
+        let unwritten = std::mem::take(&mut self.committed_unwritten);
+        self.committed.clone().filter(|_| unwritten)
     }
 
     fn push(&mut self, entry: Bytes) {
@@ -99,6 +106,7 @@ impl GroupLog {
             epoch: 0,
             vote,
             committed,
+            committed_unwritten: false,
             purged,
         };
         Ok(Self { shard, engine, writer, tail: Arc::new(Mutex::new(tail)) })
@@ -137,7 +145,8 @@ impl GroupLog {
         done: impl FnOnce() + Send + 'static,
     ) -> Result<(), EngineError> {
         let keys = (first..).map(|index| entry_key(self.shard, index));
-        let ops = keys.zip(&entries).map(|(key, entry)| LogOp::Put { key, value: entry.clone() }).collect();
+        let mut ops =
+            keys.zip(&entries).map(|(key, entry)| LogOp::Put { key, value: entry.clone() }).collect::<Vec<_>>();
         let end = first + entries.len() as u64;
         let epoch = {
             let mut tail = self.tail.lock();
@@ -150,6 +159,7 @@ impl GroupLog {
                 return Err(EngineError::new("log", detail));
             }
             entries.into_iter().for_each(|entry| tail.push(entry));
+            ops.extend(tail.take_unwritten().map(|committed| self.put_committed(committed)));
             tail.epoch
         };
         let shared = Arc::clone(&self.tail);
@@ -201,13 +211,14 @@ impl GroupLog {
     pub async fn reset(&self, before: u64, purged: Bytes) -> Result<(), EngineError> {
         let mut ops = self.purge_ops(0, before, &purged);
         ops.push(self.delete_entries(0, u64::MAX));
-        ops.push(LogOp::Put { key: mark_key(self.shard, Mark::Committed), value: purged.clone() });
+        ops.push(self.put_committed(purged.clone()));
         self.writer.write_and_wait(ops, true).await?;
         let mut tail = self.tail.lock();
         tail.truncate(0);
         tail.first = before;
         tail.durable_before = before;
         tail.committed = Some(purged.clone());
+        tail.committed_unwritten = false;
         tail.purged = Some(purged);
         Ok(())
     }
@@ -222,11 +233,12 @@ impl GroupLog {
         Ok(())
     }
 
-    /// A hint for the next start: written in order, synced with whatever is synced next.
-    pub async fn save_committed(&self, committed: Bytes) -> Result<(), EngineError> {
-        self.tail.lock().committed = Some(committed.clone());
-        let ops = vec![LogOp::Put { key: mark_key(self.shard, Mark::Committed), value: committed }];
-        self.writer.write(ops, false, Box::new(|| ())).await
+    /// A hint for the next start: written with the next entries, never by itself. A write of its own for each batch of
+    /// commits would cost as much as the batch, and what a hint that is older lacks comes again from the leader.
+    pub fn save_committed(&self, committed: Bytes) {
+        let mut tail = self.tail.lock();
+        tail.committed = Some(committed);
+        tail.committed_unwritten = true;
     }
 
     /// Entries of a range that are there, until they exceed `bytes_max`; the first always.
@@ -268,6 +280,10 @@ impl GroupLog {
 
     fn scan(&self, range: Range<u64>, bytes_max: usize) -> Result<LogRows, EngineError> {
         self.engine.scan(&entry_key(self.shard, range.start), &entry_key(self.shard, range.end), bytes_max)
+    }
+
+    fn put_committed(&self, committed: Bytes) -> LogOp {
+        LogOp::Put { key: mark_key(self.shard, Mark::Committed), value: committed }
     }
 
     fn delete_entries(&self, from: u64, to: u64) -> LogOp {

@@ -1,0 +1,64 @@
+//! An operator: has nodes that are gone for ever removed, and those in their places added.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use charthold_replica::NodeId;
+use tokio::time::sleep;
+
+use super::clients::ask;
+use super::gateway::What;
+use super::node::Node;
+use crate::chaos::Status;
+
+/// A gateway gets so long for one step.
+const STEP_MAX: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+pub struct Operator {
+    /// Steps to take, one after the other; each until it is done.
+    steps: Mutex<VecDeque<What>>,
+}
+
+impl Operator {
+    /// A node was wiped: what it was goes, what it is comes.
+    pub fn replace(&self, old: NodeId, address: String) {
+        self.steps.lock().unwrap().extend([
+            What::Remove(old),
+            What::Add { address: address.clone() },
+            What::Votes { address },
+        ]);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.steps.lock().unwrap().is_empty()
+    }
+
+    /// Until it is told to stop, and nothing is left to do.
+    pub async fn work(&self, nodes: &[Arc<Node>], stopping: &AtomicBool) {
+        let keyed = nodes.iter().filter(|node| node.keyed).collect::<Vec<_>>();
+        let mut done_by = 0;
+        for node in keyed.iter().cycle() {
+            let step = self.steps.lock().unwrap().front().cloned();
+            let Some(step) = step else {
+                if stopping.load(SeqCst) {
+                    return;
+                }
+                sleep(PAUSE).await;
+                continue;
+            };
+            let done = ask(node, &step, STEP_MAX).await.status == Status::Ok;
+            // What one node has done is done; what one knows another may not, and the first may have to take back.
+            let needed = if let What::Votes { .. } = step { keyed.len() } else { 1 };
+            done_by = if done { done_by + 1 } else { 0 };
+            if done_by == needed {
+                self.steps.lock().unwrap().pop_front();
+                done_by = 0;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
