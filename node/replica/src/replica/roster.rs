@@ -21,8 +21,27 @@ const MEMBERS_MAX: usize = 64;
 #[derive(Default)]
 pub struct DirectoryRoster {
     directory: OnceLock<Arc<Group>>,
-    /// Of the newest directory that others told of: the index of its entry, ids and names.
-    heard: Mutex<(u64, Vec<(NodeId, String)>)>,
+    heard: Mutex<Heard>,
+}
+
+/// The newest members that others told of, and the index of the directory's entry that says so.
+#[derive(Default)]
+struct Heard {
+    index: u64,
+    nodes: Vec<(NodeId, String)>,
+}
+
+impl Heard {
+    fn hear(&mut self, own_index: u64, index: u64, members: Vec<pb::Member>) {
+        if index > self.index.max(own_index) && members.len() <= MEMBERS_MAX {
+            self.index = index;
+            self.nodes = members.into_iter().map(|member| (member.id, member.name)).collect();
+        }
+    }
+
+    fn knows(&self, own_index: u64, id: NodeId, name: &str) -> bool {
+        self.index > own_index && self.nodes.iter().any(|node| (node.0, node.1.as_str()) == (id, name))
+    }
 }
 
 impl DirectoryRoster {
@@ -43,9 +62,7 @@ impl Roster for DirectoryRoster {
         if directory.member(id).is_some_and(|member| member.name == name) {
             return Ok(Standing::Member);
         }
-        let heard = self.heard.lock();
-        let is_newer = heard.0 > directory.members_index();
-        match is_newer && heard.1.iter().any(|(heard_id, heard_name)| *heard_id == id && heard_name == name) {
+        match self.heard.lock().knows(directory.members_index(), id, name) {
             true => Ok(Standing::Member),
             false => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
         }
@@ -58,9 +75,28 @@ impl Roster for DirectoryRoster {
     }
 
     fn hear(&self, index: u64, members: Vec<pb::Member>) {
-        let mut heard = self.heard.lock();
-        if index > heard.0.max(self.own_index()) && members.len() <= MEMBERS_MAX {
-            *heard = (index, members.into_iter().map(|member| (member.id, member.name)).collect());
-        }
+        self.heard.lock().hear(self.own_index(), index, members);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_heard_counts_while_it_is_newer() {
+        let member = |id: NodeId, name: &str| pb::Member { id, name: name.to_owned(), ..pb::Member::default() };
+        let mut heard = Heard::default();
+        assert!(!heard.knows(0, 1, "a"));
+        heard.hear(10, 20, vec![member(1, "a"), member(2, "b")]);
+        assert!(heard.knows(10, 1, "a") && heard.knows(19, 2, "b"));
+        assert!(!heard.knows(20, 1, "a"), "the own directory is as new");
+        assert!(!heard.knows(10, 1, "b") && !heard.knows(10, 3, "a"), "another id, another node");
+        heard.hear(10, 15, vec![member(3, "c")]);
+        heard.hear(30, 25, vec![member(3, "c")]);
+        heard.hear(10, 40, vec![member(3, "c"); MEMBERS_MAX + 1]);
+        assert!(heard.knows(10, 1, "a") && !heard.knows(10, 3, "c"), "older, older than the own one, too many");
+        heard.hear(10, 30, vec![member(3, "c")]);
+        assert!(heard.knows(10, 3, "c") && !heard.knows(10, 1, "a"), "who is in it no more is none any more");
     }
 }
