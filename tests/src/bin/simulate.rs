@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use charthold_tests::chaos::{Violation, write_history};
-use charthold_tests::simulation::{self, Plan, World, graphs};
+use charthold_tests::simulation::{self, Plan, Setup, graphs};
 use clap::Parser;
 use serde::Serialize;
 
@@ -52,14 +52,14 @@ fn main() -> ExitCode {
         say("nodes without keys must be fewer than those with keys");
         return ExitCode::from(2);
     }
-    let world = World { seed: arguments.seed, nodes, keyless, log: arguments.log };
+    let setup = Setup { seed: arguments.seed, nodes, keyless, log: arguments.log };
     if let Some(graphs) = arguments.graphs {
         let first = arguments.first_graph.unwrap_or(0);
         let last = first.saturating_add(graphs).min(graphs::count(nodes));
-        let report = graphs::run(&graphs::Plan { world, cuts: first..last });
+        let report = graphs::run(&graphs::Plan { setup, cuts: first..last });
         return conclude(&report, &report.found);
     }
-    let report = simulation::run(&Plan { world, time: Duration::from_secs(arguments.minutes * 60) });
+    let report = simulation::run(&Plan { setup, time: Duration::from_secs(arguments.minutes * 60) });
     if let Some(path) = &arguments.history
         && let Err(error) = write_history(path, &report.history)
     {

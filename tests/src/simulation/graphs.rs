@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::nemesis;
-use super::{Running, World, on_own_thread, verdict};
+use super::{Setup, World, on_own_thread, verdict};
 use crate::chaos::Violation;
 
 /// From the cut to a write that was asked for since: a leader that lost its majority has to notice, another to be elected.
@@ -19,7 +19,7 @@ const CUT_FOR: Duration = Duration::from_secs(8);
 /// Which ways: the bits of a number are the links that it cuts.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub world: World,
+    pub setup: Setup,
     pub cuts: std::ops::Range<u32>,
 }
 
@@ -51,32 +51,32 @@ pub fn count(nodes: usize) -> u32 {
 pub fn run(plan: &Plan) -> Report {
     let plan = plan.clone();
     on_own_thread(move || {
-        let (mut world, mut nemesis) = Running::formed(&plan.world);
+        let (mut world, mut nemesis) = World::formed(&plan.setup);
         let (mut found, mut with_majority, mut met, mut longest) = (Vec::new(), 0, 0, Duration::ZERO);
         for cut in plan.cuts.clone() {
             nemesis::cut_links(&mut world.sim, &world.nodes, cut);
-            if has_connected_majority(plan.world.nodes, cut) {
+            if has_connected_majority(plan.setup.nodes, cut) {
                 with_majority += 1;
                 let first = world.time_to_writes();
                 world.run_for(CUT_FOR);
                 match first.zip(world.time_to_writes()) {
                     Some((first, later)) => (met, longest) = (met + 1, longest.max(first).max(later)),
-                    None => found.push(not_met(plan.world.nodes, cut, "while a majority reaches each other")),
+                    None => found.push(not_met(plan.setup.nodes, cut, "while a majority reaches each other")),
                 }
             } else {
                 world.run_for(CUT_FOR);
             }
             nemesis.mend(&mut world.sim);
             if world.time_to_writes().is_none() {
-                found.push(not_met(plan.world.nodes, cut, "after all was mended"));
+                found.push(not_met(plan.setup.nodes, cut, "after all was mended"));
             }
         }
         world.settle();
         let mut history = world.workload.take();
         found.extend(verdict::violations(&world.nodes, &mut history, world.digest.errors()));
         Report {
-            seed: plan.world.seed,
-            nodes: plan.world.nodes,
+            seed: plan.setup.seed,
+            nodes: plan.setup.nodes,
             graphs: plan.cuts.len(),
             with_majority,
             met,
@@ -110,7 +110,7 @@ fn has_connected_majority(nodes: usize, cut: u32) -> bool {
     })
 }
 
-impl Running {
+impl World {
     /// How long it takes from now until each shard has taken a write.
     pub(super) fn time_to_writes(&mut self) -> Option<Duration> {
         let begin = self.sim.elapsed();

@@ -53,7 +53,7 @@ const SEGMENTS_MAX: usize = 1 << 16;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct Setup {
     pub seed: u64,
     /// 3 or 5.
     pub nodes: usize,
@@ -66,7 +66,7 @@ pub struct World {
 /// What a run is to be.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub world: World,
+    pub setup: Setup,
     /// Of the cluster's time, from when it is formed.
     pub time: Duration,
 }
@@ -75,7 +75,7 @@ pub struct Plan {
 pub fn run(plan: &Plan) -> Report {
     let plan = plan.clone();
     on_own_thread(move || {
-        let (mut world, mut nemesis) = Running::formed(&plan.world);
+        let (mut world, mut nemesis) = World::formed(&plan.setup);
         let end = world.sim.elapsed() + plan.time;
         while world.sim.elapsed() < end {
             world.step();
@@ -94,7 +94,7 @@ fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 }
 
 /// Nodes, clients, and what carries them.
-struct Running {
+struct World {
     sim: Sim<'static>,
     nodes: Vec<Arc<Node>>,
     workload: Arc<Workload>,
@@ -104,19 +104,19 @@ struct Running {
     _folder: tempfile::TempDir,
 }
 
-impl Running {
+impl World {
     /// A cluster with its clients at work, and who breaks it.
-    fn formed(what: &World) -> (Self, Nemesis) {
-        let mut world = Self::new(what);
+    fn formed(setup: &Setup) -> (Self, Nemesis) {
+        let mut world = Self::new(setup);
         while !world.nodes[0].formed.load(SeqCst) {
             assert!(world.sim.elapsed() < SETTLE_MAX, "the cluster was not formed");
             world.step();
         }
-        let nemesis = Nemesis::new(Arc::clone(&world.workload), what.seed);
+        let nemesis = Nemesis::new(Arc::clone(&world.workload), setup.seed);
         (world, nemesis)
     }
 
-    fn new(&World { seed, nodes, keyless, ref log }: &World) -> Self {
+    fn new(&Setup { seed, nodes, keyless, ref log }: &Setup) -> Self {
         platform::seed_chance(seed);
         let digest = Digest::default();
         let listening = digest.listen();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::nemesis::{Kind, Nemesis};
-use super::{Plan, Running, verdict};
+use super::{Plan, World, verdict};
 use crate::chaos::{Operation, Status, Violation};
 
 #[derive(Debug, Serialize)]
@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(plan: &Plan, nemesis: Nemesis, world: Running) -> Self {
+    pub(super) fn new(plan: &Plan, nemesis: Nemesis, world: World) -> Self {
         let mut history = world.workload.take();
         let count = |counts: &dyn Fn(&Operation) -> bool| history.iter().filter(|operation| counts(operation)).count();
         let reads = count(&|operation| !operation.is_write() && operation.status == Status::Ok);
@@ -48,9 +48,9 @@ impl Report {
         let found = verdict::violations(&world.nodes, &mut history, world.digest.errors());
         world.digest.add_line(&format!("{:?}", world.nodes[0].state().dump()));
         Self {
-            seed: plan.world.seed,
-            nodes: plan.world.nodes,
-            keyless: plan.world.keyless,
+            seed: plan.setup.seed,
+            nodes: plan.setup.nodes,
+            keyless: plan.setup.keyless,
             simulated_seconds: world.sim.elapsed().as_secs(),
             seconds: world.begun.elapsed().as_secs_f64(),
             operations: history.len(),

@@ -17,16 +17,14 @@ fn end(run: Child) -> Value {
 #[test]
 fn a_seed_does_the_same_again_in_another_process() {
     let seed = |seed, keyless| start(&["--nodes", "5", "--keyless", keyless, "--minutes", "30", "--seed", seed]);
-    let (run, again, other) = (seed("7", "1"), seed("7", "1"), seed("8", "0"));
+    let (run, again, other) = (seed("7", "1"), seed("7", "1"), seed("24", "0"));
     let (run, again, other) = (end(run), end(again), end(other));
     assert_eq!(run["digest"], again["digest"]);
     assert_ne!(run["digest"], other["digest"]);
-    // Little is written and not synced at once: not every run loses some of it.
-    assert!([&run, &other].iter().any(|report| report["lost_writes"].as_u64() > Some(0)));
     for report in [run, other] {
         assert_eq!(report["violations"], 0);
         let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
-        for (name, least) in [("writes", 500), ("reads", 500), ("snapshots", 1), ("unknown", 1)] {
+        for (name, least) in [("writes", 500), ("reads", 500), ("snapshots", 1), ("unknown", 1), ("lost_writes", 1)] {
             assert!(number(name) >= least, "{name}: {report}");
         }
         assert!(report["faults"].as_object().unwrap().len() >= 8 && report["faults"]["replace"].is_u64(), "{report}");

@@ -43,10 +43,10 @@ pub enum Standing {
 pub trait Roster: Send + Sync {
     /// What a node with this id and name is, or why it may not connect.
     fn admit(&self, id: NodeId, name: &str) -> Result<Standing, String>;
-    /// The nodes by this node's own directory, and the index of the entry that says so.
-    fn known(&self) -> (u64, Vec<pb::Member>);
-    /// The same, by the directory of a peer with keys.
-    fn hear(&self, index: u64, members: Vec<pb::Member>);
+    /// The nodes by this node's own directory, and the entry that says so.
+    fn known(&self) -> (Option<pb::LogId>, Vec<pb::Member>);
+    /// The same, by the directory of a member with keys.
+    fn hear(&self, at: Option<pb::LogId>, members: Vec<pb::Member>);
 }
 
 /// This node's side of every handshake.
@@ -194,9 +194,9 @@ impl Greeter {
         loop {
             let disk = disks::level_to_pb(self.disks.own()) as i32;
             let gives_way = self.leadership.gives_way();
-            let (members_index, members) = self.roster.known();
+            let (members_at, members) = self.roster.known();
             let (synced, clock_ms) = (self.log.synced(), self.clock.own_ms());
-            let mark = pb::Mark { synced, clock_ms, disk, gives_way, members_index, members };
+            let mark = pb::Mark { synced, clock_ms, disk, gives_way, members_at, members };
             let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
             if outbox.send(message).await.is_err() {
                 return std::io::ErrorKind::ConnectionAborted.into();
@@ -213,8 +213,8 @@ impl Greeter {
         self.clock.hear(member.id, mark.clock_ms);
         self.disks.hear(member.id, disks::level_from_pb(mark.disk()));
         self.leadership.hear(member.id, mark.gives_way);
-        if member.keyed {
-            self.roster.hear(mark.members_index, mark.members);
+        if member.keyed && standing == Standing::Member {
+            self.roster.hear(mark.members_at, mark.members);
         }
         self.registry.note(member.id, &from.presence, mark.synced, standing == Standing::Member);
         Ok(())
@@ -260,7 +260,10 @@ async fn read_hello(stream: &mut dyn Stream) -> Result<pb::Hello, HelloError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::Ordering;
+
     use super::*;
+    use crate::testing::peers::AllBut66;
 
     fn greeter(id: NodeId, name: &str, cluster: &str, counter: u64, nonce: u64) -> Greeter {
         let start = Start { boot: Boot { counter, nonce }, previous: Boot::default(), recovered: 0 };
@@ -319,6 +322,23 @@ mod tests {
         assert!(shake(5, 51).await.unwrap_err().contains("copy"));
         assert!(shake(4, 40).await.unwrap_err().contains("rolled back"));
         assert_eq!(shake(6, 60).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_the_nodes_are_is_heard_from_members_with_keys() {
+        for (keyed, heard) in [(true, 2), (false, 0)] {
+            let roster = Arc::new(AllBut66::default());
+            let called = Greeter { roster: Arc::clone(&roster) as _, ..greeter(2, "b", "c", 1, 1) };
+            let mut caller = greeter(1, "a", "c", 1, 1);
+            caller.member.keyed = keyed;
+            let (mut near, mut far) = tokio::io::duplex(1 << 16);
+            let (called_identity, shown) = (identity("b", "c"), PeerIdentity { keyed, ..identity("a", "c") });
+            let (_, introduced) =
+                tokio::join!(caller.call(&mut near, &called_identity, Lane::Bulk, 2), called.answer(&mut far, &shown));
+            let mark = pb::Mark { members: vec![pb::Member::default(); 2], ..pb::Mark::default() };
+            called.on_mark(&introduced.unwrap(), mark.encode_to_vec().into()).unwrap();
+            assert_eq!(roster.heard.load(Ordering::SeqCst), heard, "keys: {keyed}");
+        }
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
-//! Three nodes in one process, over the network in memory.
+//! A few nodes in one process, over the network in memory.
 
 #![allow(clippy::unwrap_used)]
 
 mod author_tests;
+mod member_tests;
 mod trust_tests;
 
 use std::path::PathBuf;
@@ -27,7 +28,9 @@ use crate::testing::transport::{MemoryNetwork, identity};
 use crate::testing::{TestKey, WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
 use crate::{NodeId, ShardId, slots_of};
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+/// How many of them most clusters have.
+const SIZE: usize = 3;
 const SHARD: ShardId = 5;
 
 fn deadline() -> Instant {
@@ -51,30 +54,31 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start(keyless: &'static [&'static str]) -> Self {
+    async fn start(size: usize, keyless: &'static [&'static str]) -> Self {
         let (network, folder) = (MemoryNetwork::default(), tempfile::tempdir().unwrap().keep());
-        let nodes = vec![None; NAMES.len()];
+        let nodes = vec![None; size];
         let mut cluster = Self { network, folder, nodes, keyless, ahead_ms: Default::default() };
-        for at in 0..NAMES.len() {
+        for at in 0..size {
             cluster.open(at).await;
         }
         cluster
     }
 
     async fn formed() -> Self {
-        Self::formed_with_keyless(&[]).await
+        Self::formed_of(SIZE, &[]).await
     }
 
-    async fn formed_with_keyless(keyless: &'static [&'static str]) -> Self {
-        let cluster = Self::start(keyless).await;
-        cluster.node(0).form(Some(3)).await.unwrap();
+    async fn formed_of(size: usize, keyless: &'static [&'static str]) -> Self {
+        let cluster = Self::start(size, keyless).await;
+        cluster.node(0).form(Some(size)).await.unwrap();
         cluster
     }
 
     /// Starts a node; after a stop it may take a moment until its files are free.
     async fn open(&mut self, at: usize) {
         let name = NAMES[at];
-        let others = NAMES.iter().filter(|other| **other != name).map(|other| (*other).to_owned()).collect();
+        let others =
+            NAMES[..self.nodes.len()].iter().filter(|other| **other != name).map(|other| (*other).to_owned()).collect();
         let keyed = !self.keyless.contains(&name);
         let transport = self.network.join_as(name, PeerIdentity { keyed, ..identity(name) });
         let ahead_ms = Arc::clone(&self.ahead_ms[at]);
@@ -110,7 +114,7 @@ impl Cluster {
     }
 
     async fn end(mut self) {
-        for at in 0..NAMES.len() {
+        for at in 0..self.nodes.len() {
             if self.nodes[at].is_some() {
                 self.stop(at).await;
             }
@@ -136,7 +140,7 @@ impl Cluster {
             leaders.iter().all(|leader| *leader == leaders[0]).then(|| leaders[0])
         })
         .await;
-        (leader, (0..NAMES.len()).find(|at| *at != leader && self.nodes[*at].is_some()).unwrap())
+        (leader, (0..self.nodes.len()).find(|at| *at != leader && self.nodes[*at].is_some()).unwrap())
     }
 
     /// Behind a barrier every node has the same: rows and roots.
@@ -218,10 +222,10 @@ async fn all_nodes_stop_and_everything_is_there_again() {
     propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
     let command = commit_of("once", "obs/once").encode(slot());
     let first = cluster.node(0).propose(SHARD, command.clone(), deadline()).await.unwrap();
-    for at in 0..NAMES.len() {
+    for at in 0..SIZE {
         cluster.stop(at).await;
     }
-    for at in 0..NAMES.len() {
+    for at in 0..SIZE {
         cluster.open(at).await;
     }
     cluster.check_equal(1).await;
@@ -237,7 +241,7 @@ async fn without_a_majority_nothing_is_answered_and_nothing_is_lost() {
     let mut cluster = Cluster::formed().await;
     propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
     let (leader, _) = cluster.leader_and_follower(SHARD).await;
-    let others = (0..NAMES.len()).filter(|at| *at != leader).collect::<Vec<_>>();
+    let others = (0..SIZE).filter(|at| *at != leader).collect::<Vec<_>>();
     for at in &others {
         cluster.network.cut_off(NAMES[*at]);
     }
@@ -288,7 +292,7 @@ async fn a_replica_that_lacks_what_is_purged_comes_back_by_a_snapshot() {
     let shard_of = |node: &Replica| node.status().into_iter().find(|status| status.shard == SHARD).unwrap();
     let last_index = shard_of(cluster.node(follower)).log_index;
     cluster.stop(follower).await;
-    let writer = (follower + 1) % NAMES.len();
+    let writer = (follower + 1) % SIZE;
     for number in 20..900 {
         commit_at(cluster.node(writer), number).await;
     }

@@ -14,9 +14,8 @@ use crate::NodeId;
 use crate::peer::hello::{Roster, Standing};
 use crate::shard::codec;
 use crate::shard::group::Group;
-
-/// More than any cluster has.
-const MEMBERS_MAX: usize = 64;
+use crate::shard::members::MEMBERS_MAX;
+use crate::shard::types::LogId;
 
 #[derive(Default)]
 pub struct DirectoryRoster {
@@ -24,23 +23,23 @@ pub struct DirectoryRoster {
     heard: Mutex<Heard>,
 }
 
-/// The newest members that others told of, and the index of the directory's entry that says so.
+/// The newest members that others told of, and the directory's entry that says so.
 #[derive(Default)]
 struct Heard {
-    index: u64,
+    at: Option<LogId>,
     nodes: Vec<(NodeId, String)>,
 }
 
 impl Heard {
-    fn hear(&mut self, own_index: u64, index: u64, members: Vec<pb::Member>) {
-        if index > self.index.max(own_index) && members.len() <= MEMBERS_MAX {
-            self.index = index;
+    fn hear(&mut self, own: Option<LogId>, at: Option<LogId>, members: Vec<pb::Member>) {
+        if at > self.at.max(own) && members.len() <= MEMBERS_MAX {
+            self.at = at;
             self.nodes = members.into_iter().map(|member| (member.id, member.name)).collect();
         }
     }
 
-    fn knows(&self, own_index: u64, id: NodeId, name: &str) -> bool {
-        self.index > own_index && self.nodes.iter().any(|node| (node.0, node.1.as_str()) == (id, name))
+    fn knows(&self, own: Option<LogId>, id: NodeId, name: &str) -> bool {
+        self.at > own && self.nodes.iter().any(|node| (node.0, node.1.as_str()) == (id, name))
     }
 }
 
@@ -49,54 +48,57 @@ impl DirectoryRoster {
     pub fn begin(&self, directory: Arc<Group>) {
         let _first = self.directory.set(directory);
     }
-
-    fn own_index(&self) -> u64 {
-        self.directory.get().map_or(0, |directory| directory.members_index())
-    }
 }
 
 impl Roster for DirectoryRoster {
     fn admit(&self, id: NodeId, name: &str) -> Result<Standing, String> {
         let formed = self.directory.get().filter(|directory| directory.member_count() > 0);
         let Some(directory) = formed else { return Ok(Standing::Candidate) };
-        if directory.member(id).is_some_and(|member| member.name == name) {
-            return Ok(Standing::Member);
-        }
-        match self.heard.lock().knows(directory.members_index(), id, name) {
+        let is_member = directory.member(id).is_some_and(|member| member.name == name);
+        match is_member || self.heard.lock().knows(directory.members_at(), id, name) {
             true => Ok(Standing::Member),
             false => Err(format!("node {name} with id {id:016x} is no member of this cluster")),
         }
     }
 
-    fn known(&self) -> (u64, Vec<pb::Member>) {
+    fn known(&self) -> (Option<pb::LogId>, Vec<pb::Member>) {
         let Some(directory) = self.directory.get() else { return Default::default() };
         let members = directory.members().into_iter().map(|(id, member)| codec::member_to_pb(id, &member));
-        (directory.members_index(), members.collect())
+        (directory.members_at().as_ref().map(codec::log_id_to_pb), members.collect())
     }
 
-    fn hear(&self, index: u64, members: Vec<pb::Member>) {
-        self.heard.lock().hear(self.own_index(), index, members);
+    fn hear(&self, at: Option<pb::LogId>, members: Vec<pb::Member>) {
+        let own = self.directory.get().and_then(|directory| directory.members_at());
+        self.heard.lock().hear(own, at.as_ref().map(codec::log_id_from_pb), members);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use openraft::vote::RaftLeaderId;
+
     use super::*;
+    use crate::shard::types::LeaderId;
 
     #[test]
     fn what_is_heard_counts_while_it_is_newer() {
+        let at = |term, index| Some(LogId::new(LeaderId::new(term, 1), index));
         let member = |id: NodeId, name: &str| pb::Member { id, name: name.to_owned(), ..pb::Member::default() };
         let mut heard = Heard::default();
-        assert!(!heard.knows(0, 1, "a"));
-        heard.hear(10, 20, vec![member(1, "a"), member(2, "b")]);
-        assert!(heard.knows(10, 1, "a") && heard.knows(19, 2, "b"));
-        assert!(!heard.knows(20, 1, "a"), "the own directory is as new");
-        assert!(!heard.knows(10, 1, "b") && !heard.knows(10, 3, "a"), "another id, another node");
-        heard.hear(10, 15, vec![member(3, "c")]);
-        heard.hear(30, 25, vec![member(3, "c")]);
-        heard.hear(10, 40, vec![member(3, "c"); MEMBERS_MAX + 1]);
-        assert!(heard.knows(10, 1, "a") && !heard.knows(10, 3, "c"), "older, older than the own one, too many");
-        heard.hear(10, 30, vec![member(3, "c")]);
-        assert!(heard.knows(10, 3, "c") && !heard.knows(10, 1, "a"), "who is in it no more is none any more");
+        assert!(!heard.knows(None, 1, "a"));
+        heard.hear(at(2, 10), at(2, 20), vec![member(1, "a"), member(2, "b")]);
+        assert!(heard.knows(at(2, 10), 1, "a") && heard.knows(at(2, 19), 2, "b"));
+        assert!(!heard.knows(at(2, 20), 1, "a"), "the own directory is as new");
+        assert!(!heard.knows(at(3, 15), 1, "a"), "of an earlier leader: it may never have been committed");
+        assert!(!heard.knows(at(2, 10), 1, "b") && !heard.knows(at(2, 10), 3, "a"), "another id, another node");
+        heard.hear(at(2, 10), at(2, 15), vec![member(3, "c")]);
+        heard.hear(at(2, 30), at(2, 25), vec![member(3, "c")]);
+        heard.hear(at(2, 10), at(2, 40), vec![member(3, "c"); MEMBERS_MAX + 1]);
+        assert!(heard.knows(at(2, 10), 1, "a") && !heard.knows(at(2, 10), 3, "c"), "older, or too many");
+        heard.hear(at(2, 10), at(3, 12), vec![member(3, "c")]);
+        assert!(
+            heard.knows(at(2, 10), 3, "c") && !heard.knows(at(2, 10), 1, "a"),
+            "who is in it no more is none any more"
+        );
     }
 }

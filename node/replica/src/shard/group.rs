@@ -207,10 +207,10 @@ impl Group {
         metrics.membership_config.membership().nodes().map(|(id, member)| (*id, member.clone())).collect()
     }
 
-    /// The index of the entry that made them members.
-    pub fn members_index(&self) -> u64 {
+    /// The entry that made them members.
+    pub fn members_at(&self) -> Option<LogId> {
         let metrics = self.raft.server_metrics();
-        metrics.borrow_watched().membership_config.log_id().map_or(0, |log_id| log_id.index)
+        *metrics.borrow_watched().membership_config.log_id()
     }
 
     /// One of them.

@@ -1,6 +1,7 @@
 //! Both ends of a connection between nodes, over the network in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use charthold_proto::internal as pb;
 
@@ -20,18 +21,24 @@ use crate::store::log::LogEngine;
 use crate::store::log::memory::MemoryLog;
 use crate::store::log::writer::LogWriter;
 
-struct AllBut66;
+/// Remembers how many members it heard of last.
+#[derive(Default)]
+pub struct AllBut66 {
+    pub heard: AtomicUsize,
+}
 
 impl Roster for AllBut66 {
     fn admit(&self, id: NodeId, _name: &str) -> Result<Standing, String> {
         if id == 66 { Err("no member".to_owned()) } else { Ok(Standing::Member) }
     }
 
-    fn known(&self) -> (u64, Vec<pb::Member>) {
+    fn known(&self) -> (Option<pb::LogId>, Vec<pb::Member>) {
         Default::default()
     }
 
-    fn hear(&self, _index: u64, _members: Vec<pb::Member>) {}
+    fn hear(&self, _at: Option<pb::LogId>, members: Vec<pb::Member>) {
+        self.heard.store(members.len(), Ordering::SeqCst);
+    }
 }
 
 /// A node of the cluster `c` that admits all but the id 66.
@@ -47,7 +54,7 @@ pub fn new_greeter(id: NodeId, name: &str) -> Greeter {
         member: pb::Member { id, name: name.to_owned(), keyed: true, ..Default::default() },
         start: Start { boot: Boot { counter: 1, nonce: 1 }, previous: Boot::default(), recovered: 0 },
         key_check: bytes::Bytes::new(),
-        roster: Arc::new(AllBut66),
+        roster: Arc::new(AllBut66::default()),
         registry: Registry::new(engine, writer.clone()),
         clock: Arc::new(ClusterClock::new(Platform::system())),
         disks: Arc::new(ClusterDisks::new(Arc::default())),

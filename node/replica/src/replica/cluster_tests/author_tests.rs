@@ -29,7 +29,7 @@ async fn as_leader<T>(cluster: &Cluster, act: impl AsyncFn(&Group) -> Result<T, 
 /// A cluster with a commit, and then one without keys that leads and does something; it ends in vain, with an alarm, and the
 /// nodes with keys go on.
 async fn check_refused<T>(act: impl AsyncFn(&Cluster, &Group) -> Result<T, GroupError>) {
-    let cluster = Cluster::formed_with_keyless(&["c"]).await;
+    let cluster = Cluster::formed_of(SIZE, &["c"]).await;
     propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
     commit_at(cluster.node(0), 1).await;
     cluster.check_equal(1).await;
@@ -42,7 +42,7 @@ async fn check_refused<T>(act: impl AsyncFn(&Cluster, &Group) -> Result<T, Group
     cluster.check_equal(2).await;
     let (leader, _) = cluster.leader_and_follower(SHARD).await;
     assert_ne!(leader, KEYLESS);
-    assert_eq!(cluster.node(0).group(SHARD).members().len(), NAMES.len());
+    assert_eq!(cluster.node(0).group(SHARD).members().len(), SIZE);
     cluster.end().await;
 }
 
@@ -77,7 +77,7 @@ async fn whom_a_keyless_leader_takes_in_is_not_taken() {
 /// Gateways do not ask it either: until it has handed over, no leader is known to them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keyless_leader_is_not_asked() {
-    let cluster = Cluster::formed_with_keyless(&["c"]).await;
+    let cluster = Cluster::formed_of(SIZE, &["c"]).await;
     propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
     let led = as_leader(&cluster, async |group| {
         eventually("it leads", async || group.leads().then_some(())).await;

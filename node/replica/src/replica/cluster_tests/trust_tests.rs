@@ -108,7 +108,7 @@ async fn a_clock_that_the_others_contradict_stamps_nothing() {
     propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
     let (leader, follower) = cluster.leader_and_follower(SHARD).await;
     // It has heard from both others before.
-    for at in 0..NAMES.len() {
+    for at in 0..SIZE {
         let heard = async || (cluster.node(at).greeter.clock.heard() == 2).then_some(());
         eventually("the others' clocks", heard).await;
     }

@@ -43,19 +43,14 @@ struct Tail {
     epoch: u64,
     vote: Option<Bytes>,
     committed: Option<Bytes>,
-    /// `committed` is newer than what was handed to the writer.
-    committed_unwritten: bool,
+    /// The same, while it is newer than what was handed to the writer.
+    committed_unwritten: Option<Bytes>,
     purged: Option<Bytes>,
 }
 
 impl Tail {
     fn next_index(&self) -> u64 {
         self.first + self.entries.len() as u64
-    }
-
-    fn take_unwritten(&mut self) -> Option<Bytes> {
-        let unwritten = std::mem::take(&mut self.committed_unwritten);
-        self.committed.clone().filter(|_| unwritten)
     }
 
     fn push(&mut self, entry: Bytes) {
@@ -106,7 +101,7 @@ impl GroupLog {
             epoch: 0,
             vote,
             committed,
-            committed_unwritten: false,
+            committed_unwritten: None,
             purged,
         };
         Ok(Self { shard, engine, writer, tail: Arc::new(Mutex::new(tail)) })
@@ -159,7 +154,7 @@ impl GroupLog {
                 return Err(EngineError::new("log", detail));
             }
             entries.into_iter().for_each(|entry| tail.push(entry));
-            ops.extend(tail.take_unwritten().map(|committed| self.put_committed(committed)));
+            ops.extend(tail.committed_unwritten.take().map(|committed| self.put_committed(committed)));
             tail.epoch
         };
         let shared = Arc::clone(&self.tail);
@@ -218,7 +213,7 @@ impl GroupLog {
         tail.first = before;
         tail.durable_before = before;
         tail.committed = Some(purged.clone());
-        tail.committed_unwritten = false;
+        tail.committed_unwritten = None;
         tail.purged = Some(purged);
         Ok(())
     }
@@ -237,8 +232,8 @@ impl GroupLog {
     /// commits would cost as much as the batch, and what a hint that is older lacks comes again from the leader.
     pub fn save_committed(&self, committed: Bytes) {
         let mut tail = self.tail.lock();
-        tail.committed = Some(committed);
-        tail.committed_unwritten = true;
+        tail.committed = Some(committed.clone());
+        tail.committed_unwritten = Some(committed);
     }
 
     /// Entries of a range that are there, until they exceed `bytes_max`; the first always.
