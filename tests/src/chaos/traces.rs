@@ -10,7 +10,7 @@ use crate::harness::Cluster;
 pub const CANARY: &str = "Zwieback-Canary-4f1d";
 
 /// What a node may warn of while others die, hang, are cut off or removed, its disk is filled, or its clock is set.
-const EXPECTED: [&str; 14] = [
+const EXPECTED: [&str; 15] = [
     "not ready: this node does not serve until that is mended",
     "cannot reach peer, trying on",
     "cannot hand over leadership",
@@ -24,6 +24,8 @@ const EXPECTED: [&str; 14] = [
     "the disk is nearly full: writes are refused; make room",
     "the disk is full: this replica stands still; make room",
     "is no member of this cluster",
+    // Who has not heard of a removal yet calls the address, at which the next node listens by now.
+    "error=\"refused: you expect node ",
     "a peer is too far for the heartbeat",
 ];
 
