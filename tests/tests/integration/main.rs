@@ -28,6 +28,7 @@ mod revocation;
 mod rotation;
 mod simulation;
 mod snapshots;
+mod state_flush;
 mod status;
 mod stops;
 mod tracing;

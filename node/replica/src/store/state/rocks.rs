@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::compaction_filter::CompactionFilter;
@@ -35,6 +35,9 @@ const MEMTABLE_FILTER_RATIO: f64 = 0.001;
 /// Tables whose larger values lie in blob files.
 const WITH_BLOBS: [Table; 2] = [Table::Version, Table::Part];
 const FLUSH_POLL: Duration = Duration::from_millis(10);
+/// For a full disk to have room again, and RocksDB to notice: it looks every 5 s.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
+const ROOM_POLL: Duration = Duration::from_millis(100);
 /// A file of requests is compacted at this age at the latest: by then all its rows are dead, and go.
 const REQUESTS_COMPACTED_AFTER: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -75,9 +78,27 @@ impl RocksState {
     }
 
     /// Counted for the whole database, and shown by its default column family only. Those of compactions that found the
-    /// disk full are among them, and mean nothing to a flush: RocksDB goes on by itself when there is room.
+    /// disk full are among them, and mean nothing to a flush.
     fn background_errors(&self) -> Result<u64, EngineError> {
         Ok(self.db.property_int_value("rocksdb.background-errors").map_err(failed)?.unwrap_or(0))
+    }
+
+    fn batch(&self, ops: &[StateOp]) -> Result<WriteBatch, EngineError> {
+        let mut batch = WriteBatch::default();
+        for op in ops {
+            match op {
+                StateOp::Put { table, key, value } => batch.put_cf(&self.family(*table)?, key, value),
+                StateOp::Delete { table, key } => batch.delete_cf(&self.family(*table)?, key),
+                StateOp::DeleteRange { table, from, to } => batch.delete_range_cf(&self.family(*table)?, from, to),
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Why RocksDB takes no writes any more, if so: an empty one tells. One that says that the disk is full it takes back by
+    /// itself, and does again what had no room; all others stand.
+    fn standing_error(&self) -> Option<rocksdb::Error> {
+        self.db.write_opt(WriteBatch::default(), &self.unlogged).err()
     }
 
     /// Has RocksDB close the holes in blob files, or no longer.
@@ -192,6 +213,11 @@ impl CompactionFilter for DropDead {
     }
 }
 
+/// What the system calls ENOSPC, as RocksDB tells it of everything that follows from it.
+fn is_full(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::IOError && error.as_ref().contains("No space left on device")
+}
+
 fn failed(error: impl ToString) -> EngineError {
     EngineError::new("state", error)
 }
@@ -277,15 +303,13 @@ impl StateEngine for RocksState {
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
-        let mut batch = WriteBatch::default();
-        for op in ops {
-            match op {
-                StateOp::Put { table, key, value } => batch.put_cf(&self.family(*table)?, key, value),
-                StateOp::Delete { table, key } => batch.delete_cf(&self.family(*table)?, key),
-                StateOp::DeleteRange { table, from, to } => batch.delete_range_cf(&self.family(*table)?, from, to),
+        let begun = Instant::now();
+        loop {
+            match self.db.write_opt(self.batch(ops)?, &self.unlogged) {
+                Err(error) if is_full(&error) && begun.elapsed() < ROOM_WAIT_MAX => std::thread::sleep(ROOM_POLL),
+                written => return written.map_err(failed),
             }
         }
-        self.db.write_opt(batch, &self.unlogged).map_err(failed)
     }
 
     fn begin_flush(&self) -> Result<(), EngineError> {
@@ -294,19 +318,28 @@ impl StateEngine for RocksState {
         let families = Table::ALL.iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
         let families = families.iter().collect::<Vec<_>>();
         self.errors_before.store(self.background_errors()?, Ordering::Relaxed);
+        let begun = Instant::now();
         loop {
             match self.db.flush_cfs_opt(&families, &options) {
                 // Writes are stopped until compaction has caught up: no fault of the disk.
                 Err(error) if error.kind() == ErrorKind::TryAgain => std::thread::sleep(FLUSH_POLL),
+                Err(error) if is_full(&error) && begun.elapsed() < ROOM_WAIT_MAX => std::thread::sleep(ROOM_POLL),
                 begun => return begun.map_err(failed),
             }
         }
     }
 
     fn finish_flush(&self) -> Result<(), EngineError> {
+        let mut failing_since = None;
         while self.immutable_memtables()? > 0 {
             if self.background_errors()? > self.errors_before.load(Ordering::Relaxed) {
-                return Err(failed("a flush failed in the background"));
+                let since = *failing_since.get_or_insert_with(Instant::now);
+                let lasts = since.elapsed() > ROOM_WAIT_MAX;
+                match self.standing_error() {
+                    Some(error) if lasts || !is_full(&error) => return Err(failed(error)),
+                    None if lasts => return Err(failed("a flush fails in the background, again and again")),
+                    _ => {}
+                }
             }
             std::thread::sleep(FLUSH_POLL);
         }
