@@ -42,6 +42,7 @@ pub const PAGES: &[Page] = pages![
     "OVERLOADED",
     "RECORD_EXISTS",
     "RECORD_NOT_FOUND",
+    "REPLICA_UNAVAILABLE",
     "REQUEST_EXPIRED",
     "REQUEST_ID_REUSED",
     "REQUEST_INCOMPLETE",

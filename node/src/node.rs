@@ -53,6 +53,8 @@ pub enum NodeError {
         "this node was removed from the cluster, for ever: stop it, or give it an empty data directory and add it anew"
     )]
     Removed,
+    #[error("the state is damaged ({0}): check the disk and start this node again, its peers give it a new one")]
+    StateDamaged(String),
     #[error("{0}")]
     Clock(String),
     #[error("cannot listen on {address} (listen.ops): {source}")]
@@ -275,7 +277,13 @@ fn check_certificate(
 async fn watch_replica(replica: &Replica) -> NodeError {
     let mut clock_off = ClockOffFor::default();
     loop {
-        if let Some((shard, why)) = replica.stopped_group() {
+        if let Some(why) = replica.gave_up_state() {
+            return NodeError::StateDamaged(why);
+        }
+        // Over a damaged state it is given up in a moment.
+        if let Some((shard, why)) = replica.stopped_group()
+            && !replica.is_damaged()
+        {
             return NodeError::ReplicaStopped { shard, why };
         }
         if replica.was_removed() {

@@ -66,6 +66,7 @@ pub struct Metrics {
     pub barrier_queued: Gauge,
     pub spans_dropped: Counter,
     pub forged: Counter,
+    pub state_damaged: Gauge,
     // What follows is set when somebody looks, by `Replica::refresh_metrics`.
     pub raft: RaftGauges,
     pub engine: EngineGauges,
@@ -130,6 +131,7 @@ impl Metrics {
             barrier_queued: Gauge::default(),
             spans_dropped: Counter::default(),
             forged: Counter::default(),
+            state_damaged: Gauge::default(),
             raft: RaftGauges::default(),
             engine: EngineGauges::default(),
             peer: PeerGauges::default(),
@@ -157,6 +159,8 @@ impl Metrics {
         to.register("trace_spans_dropped", help, self.spans_dropped.clone());
         let help = "What nodes without keys brought as leaders, and this one did not take";
         to.register("forged", help, self.forged.clone());
+        let help = "1 from when a file of the state was found damaged until the state is made anew";
+        to.register("state_damaged", help, self.state_damaged.clone());
         self.raft.register(to);
         self.engine.register(to);
         self.peer.register(to);

@@ -70,6 +70,8 @@ pub enum GatewayError {
     NoLeader,
     #[error("no majority answers; nothing was done")]
     NoQuorum,
+    #[error("this node's replica of the shard cannot be read now, others can; nothing was done")]
+    ReplicaUnavailable,
     #[error("the outcome is not known; repeat with the same request id")]
     OutcomeUnknown,
     #[error("the request did not arrive whole in time; nothing was done")]
@@ -114,6 +116,7 @@ impl GatewayError {
             Self::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
             Self::NoLeader => (Code::Unavailable, "NO_LEADER"),
             Self::NoQuorum | Self::NodesMissing(_) => (Code::Unavailable, "NO_QUORUM"),
+            Self::ReplicaUnavailable => (Code::Unavailable, "REPLICA_UNAVAILABLE"),
             Self::OutcomeUnknown => (Code::Unavailable, "OUTCOME_UNKNOWN"),
             Self::Incomplete => (Code::DeadlineExceeded, "REQUEST_INCOMPLETE"),
             Self::Damaged => (Code::DataLoss, "DAMAGED"),
@@ -145,6 +148,7 @@ impl GatewayError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoLeader | Self::NoQuorum | Self::NodesMissing(_) | Self::OutcomeUnknown => Some(RETRY_LEADER),
+            Self::ReplicaUnavailable => Some(RETRY_LEADER),
             Self::Overloaded | Self::Incomplete => Some(RETRY_OVERLOAD),
             Self::OverloadedFor(delay) => Some(*delay),
             Self::DiskFull => Some(RETRY_DISK_FULL),
@@ -187,12 +191,14 @@ impl From<ReplicaError> for GatewayError {
 
 impl From<EngineError> for GatewayError {
     fn from(error: EngineError) -> Self {
-        if matches!(error, EngineError::Replaced) {
-            // This node is catching up by a snapshot; another one answers meanwhile.
-            return Self::NoQuorum;
+        match error {
+            // This node is catching up by a snapshot, or its disk has spoiled a row: another one has it, and answers.
+            EngineError::Replaced | EngineError::Damaged { .. } => Self::ReplicaUnavailable,
+            EngineError::Failed { .. } => {
+                tracing::error!(%error, "cannot read the state; check this node's disk");
+                Self::Damaged
+            }
         }
-        tracing::error!(%error, "cannot read the state; check this node's disk");
-        Self::Damaged
     }
 }
 

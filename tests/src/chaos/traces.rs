@@ -20,7 +20,7 @@ const EXPECTED: [&str; 15] = [
     "the state is ahead of the log: dropping the log, the leader sends what follows",
     "some calls did not end in time and were cut",
     "of most other nodes': set it right",
-    "the disk is full or hangs: handing over leadership",
+    "the disk is full, hangs, or is damaged: handing over leadership",
     "the disk is nearly full: writes are refused; make room",
     "the disk is full: this replica stands still; make room",
     "is no member of this cluster",

@@ -22,6 +22,7 @@ use super::node::now_ms;
 
 const OURS: &str = "charthold";
 const INSTALLED: &str = "a snapshot was installed";
+const REFILLED: &str = "the shard's rows were fetched";
 /// Of the lines that nobody expects, so many are kept.
 const ERRORS_MAX: usize = 20;
 
@@ -35,6 +36,7 @@ struct Inner {
     /// Where to write all of it.
     log: Option<File>,
     snapshots: usize,
+    refills: usize,
     errors: Vec<String>,
 }
 
@@ -66,6 +68,11 @@ impl Digest {
     /// That nodes installed.
     pub fn snapshots(&self) -> usize {
         self.0.lock().unwrap().snapshots
+    }
+
+    /// Shards that nodes fetched whose state was lost.
+    pub fn refills(&self) -> usize {
+        self.0.lock().unwrap().refills
     }
 
     pub fn errors(&self) -> Vec<String> {
@@ -105,6 +112,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Lines {
         self.0.add_line(&line.0);
         let mut inner = self.0.0.lock().unwrap();
         inner.snapshots += usize::from(line.0.contains(INSTALLED));
+        inner.refills += usize::from(line.0.contains(REFILLED));
         if *event.metadata().level() == Level::ERROR && inner.errors.len() < ERRORS_MAX {
             inner.errors.push(line.0);
         }

@@ -44,12 +44,14 @@ pub enum Kind {
     ClockJump,
     /// Leadership of all shards goes to others.
     HandOver,
+    /// A node loses its power, and its state for ever.
+    LoseState,
     /// A node is gone for ever, and a new one comes in its place.
     Replace,
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PowerCut,
         Self::PowerCutAll,
         Self::Isolate,
@@ -61,6 +63,7 @@ impl Kind {
         Self::SlowDisk,
         Self::ClockJump,
         Self::HandOver,
+        Self::LoseState,
         Self::Replace,
     ];
 }
@@ -156,6 +159,10 @@ impl Nemesis {
             Kind::SlowDisk => self.nodes[node].slow_ms.store(self.random.u64(SLOW_DISK_MS), SeqCst),
             Kind::ClockJump => self.nodes[node].clock_ahead_ms.store(self.random.i64(CLOCK_JUMP_MS), SeqCst),
             Kind::HandOver => self.hand_over(node),
+            Kind::LoseState => {
+                self.cut_power(sim, &[node]);
+                self.nodes[node].lose_state();
+            }
             Kind::Replace => self.replace(sim, node),
         }
     }
@@ -165,7 +172,8 @@ impl Nemesis {
         match kind {
             Kind::PowerCut => !self.down.contains(&node),
             Kind::HandOver => self.nodes[node].calls().is_some(),
-            Kind::Replace => !self.down.contains(&node) && self.may_lose(node),
+            Kind::LoseState => !self.down.contains(&node) && self.all_have_everything(),
+            Kind::Replace => !self.down.contains(&node) && self.all_have_everything() && self.may_go(node),
             Kind::PowerCutAll => self.down.len() < self.nodes.len(),
             Kind::Hold => matches!(self.links, Links::Whole),
             Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Graph => !matches!(self.links, Links::Held(_)),
@@ -173,12 +181,15 @@ impl Nemesis {
         }
     }
 
-    /// One at a time; and nodes with keys stay more than those without.
-    fn may_lose(&self, node: usize) -> bool {
+    /// What one of them loses, others have. They lose it one at a time.
+    fn all_have_everything(&self) -> bool {
+        self.workload.operator.is_idle() && self.nodes.iter().all(|node| node.id().is_some())
+    }
+
+    /// Nodes with keys stay more than those without.
+    fn may_go(&self, node: usize) -> bool {
         let keyed = self.nodes.iter().filter(|node| node.keyed).count();
-        let keyless = self.nodes.len() - keyed;
-        let known = self.nodes[node].id().is_some() && self.workload.operator.is_idle();
-        known && (!self.nodes[node].keyed || keyed - 1 > keyless)
+        !self.nodes[node].keyed || keyed - 1 > self.nodes.len() - keyed
     }
 
     /// Everything is well again, but for what that leaves behind.

@@ -125,6 +125,13 @@ impl Node {
         unsynced - kept
     }
 
+    /// Takes its state as well, whose disk is another one. The log has all that it has acknowledged.
+    pub fn lose_state(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        (inner.state, inner.id) = Default::default();
+    }
+
+    /// Nothing until it runs, after its state was lost or everything was.
     pub fn id(&self) -> Option<NodeId> {
         self.inner.lock().unwrap().id
     }

@@ -26,6 +26,8 @@ pub struct Report {
     pub unknown: usize,
     /// That nodes installed.
     pub snapshots: usize,
+    /// Shards that nodes fetched whose state was lost.
+    pub refills: usize,
     pub faults: BTreeMap<Kind, usize>,
     /// Writes of the log that power cuts took: none of them was acknowledged by that disk.
     pub lost_writes: usize,
@@ -59,6 +61,7 @@ impl Report {
             failed,
             unknown,
             snapshots: world.digest.snapshots(),
+            refills: world.digest.refills(),
             faults: nemesis.faults,
             lost_writes: nemesis.lost_writes,
             digest: format!("{:016x}", world.digest.value()),

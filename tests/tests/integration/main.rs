@@ -7,6 +7,7 @@ mod canary;
 mod chaos;
 mod collector;
 mod command_line;
+mod damage;
 mod dev;
 mod disk_full;
 mod disk_stall;

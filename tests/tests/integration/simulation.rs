@@ -24,7 +24,9 @@ fn a_seed_does_the_same_again_in_another_process() {
     for report in [run, other] {
         assert_eq!(report["violations"], 0);
         let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
-        for (name, least) in [("writes", 500), ("reads", 500), ("snapshots", 1), ("unknown", 1), ("lost_writes", 1)] {
+        for (name, least) in
+            [("writes", 500), ("reads", 500), ("snapshots", 1), ("refills", 1), ("unknown", 1), ("lost_writes", 1)]
+        {
             assert!(number(name) >= least, "{name}: {report}");
         }
         assert!(report["faults"].as_object().unwrap().len() >= 8 && report["faults"]["replace"].is_u64(), "{report}");

@@ -32,6 +32,10 @@ impl ClusterDisks {
         self.own.level()
     }
 
+    pub fn note_damage(&self) {
+        self.own.note_damage();
+    }
+
     /// What is left on this node's disk.
     pub fn own_room_bytes(&self) -> u64 {
         self.own.room_bytes()
@@ -50,14 +54,26 @@ impl ClusterDisks {
         heard.get(&node).is_some_and(|(level, at)| *level == DiskLevel::Good && at.elapsed() < HEARD_MAX)
     }
 
+    /// Whether a node whose state is damaged may go out of service until it is made anew: all others are well, or wait for
+    /// this one. The one with the smallest id goes first, so that never two go.
+    pub fn may_go(&self, node: NodeId, members: &[NodeId]) -> bool {
+        let heard = self.heard.lock();
+        let lets_go = |id: &NodeId| match heard.get(id) {
+            Some((DiskLevel::Good | DiskLevel::Low, at)) => at.elapsed() < HEARD_MAX,
+            Some((DiskLevel::Damaged, at)) => at.elapsed() < HEARD_MAX && *id > node,
+            _ => false,
+        };
+        members.iter().filter(|id| **id != node).all(lets_go)
+    }
+
     /// Whether a leader may take a write: its own disk has room, and so have those of a majority. A peer that is not
     /// heard of is not counted on, but only once another one is short of room: else there may just be no quorum, which
     /// is another answer.
     pub fn may_write(&self, members: impl FnOnce() -> Vec<NodeId>) -> bool {
-        if !matches!(self.own(), DiskLevel::Good | DiskLevel::Stalled) {
+        let full = |level: DiskLevel| matches!(level, DiskLevel::Low | DiskLevel::Critical);
+        if full(self.own()) {
             return false;
         }
-        let full = |level: DiskLevel| matches!(level, DiskLevel::Low | DiskLevel::Critical);
         let lately = |at: &Instant| at.elapsed() < HEARD_MAX;
         let heard = self.heard.lock();
         if !heard.values().any(|(level, at)| full(*level) && lately(at)) {
@@ -78,6 +94,8 @@ pub(super) fn level_to_pb(level: DiskLevel) -> pb::mark::Disk {
         DiskLevel::Low => pb::mark::Disk::Low,
         DiskLevel::Critical => pb::mark::Disk::Critical,
         DiskLevel::Stalled => pb::mark::Disk::Stalled,
+        DiskLevel::Damaged => pb::mark::Disk::Damaged,
+        DiskLevel::Refilling => pb::mark::Disk::Refilling,
     }
 }
 
@@ -87,12 +105,14 @@ pub(super) fn level_from_pb(level: pb::mark::Disk) -> DiskLevel {
         pb::mark::Disk::Low => DiskLevel::Low,
         pb::mark::Disk::Critical => DiskLevel::Critical,
         pb::mark::Disk::Stalled => DiskLevel::Stalled,
+        pb::mark::Disk::Damaged => DiskLevel::Damaged,
+        pb::mark::Disk::Refilling => DiskLevel::Refilling,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use DiskLevel::{Critical, Good, Low, Stalled};
+    use DiskLevel::{Critical, Damaged, Good, Low, Refilling, Stalled};
 
     use super::*;
 
@@ -125,10 +145,28 @@ mod tests {
             // It answers or it does not: there is room.
             (Good, &[Some(Stalled), Some(Good)], true),
             (Stalled, &[Some(Good), Some(Good)], true),
+            (Damaged, &[Some(Refilling), Some(Good)], true),
             (Good, &[Some(Critical), Some(Critical), Some(Good), Some(Good)], true),
             (Good, &[Some(Critical), Some(Critical), Some(Critical), Some(Good)], false),
         ] {
             assert_eq!(may_write(own, others), wanted, "{own:?}, {others:?}");
+        }
+    }
+
+    #[test]
+    fn of_those_whose_state_is_damaged_one_goes_at_a_time() {
+        for (others, wanted) in [
+            ([(1, Some(Good)), (3, Some(Low))], true),
+            ([(1, Some(Good)), (3, None)], false),
+            ([(1, Some(Damaged)), (3, Some(Good))], false),
+            ([(1, Some(Good)), (3, Some(Damaged))], true),
+            ([(1, Some(Good)), (3, Some(Refilling))], false),
+            ([(1, Some(Stalled)), (3, Some(Good))], false),
+        ] {
+            let disks = ClusterDisks::new(Arc::new(Disk::default()));
+            let heard = others.iter().filter_map(|(node, level)| Some((*node, (*level)?)));
+            heard.for_each(|(node, level)| disks.hear(node, level));
+            assert_eq!(disks.may_go(2, &[1, 2, 3]), wanted, "{others:?}");
         }
     }
 

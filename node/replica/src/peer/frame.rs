@@ -50,6 +50,8 @@ pub enum Kind {
     Append = 32,
     /// One message of the snapshot stream with this id.
     Snapshot = 33,
+    /// Asks for the next message of a snapshot that the called end sends.
+    FetchSnapshot = 34,
 }
 
 impl Kind {
@@ -72,6 +74,7 @@ impl Kind {
             Self::ChangeMember,
             Self::Append,
             Self::Snapshot,
+            Self::FetchSnapshot,
         ];
         kinds.into_iter().find(|known| *known as u8 == kind)
     }

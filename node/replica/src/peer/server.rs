@@ -167,7 +167,7 @@ impl Session {
             | Kind::GiveWay
             | Kind::ChangeMember => self.call(message),
             Kind::Mark => self.greeter.on_mark(&self.introduced, message.payload),
-            Kind::Append | Kind::Snapshot => self.stream(message),
+            Kind::Append | Kind::Snapshot | Kind::FetchSnapshot => self.stream(message),
             Kind::StreamEnd => {
                 self.streams.remove(&message.id);
                 Ok(())

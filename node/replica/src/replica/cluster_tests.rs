@@ -4,6 +4,7 @@
 
 mod author_tests;
 mod member_tests;
+mod refill_tests;
 mod trust_tests;
 
 use std::path::PathBuf;
@@ -74,24 +75,33 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a node; after a stop it may take a moment until its files are free.
+    /// Starts a node.
     async fn open(&mut self, at: usize) {
+        self.nodes[at] = Some(self.opening(at).await);
+    }
+
+    /// A node that starts; after a stop it may take a moment until its files are free.
+    fn opening(&self, at: usize) -> impl Future<Output = Arc<Replica>> + Send + use<> {
         let name = NAMES[at];
-        let others =
-            NAMES[..self.nodes.len()].iter().filter(|other| **other != name).map(|other| (*other).to_owned()).collect();
+        let data = self.folder.join(name);
+        let others = NAMES[..self.nodes.len()]
+            .iter()
+            .filter(|other| **other != name)
+            .map(|other| (*other).to_owned())
+            .collect::<Vec<_>>();
         let keyed = !self.keyless.contains(&name);
         let transport = self.network.join_as(name, PeerIdentity { keyed, ..identity(name) });
         let ahead_ms = Arc::clone(&self.ahead_ms[at]);
         let clock = move || Platform::system().now_ms() + ahead_ms.load(Ordering::SeqCst);
         let platform = Platform::new(clock, || Platform::system().random());
-        let opened = eventually("its files", async || {
+        let open = async move || {
             let config = ReplicaConfig {
                 leader_sites: Vec::new(),
                 keyed_sites_within: None,
                 author_key: keyed.then(|| Arc::new(TestKey) as _),
                 keyless_snapshots: false,
                 upload_idle: Duration::from_secs(60),
-                data: self.folder.join(name),
+                data: data.clone(),
                 cluster: "c".to_owned(),
                 member: Member { keyed, ..member(name) },
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
@@ -102,8 +112,8 @@ impl Cluster {
                 join: Vec::clone(&others),
             };
             Replica::open(config, Arc::clone(&transport) as _, platform.clone()).await.ok()
-        });
-        self.nodes[at] = Some(opened.await);
+        };
+        eventually("its files", open)
     }
 
     async fn stop(&mut self, at: usize) {

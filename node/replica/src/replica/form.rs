@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::Replica;
 use crate::NodeId;
 use crate::peer::Lane;
+use crate::peer::hello::Greeter;
+use crate::peer::transport::Transport;
 use crate::shard::codec;
 use crate::shard::members::keyless_are_few;
 use crate::shard::types::Member;
@@ -81,15 +83,22 @@ impl Replica {
 
     /// Asks an address who is there.
     pub(super) async fn probe(&self, address: &str) -> Result<pb::Hello, FormError> {
-        let unreachable = |detail: String| FormError::Unreachable { address: address.to_owned(), detail };
-        let dialed = async {
-            let dialed = self.transport.dial(address.to_owned()).await;
-            let (mut stream, identity) = dialed.map_err(|error| error.to_string())?;
-            let hello = self.greeter.call(&mut *stream, &identity, Lane::Control, 0).await;
-            hello.map(|introduced| introduced.hello).map_err(|error| error.to_string())
-        };
-        let limit = Instant::now() + REACH_MAX;
-        let hello = tokio::time::timeout_at(limit, dialed).await;
-        hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)
+        ask_who_is_there(&*self.transport, &self.greeter, address).await
     }
+}
+
+/// Asks an address who is there.
+pub(super) async fn ask_who_is_there(
+    transport: &dyn Transport,
+    greeter: &Greeter,
+    address: &str,
+) -> Result<pb::Hello, FormError> {
+    let unreachable = |detail: String| FormError::Unreachable { address: address.to_owned(), detail };
+    let dialed = async {
+        let (mut stream, identity) = transport.dial(address.to_owned()).await.map_err(|error| error.to_string())?;
+        let hello = greeter.call(&mut *stream, &identity, Lane::Control, 0).await;
+        hello.map(|introduced| introduced.hello).map_err(|error| error.to_string())
+    };
+    let hello = tokio::time::timeout(REACH_MAX, dialed).await;
+    hello.map_err(|_| unreachable("no answer".to_owned()))?.map_err(unreachable)
 }

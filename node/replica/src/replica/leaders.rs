@@ -83,7 +83,11 @@ impl Leaders {
         }
         match reason {
             Reason::Disk(level) => {
-                tracing::warn!(?level, shards = going.len(), "the disk is full or hangs: handing over leadership");
+                tracing::warn!(
+                    ?level,
+                    shards = going.len(),
+                    "the disk is full, hangs, or is damaged: handing over leadership"
+                );
             }
             Reason::NoKeys => tracing::info!(shards = going.len(), "this node has no keys: handing over what it leads"),
             Reason::Told => tracing::info!(shards = going.len(), "told to give way: handing over leadership"),

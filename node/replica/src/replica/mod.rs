@@ -5,6 +5,7 @@
 mod barrier;
 #[cfg(test)]
 mod cluster_tests;
+mod damage;
 mod distance;
 pub mod documents;
 pub mod form;
@@ -14,12 +15,13 @@ pub mod members;
 pub mod observe;
 pub mod peers;
 mod propose;
+mod refill;
 mod roster;
 pub mod rows;
 pub mod stores;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,12 +29,14 @@ use charthold_proto::internal as pb;
 use tokio::time::Instant;
 
 use self::barrier::Barriers;
+use self::damage::Damage;
 use self::distance::Distances;
 use self::documents::DocumentRows;
 use self::index_rows::IndexRows;
 use self::leaders::Leaders;
 use self::observe::Observer;
 use self::peers::Peers;
+use self::refill::Refill;
 use self::roster::DirectoryRoster;
 use self::rows::ChartRows;
 use self::stores::Stores;
@@ -107,6 +111,7 @@ pub struct Replica {
     timing: Timing,
     state: StateStore,
     observer: Arc<Observer>,
+    given_up: Arc<OnceLock<String>>,
     server: tokio::task::JoinHandle<()>,
     sweep: tokio::task::JoinHandle<()>,
     /// Held: the lock on the data directory.
@@ -139,7 +144,19 @@ impl Replica {
         peers.set_greeter(Arc::clone(&greeter));
         let (disks, leadership) = (Arc::clone(&greeter.disks), Arc::clone(&greeter.leadership));
         let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
-        let groups = start_groups(&config, &stores, &peers, &conditions).await?;
+        let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
+        let logs = open_logs(&stores)?;
+        let refill = Refill {
+            stores: &stores,
+            peers: &peers,
+            transport: Arc::clone(&transport),
+            greeter: Arc::clone(&greeter),
+            join: &config.join,
+            from_keyless: config.keyless_snapshots || !config.member.keyed,
+            describe: Arc::clone(&config.describe),
+        };
+        refill.run(&logs).await?;
+        let groups = start_groups(&config, &stores, logs, &peers, &outgoing, &conditions).await?;
         roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
         let observer = Arc::new(Observer {
@@ -161,17 +178,26 @@ impl Replica {
         let inbound = Inbound::new(
             groups.clone(),
             stores.incoming.clone(),
+            outgoing,
             Arc::clone(&leadership),
             Arc::clone(&authors),
-            started,
-            silence,
+            started + silence,
             describe,
         );
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
         let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
+        let given_up = Arc::new(OnceLock::new());
+        let damage = Damage {
+            node: node_id,
+            groups: groups.clone(),
+            state: stores.state.clone(),
+            disks: Arc::clone(&disks),
+            set_aside: stores.set_aside,
+            given_up: Arc::clone(&given_up),
+        };
         let leaders = Leaders { groups: groups.clone(), disks, leadership, sites: config.leader_sites };
-        let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), follow).0 });
+        let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), damage.watch(), follow).0 });
         allow_elections_later(groups.clone(), started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
         let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), uploads, config.upload_idle));
@@ -190,6 +216,7 @@ impl Replica {
             timing: config.timing,
             state: stores.state,
             observer,
+            given_up,
             server,
             sweep,
             _data: stores.data,
@@ -236,6 +263,16 @@ impl Replica {
     /// The first group that has stopped, and why. A node with a stopped group is half dead: it should end.
     pub fn stopped_group(&self) -> Option<(ShardId, String)> {
         self.groups.iter().find_map(|group| Some((group.shard, group.stopped()?)))
+    }
+
+    /// What is wrong with a file of the state, if this node is to end over it: its next start makes the state anew.
+    pub fn gave_up_state(&self) -> Option<String> {
+        self.given_up.get().cloned()
+    }
+
+    /// Whether a file of the state was found damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.state.engine().damage().is_some()
     }
 
     /// Why this node's clock is not to be used, if it is not. It stamps nothing then; if that lasts it should end.
@@ -296,18 +333,24 @@ fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, rost
     }
 }
 
+fn open_logs(stores: &Stores) -> Result<Vec<GroupLog>, StoreError> {
+    let open = |shard| GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone());
+    Ok(stores.groups.clone().map(open).collect::<Result<_, _>>()?)
+}
+
 async fn start_groups(
     config: &ReplicaConfig,
     stores: &Stores,
+    logs: Vec<GroupLog>,
     peers: &Arc<Peers>,
+    outgoing: &Arc<Outgoing>,
     conditions: &Arc<Conditions>,
 ) -> Result<Vec<Arc<Group>>, StoreError> {
     let mut groups = Vec::new();
-    let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
-    for shard in stores.groups.clone() {
-        let log = GroupLog::open(shard, Arc::clone(&stores.log_engine), stores.log.clone())?;
+    for log in logs {
+        let shard = log.shard();
         let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
-        let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(&outgoing));
+        let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(outgoing));
         let (stored, conditions) = (GroupStores { log, state, incoming }, Arc::clone(conditions));
         let (node, timing, retention) = (stores.data.node_id, &config.timing, &config.retention);
         let group = Group::start(shard, node, timing, retention, stored, network, conditions).await;

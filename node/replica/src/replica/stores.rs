@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::ReplicaConfig;
 use crate::peer::registry::Start;
 use crate::platform::Platform;
-use crate::store::StoreError;
 use crate::store::disk::{self, Disk};
 use crate::store::identity::DataDirectory;
 use crate::store::incoming::Incoming;
@@ -18,9 +17,11 @@ use crate::store::log::rocks::RocksLog;
 use crate::store::log::synced_mark::SyncedMark;
 use crate::store::log::writer::LogWriter;
 use crate::store::opening::{SAY_AFTER, watched};
+use crate::store::set_aside::{Mark, SetAside};
 use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::rocks::RocksState;
+use crate::store::{EngineError, StoreError};
 use crate::{DIRECTORY, SHARD_COUNT, ShardId};
 
 /// The stores of a node, open.
@@ -32,6 +33,9 @@ pub struct Stores {
     pub(super) state: StateStore,
     pub(super) incoming: Incoming,
     pub(super) disk: Arc<Disk>,
+    pub(super) set_aside: SetAside,
+    /// The state is made anew, and why.
+    pub(super) marked: Option<Mark>,
     /// Whose stores these are.
     pub(super) groups: RangeInclusive<ShardId>,
 }
@@ -47,14 +51,15 @@ impl Stores {
         let recovered = log_engine.write_number();
         let mark = SyncedMark::open(&data.synced_mark_path(), recovered)?;
         let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
-        let state_path = data.state_path();
-        let state = watched(&state_path, SAY_AFTER, || RocksState::open(&state_path))?;
+        let set_aside = SetAside::at(&config.data);
+        let state = open_state(&data.state_path(), &set_aside)?;
         let state = StateStore::start(Arc::new(state), log.clone())?;
         let incoming = open_incoming(&data.incoming_path())?;
         data.sync()?;
         let disk = disk::watch(&config.data, config.disk, log.busy())?;
         let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
-        Ok(Self { data, start, log_engine, log, state, incoming, disk, groups: DIRECTORY..=SHARD_COUNT })
+        let (marked, groups) = (set_aside.marked()?, DIRECTORY..=SHARD_COUNT);
+        Ok(Self { data, start, log_engine, log, state, incoming, disk, set_aside, marked, groups })
     }
 
     /// For a simulation, in the runtime that is to drive it: no thread, engines in memory, a disk that is well and takes
@@ -72,7 +77,27 @@ impl Stores {
         let state = StateStore::simulate(state, writer.clone())?;
         let incoming = open_incoming(&data.incoming_path())?;
         let groups = DIRECTORY..=shards.min(SHARD_COUNT);
-        Ok(Self { data, start, log_engine: log, log: writer, state, incoming, disk: Arc::default(), groups })
+        let (disk, set_aside) = (Arc::default(), SetAside::at(&config.data));
+        Ok(Self { data, start, log_engine: log, log: writer, state, incoming, disk, set_aside, marked: None, groups })
+    }
+}
+
+/// Opens the state; one that is damaged, or was found to be, is set aside, and an empty one takes its place.
+fn open_state(path: &Path, set_aside: &SetAside) -> Result<RocksState, StoreError> {
+    let open = || watched(path, SAY_AFTER, || RocksState::open(path));
+    set_aside.make_way(path)?;
+    if let Some(mark) = set_aside.marked()? {
+        tracing::warn!(why = mark.detail, "the state was damaged and is set aside: it is made anew");
+    }
+    match open() {
+        Err(EngineError::Damaged { detail, .. }) => {
+            tracing::error!(why = detail, "the state is damaged and is set aside: it is made anew");
+            let peers = set_aside.marked()?.map(|mark| mark.peers).unwrap_or_default();
+            set_aside.mark(&Mark { detail, peers })?;
+            set_aside.make_way(path)?;
+            Ok(open()?)
+        }
+        opened => Ok(opened?),
     }
 }
 

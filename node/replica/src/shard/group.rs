@@ -23,6 +23,7 @@ use super::machine::GroupMachine;
 use super::members::Composition;
 use super::network::GroupNetwork;
 use super::repair::repair;
+use super::snapshot::Snapshot;
 use super::types::{LogId, Member, Proposal, Raft};
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
@@ -361,6 +362,14 @@ impl Group {
         let gone = gone.metrics(|metrics| metrics.current_leader != Some(self.node), "handed over").await;
         if gone.is_err() {
             tracing::info!(shard = self.shard, "the successor did not take over in time: the others will elect");
+        }
+    }
+
+    /// The group's rows as they are on this replica now.
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, GroupError> {
+        match self.raft.get_snapshot().await {
+            Ok(snapshot) => snapshot.ok_or_else(|| GroupError::Stopped("it has applied nothing".to_owned())),
+            Err(error) => Err(GroupError::Stopped(error.to_string())),
         }
     }
 

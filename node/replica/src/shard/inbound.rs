@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use super::authors::Authors;
 use super::codec::{self, Malformed};
 use super::durability::Durability;
+use super::fetch;
 use super::group::{Confirmed, Group, GroupError};
 use super::members;
 use super::network;
-use super::transfer;
+use super::transfer::{self, Outgoing};
 use super::types::{LogId, TypeConfig, Vote};
 use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
@@ -36,12 +37,12 @@ pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
 pub struct Inbound {
     groups: Vec<Arc<Group>>,
     incoming: Incoming,
+    outgoing: Arc<Outgoing>,
     leadership: Arc<Leadership>,
     authors: Arc<Authors>,
     /// By group: one snapshot at a time.
     snapshots: Vec<Arc<Semaphore>>,
-    started: Instant,
-    restart_silence: Duration,
+    elects_from: Instant,
     describe: Describe,
 }
 
@@ -51,14 +52,14 @@ impl Inbound {
     pub fn new(
         groups: Vec<Arc<Group>>,
         incoming: Incoming,
+        outgoing: Arc<Outgoing>,
         leadership: Arc<Leadership>,
         authors: Arc<Authors>,
-        started: Instant,
-        restart_silence: Duration,
+        elects_from: Instant,
         describe: Describe,
     ) -> Self {
         let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { groups, incoming, leadership, authors, snapshots, started, restart_silence, describe }
+        Self { groups, incoming, outgoing, leadership, authors, snapshots, elects_from, describe }
     }
 
     /// Whoever is a node of the cluster may speak to all of its groups. Not only to those that know it as a member: a replica
@@ -116,7 +117,7 @@ impl Inbound {
 
     /// The restart rule: see [`super::config::Timing::restart_silence`].
     fn may_elect(&self) -> Result<(), pb::CallError> {
-        match self.started.elapsed() > self.restart_silence {
+        match Instant::now() > self.elects_from {
             true => Ok(()),
             false => Err(error(ErrorKind::TooEarly)),
         }
@@ -237,6 +238,9 @@ impl Handler for Inbound {
             Ok(group) => group,
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
+        if kind == Kind::FetchSnapshot {
+            return fetch::give(Arc::clone(group), Arc::clone(&self.outgoing), requests);
+        }
         if kind == Kind::Snapshot && !(group.takes_entries() && self.authors.take_snapshot(shard, from)) {
             return futures::stream::iter([Err(error(ErrorKind::Unavailable))]).boxed();
         }

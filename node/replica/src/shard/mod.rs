@@ -11,6 +11,7 @@ pub mod config;
 #[cfg(test)]
 mod crash_tests;
 pub mod durability;
+pub mod fetch;
 #[cfg(test)]
 mod fuzz_tests;
 pub mod group;
@@ -24,6 +25,7 @@ pub mod members;
 pub mod network;
 #[cfg(test)]
 mod network_tests;
+pub mod parts;
 mod quorum;
 pub mod repair;
 mod runtime;

@@ -4,6 +4,11 @@
 //! unsynced tail of the log while a flush kept what it led to. Then the state is ahead of the log, or stands on an
 //! entry that the log no longer has. The state is right: it holds committed entries only. So the log gives way: it is
 //! dropped, and what is applied counts as purged.
+//!
+//! A state that is behind where its log begins (it was set aside, or the disk lost what was flushed) is none of this: its
+//! rows come from a peer first, see [`super::fetch`].
+
+use charthold_proto::internal as pb;
 
 use super::apply::Progress;
 use super::codec;
@@ -12,23 +17,24 @@ use crate::ShardId;
 use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
 
-/// Brings a log in line with its state. Durable on return.
+/// Up to where a log was purged: what is before that can come from a state only.
+pub fn begins_after(log: &GroupLog) -> std::io::Result<Option<LogId>> {
+    log.mark(Mark::Purged).map(codec::decode_log_id).transpose().map_err(std::io::Error::from)
+}
+
+/// Whether a state that is at `applied` lacks what its log no longer has.
+pub fn lacks(log: &GroupLog, applied: Option<&pb::LogId>) -> std::io::Result<bool> {
+    Ok(begins_after(log)? > applied.map(codec::log_id_from_pb))
+}
+
+/// Brings a log in line with its state, which lacks nothing. Durable on return.
 pub async fn repair(shard: ShardId, log: &GroupLog, progress: &Progress) -> std::io::Result<()> {
-    let applied = progress.log_id.as_ref().map(codec::log_id_from_pb);
-    let purged = log.mark(Mark::Purged).map(codec::decode_log_id).transpose()?;
-    if purged > applied {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            format!(
-                "shard {shard}: the log is purged up to {}, the state is only at {}: the disk lost what was flushed. \
-                 Remove this node and join a new one with an empty data directory",
-                purged.map_or(0, |log_id| log_id.index),
-                applied.map_or(0, |log_id| log_id.index),
-            ),
-        ));
+    if lacks(log, progress.log_id.as_ref())? {
+        return Err(std::io::Error::other(format!("shard {shard}: the state lacks what the log no longer has")));
     }
+    let applied = progress.log_id.as_ref().map(codec::log_id_from_pb);
     let Some(applied) = applied else { return Ok(()) };
-    if purged == Some(applied) || holds(log, &applied)? {
+    if begins_after(log)? == Some(applied) || holds(log, &applied)? {
         return Ok(());
     }
     tracing::warn!(shard, %applied, "the state is ahead of the log: dropping the log, the leader sends what follows");

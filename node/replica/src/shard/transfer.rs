@@ -21,26 +21,22 @@ use pb::call_error::Kind as ErrorKind;
 use pb::snapshot_answer::{Answer, Progress};
 use pb::snapshot_request::Request;
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-use super::codec;
 use super::group::Group;
-use super::snapshot::{Checker, GroupSnapshot, RunningHash, Snapshot, SnapshotMeta, meta_of, meta_to_pb};
+use super::parts::{Kept, PROGRESS_MAX, Parts, TakeError, WINDOW};
+use super::snapshot::{GroupSnapshot, Snapshot, SnapshotMeta, meta_of};
 use super::types::{TypeConfig, Vote};
+use super::{codec, parts};
 use crate::peer::Lane;
 use crate::peer::client::{CallFailure, PeerClient, StreamReceiver};
 use crate::peer::frame::Kind;
-use crate::platform::blocking;
-use crate::store::incoming::{Incoming, Part, Received};
+use crate::store::incoming::{Incoming, Received};
 use crate::{NodeId, ShardId};
 
-/// A part, or a step of the install, that takes longer ends the transfer.
-const PROGRESS_MAX: Duration = Duration::from_secs(20);
 /// While it installs, the receiver says that it does.
 const INSTALLING_EVERY: Duration = Duration::from_secs(1);
-/// Parts that may wait for their answers.
-const WINDOW: usize = 4;
 /// Snapshots that a node sends at a time; further ones wait.
 const OUTGOING_MAX: usize = 2;
 
@@ -57,8 +53,13 @@ impl Outgoing {
         Self { places: Semaphore::new(OUTGOING_MAX), bytes_per_s, next: Mutex::new(Instant::now()) }
     }
 
+    /// A place to send one; waits for it.
+    pub(super) async fn place(&self) -> io::Result<SemaphorePermit<'_>> {
+        self.places.acquire().await.map_err(|_| io::Error::other("the node is stopping"))
+    }
+
     /// Waits for the turn of so many bytes.
-    async fn pace(&self, size_bytes: usize) {
+    pub(super) async fn pace(&self, size_bytes: usize) {
         let takes = Duration::from_secs_f64(size_bytes as f64 / self.bytes_per_s as f64);
         let turn = {
             let mut next = self.next.lock();
@@ -89,26 +90,20 @@ pub async fn send(
     vote: &Vote,
     snapshot: Snapshot,
 ) -> Result<SnapshotResponse<TypeConfig>, SendError> {
-    let _place = outgoing.places.acquire().await.map_err(|_| io::Error::other("the node is stopping"))?;
-    let mut rows = snapshot.snapshot.take_pinned()?;
+    let _place = outgoing.place().await?;
+    let mut parts = Parts::new(Some(codec::vote_to_pb(vote)), &snapshot)?;
     let (sender, mut answers) = client.open_stream(Lane::Bulk, Kind::Snapshot, shard)?;
-    let encode = |request| Bytes::from(pb::SnapshotRequest { request: Some(request) }.encode_to_vec());
-    let begin = pb::SnapshotBegin { vote: Some(codec::vote_to_pb(vote)), meta: Some(meta_to_pb(&snapshot.meta)) };
-    sender.send(encode(Request::Begin(begin))).await?;
-    let (mut in_flight, mut hash, mut sent_bytes) = (1, RunningHash::default(), 0);
-    while let Some(chunk) = rows.next().await {
-        let chunk = Bytes::from(chunk.map_err(io::Error::from)?.encode_to_vec());
-        hash.add(&chunk);
-        outgoing.pace(chunk.len()).await;
+    let (mut in_flight, mut sent_bytes) = (0, 0);
+    while let Some(message) = parts.next().await? {
+        outgoing.pace(message.len()).await;
         if in_flight == WINDOW {
             progress(&mut answers).await?;
             in_flight -= 1;
         }
-        sent_bytes += chunk.len();
-        sender.send(encode(Request::Part(pb::SnapshotPart { chunk, running_sha256: hash.to_bytes() }))).await?;
+        sent_bytes += message.len();
+        sender.send(message).await?;
         in_flight += 1;
     }
-    sender.send(encode(Request::End(pb::SnapshotEnd { running_sha256: hash.to_bytes() }))).await?;
     loop {
         if let Answer::Installed(vote) = next_answer(&mut answers).await? {
             tracing::info!(shard, bytes = sent_bytes, "a snapshot was sent and installed");
@@ -132,19 +127,6 @@ async fn next_answer(answers: &mut StreamReceiver) -> Result<Answer, SendError> 
 }
 
 type Answers = mpsc::Sender<Result<Bytes, pb::CallError>>;
-
-/// Why a snapshot is not taken.
-#[derive(Debug, thiserror::Error)]
-enum ReceiveError {
-    #[error("{0}")]
-    Refused(&'static str),
-    #[error("it cannot be kept: {0}")]
-    Keep(#[from] io::Error),
-    #[error("the sender has gone, or is too slow")]
-    Gone,
-    #[error("the replica has stopped")]
-    Stopped,
-}
 
 /// Receives a snapshot that a peer sends, and installs it. `places` bounds how many this group takes at once.
 pub fn receive(
@@ -187,35 +169,35 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    async fn run(&self, mut requests: BoxStream<'static, Bytes>) -> Result<Vote, ReceiveError> {
+    async fn run(&self, mut requests: BoxStream<'static, Bytes>) -> Result<Vote, TakeError> {
         let Request::Begin(begin) = next_request(&mut requests).await? else {
-            return Err(ReceiveError::Refused("it does not begin at its beginning"));
+            return Err(TakeError::Refused("it does not begin at its beginning"));
         };
         let meta = begin.meta.unwrap_or_default();
-        let vote = codec::vote_from_pb(begin.vote).map_err(|_| ReceiveError::Refused("it has no vote"))?;
+        let vote = codec::vote_from_pb(begin.vote).map_err(|_| TakeError::Refused("it has no vote"))?;
         self.check(&vote, &meta)?;
         tracing::info!(shard = self.group.shard, peer = %format_args!("{:016x}", self.from), "receiving a snapshot");
         self.progress().await?;
         let received = self.take_parts(&meta, &mut requests).await?;
-        let meta = meta_of(meta.last_log_id.as_ref(), meta.last_membership).map_err(ReceiveError::Keep)?;
+        let meta = meta_of(meta.last_log_id.as_ref(), meta.last_membership).map_err(TakeError::Keep)?;
         self.install(vote, meta, received).await
     }
 
     /// What openraft would panic at: it takes for granted that peers follow the protocol.
-    fn check(&self, vote: &Vote, meta: &pb::SnapshotMeta) -> Result<(), ReceiveError> {
+    fn check(&self, vote: &Vote, meta: &pb::SnapshotMeta) -> Result<(), TakeError> {
         let Some(last) = meta.last_log_id.as_ref().map(codec::log_id_from_pb) else {
-            return Err(ReceiveError::Refused("it has no position"));
+            return Err(TakeError::Refused("it has no position"));
         };
         if vote.leader_id.node_id != self.from || !vote.committed {
-            return Err(ReceiveError::Refused("its sender does not lead"));
+            return Err(TakeError::Refused("its sender does not lead"));
         }
         if last.leader_id > vote.leader_id {
-            return Err(ReceiveError::Refused("it is of a later term than its sender leads"));
+            return Err(TakeError::Refused("it is of a later term than its sender leads"));
         }
         let committed = self.group.known_committed();
         let contradicts = committed.is_some_and(|committed| last > committed && last.index <= committed.index);
         match contradicts {
-            true => Err(ReceiveError::Refused("it contradicts what is committed here")),
+            true => Err(TakeError::Refused("it contradicts what is committed here")),
             false => Ok(()),
         }
     }
@@ -224,47 +206,35 @@ impl Receiver<'_> {
         &self,
         meta: &pb::SnapshotMeta,
         requests: &mut BoxStream<'static, Bytes>,
-    ) -> Result<Received, ReceiveError> {
-        let mut checker = Checker::new(self.group.shard, meta);
-        let mut kept = blocking(|| self.incoming.receive(self.group.shard))?;
-        loop {
-            match next_request(requests).await? {
-                Request::Begin(_) => return Err(ReceiveError::Refused("it begins twice")),
-                Request::Part(part) => {
-                    checker.part(&part).map_err(ReceiveError::Refused)?;
-                    blocking(|| kept.push(&part.chunk))?;
-                    self.progress().await?;
-                }
-                Request::End(end) => {
-                    checker.end(&end).map_err(ReceiveError::Refused)?;
-                    return Ok(blocking(|| Part::finish(kept))?);
-                }
-            }
+    ) -> Result<Received, TakeError> {
+        let mut kept = Kept::begin(self.group.shard, meta, self.incoming)?;
+        while !kept.take(&next_request(requests).await?)? {
+            self.progress().await?;
         }
+        Ok(kept.finish()?)
     }
 
-    async fn install(&self, vote: Vote, meta: SnapshotMeta, received: Received) -> Result<Vote, ReceiveError> {
+    async fn install(&self, vote: Vote, meta: SnapshotMeta, received: Received) -> Result<Vote, TakeError> {
         let snapshot = Snapshot { meta, snapshot: GroupSnapshot::received(received) };
         let installing = self.group.raft().install_full_snapshot(vote, snapshot);
         tokio::pin!(installing);
         loop {
             tokio::select! {
                 installed = &mut installing => {
-                    return installed.map(|answer| answer.vote).map_err(|_| ReceiveError::Stopped);
+                    return installed.map(|answer| answer.vote).map_err(|_| TakeError::Stopped);
                 }
                 () = tokio::time::sleep(INSTALLING_EVERY) => self.progress().await?,
             }
         }
     }
 
-    async fn progress(&self) -> Result<(), ReceiveError> {
+    async fn progress(&self) -> Result<(), TakeError> {
         let progress = Ok(encode(Answer::Progress(Progress {})));
-        self.answers.send(progress).await.map_err(|_| ReceiveError::Gone)
+        self.answers.send(progress).await.map_err(|_| TakeError::Gone)
     }
 }
 
-async fn next_request(requests: &mut BoxStream<'static, Bytes>) -> Result<Request, ReceiveError> {
-    let bytes = tokio::time::timeout(PROGRESS_MAX, requests.next()).await.ok().flatten().ok_or(ReceiveError::Gone)?;
-    let request = pb::SnapshotRequest::decode(bytes).ok().and_then(|request| request.request);
-    request.ok_or(ReceiveError::Refused("a message that cannot be decoded"))
+async fn next_request(requests: &mut BoxStream<'static, Bytes>) -> Result<Request, TakeError> {
+    let bytes = tokio::time::timeout(PROGRESS_MAX, requests.next()).await.ok().flatten().ok_or(TakeError::Gone)?;
+    parts::decode(bytes)
 }

@@ -165,7 +165,7 @@ fn parse_boot(text: &str) -> Option<Boot> {
 }
 
 /// Writes a file so that after a crash it has its old or its new content.
-fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let new = path.with_extension("new");
     let written = File::create(&new).and_then(|mut file| {
         file.write_all(content)?;

@@ -10,6 +10,7 @@
 //! DATA/log/       RocksDB, synced for every write                log/
 //! DATA/SYNCED     how much of log/ is known to be synced         log/synced_mark.rs
 //! DATA/state/     RocksDB, flushed every 64 MiB or 30 s          state/
+//! DATA/DAMAGED    state/ is to be made anew, and why             set_aside.rs
 //! DATA/incoming/  snapshots on their way into the state          incoming.rs
 //! DATA/BALLAST    room that is held for bad days                 disk/ballast.rs
 //! DATA/PROBE      written again and again, to see if it hangs    disk/watchdog.rs
@@ -21,6 +22,7 @@ pub mod identity;
 pub mod incoming;
 pub mod log;
 pub mod opening;
+pub mod set_aside;
 pub mod state;
 pub mod table;
 
@@ -65,6 +67,9 @@ pub enum StoreError {
 pub enum EngineError {
     #[error("{engine}: {detail}")]
     Failed { engine: &'static str, detail: String },
+    /// What is on disk is not what was written.
+    #[error("{engine} is damaged: {detail}")]
+    Damaged { engine: &'static str, detail: String },
     /// A snapshot takes the place of a group's rows: until it has, what can be read of them means nothing.
     #[error("the shard's rows are being replaced by a snapshot")]
     Replaced,

@@ -76,6 +76,10 @@ pub enum DiskLevel {
     Critical,
     /// It does not answer.
     Stalled,
+    /// A file of the state is damaged.
+    Damaged,
+    /// The state is made anew.
+    Refilling,
 }
 
 /// A node's disk, as it was seen last.
@@ -84,6 +88,8 @@ pub struct Disk {
     /// Of the room alone.
     level: AtomicU8,
     stalled: AtomicBool,
+    damaged: AtomicBool,
+    refilling: AtomicBool,
     room_bytes: AtomicU64,
 }
 
@@ -91,10 +97,22 @@ impl Disk {
     pub fn level(&self) -> DiskLevel {
         match self.level.load(Ordering::Acquire) {
             _ if self.stalled.load(Ordering::Acquire) => DiskLevel::Stalled,
+            _ if self.refilling.load(Ordering::Acquire) => DiskLevel::Refilling,
+            // Without room the state cannot be made anew.
+            0 if self.damaged.load(Ordering::Acquire) => DiskLevel::Damaged,
             0 => DiskLevel::Good,
             1 => DiskLevel::Low,
             _ => DiskLevel::Critical,
         }
+    }
+
+    /// A file of the state is damaged, for as long as this process runs.
+    pub fn note_damage(&self) {
+        self.damaged.store(true, Ordering::Release);
+    }
+
+    pub fn note_refilling(&self, refilling: bool) {
+        self.refilling.store(refilling, Ordering::Release);
     }
 
     /// What is left, the ballast included.
@@ -105,7 +123,10 @@ impl Disk {
     #[cfg(test)]
     pub fn set(&self, level: DiskLevel) {
         self.stalled.store(level == DiskLevel::Stalled, Ordering::Release);
-        self.note_level(if level == DiskLevel::Stalled { DiskLevel::Good } else { level });
+        self.damaged.store(level == DiskLevel::Damaged, Ordering::Release);
+        self.note_refilling(level == DiskLevel::Refilling);
+        let of_room = matches!(level, DiskLevel::Low | DiskLevel::Critical);
+        self.note_level(if of_room { level } else { DiskLevel::Good });
     }
 
     fn note_level(&self, level: DiskLevel) {

@@ -275,7 +275,16 @@ fn wait(inner: &Inner) -> bool {
     signal.stop
 }
 
-/// Answers whether it was done: without a log it cannot be.
+/// Nothing is lost with a state that is damaged: it is made anew, and the log is whole. The engine takes no writes any more.
+fn cannot_flush(error: EngineError) -> bool {
+    if !matches!(error, EngineError::Damaged { .. }) {
+        abort_on_lost_durability("cannot flush the state", &error);
+    }
+    tracing::error!(%error, "the state is not flushed any more: it is to be made anew");
+    false
+}
+
+/// Answers whether it was done: without a log it cannot be, nor if files are damaged.
 fn flush(inner: &Inner, log: &LogWriter) -> bool {
     let started = Instant::now();
     let (bytes, positions) = {
@@ -288,13 +297,13 @@ fn flush(inner: &Inner, log: &LogWriter) -> bool {
             return false;
         }
         if let Err(error) = inner.engine.begin_flush() {
-            abort_on_lost_durability("cannot flush the state", &error);
+            return cannot_flush(error);
         }
         (inner.unflushed_bytes.swap(0, Ordering::Relaxed), positions(inner.engine.as_ref()))
     };
     inner.note_room();
     if let Err(error) = inner.engine.finish_flush() {
-        abort_on_lost_durability("cannot flush the state", &error);
+        return cannot_flush(error);
     }
     match positions {
         Ok(positions) => inner.note_flushed(positions),

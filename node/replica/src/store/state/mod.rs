@@ -185,4 +185,8 @@ pub trait StateEngine: Send + Sync + 'static {
     fn figures(&self) -> EngineFigures {
         EngineFigures::default()
     }
+    /// What was found first, if anything ever was read that is not what was written.
+    fn damage(&self) -> Option<&str> {
+        None
+    }
 }

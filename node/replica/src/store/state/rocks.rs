@@ -2,8 +2,8 @@
 
 use std::ffi::CStr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -49,6 +49,7 @@ pub struct RocksState {
     holes: [Holes; WITH_BLOBS.len()],
     /// When the flush that is under way began.
     errors_before: AtomicU64,
+    damage: OnceLock<String>,
 }
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -70,11 +71,21 @@ impl RocksState {
         let db = DBWithThreadMode::open_cf_descriptors(&options(), path, Table::ALL.map(family)).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { db, unlogged, cutoffs, holes: Default::default(), errors_before: AtomicU64::new(0) })
+        let (holes, errors_before, damage) = Default::default();
+        Ok(Self { db, unlogged, cutoffs, holes, errors_before, damage })
+    }
+
+    /// Remembers what says that files are damaged.
+    fn note<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
+        if let Err(EngineError::Damaged { detail, .. }) = &done {
+            let _first = self.damage.get_or_init(|| detail.clone());
+        }
+        done
     }
 
     fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, EngineError> {
-        self.db.cf_handle(table.name()).ok_or_else(|| failed(format!("no column family {}", table.name())))
+        let missing = || EngineError::new("state", format!("no column family {}", table.name()));
+        self.db.cf_handle(table.name()).ok_or_else(missing)
     }
 
     /// Counted for the whole database, and shown by its default column family only. Those of compactions that found the
@@ -218,8 +229,11 @@ fn is_full(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::IOError && error.as_ref().contains("No space left on device")
 }
 
-fn failed(error: impl ToString) -> EngineError {
-    EngineError::new("state", error)
+fn failed(error: rocksdb::Error) -> EngineError {
+    match error.kind() {
+        ErrorKind::Corruption => EngineError::Damaged { engine: "state", detail: error.into_string() },
+        _ => EngineError::new("state", error),
+    }
 }
 
 /// What is read from an iterator until a limit; the first row always.
@@ -261,7 +275,8 @@ impl StateView for RocksView<'_> {
         options.fill_cache(false);
         let mode = IteratorMode::From(from, Direction::Forward);
         let family = self.state.family(table)?;
-        rows_within(self.snapshot.iterator_cf_opt(&family, options, mode), rows_max, bytes_max)
+        let rows = rows_within(self.snapshot.iterator_cf_opt(&family, options, mode), rows_max, bytes_max);
+        self.state.note(rows)
     }
 }
 
@@ -275,7 +290,8 @@ impl StateEngine for RocksState {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.db.get_cf_opt(&self.family(table)?, key, &read_options(table)).map_err(failed)?.map(Bytes::from))
+        let row = self.db.get_cf_opt(&self.family(table)?, key, &read_options(table));
+        Ok(self.note(row.map_err(failed))?.map(Bytes::from))
     }
 
     fn scan(
@@ -289,7 +305,7 @@ impl StateEngine for RocksState {
         let mut options = read_options(table);
         options.set_iterate_upper_bound(to.to_vec());
         let mode = IteratorMode::From(from, Direction::Forward);
-        rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), rows_max, bytes_max)
+        self.note(rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), rows_max, bytes_max))
     }
 
     fn first(&self, table: Table, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
@@ -298,8 +314,8 @@ impl StateEngine for RocksState {
         options.set_prefix_same_as_start(true);
         options.set_iterate_upper_bound(after_prefix(prefix));
         let mode = IteratorMode::From(prefix, Direction::Forward);
-        let mut rows = rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), 1, usize::MAX)?;
-        Ok(rows.pop())
+        let rows = rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), 1, usize::MAX);
+        Ok(self.note(rows)?.pop())
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
@@ -307,7 +323,7 @@ impl StateEngine for RocksState {
         loop {
             match self.db.write_opt(self.batch(ops)?, &self.unlogged) {
                 Err(error) if is_full(&error) && begun.elapsed() < ROOM_WAIT_MAX => std::thread::sleep(ROOM_POLL),
-                written => return written.map_err(failed),
+                written => return self.note(written.map_err(failed)),
             }
         }
     }
@@ -324,7 +340,7 @@ impl StateEngine for RocksState {
                 // Writes are stopped until compaction has caught up: no fault of the disk.
                 Err(error) if error.kind() == ErrorKind::TryAgain => std::thread::sleep(FLUSH_POLL),
                 Err(error) if is_full(&error) && begun.elapsed() < ROOM_WAIT_MAX => std::thread::sleep(ROOM_POLL),
-                begun => return begun.map_err(failed),
+                begun => return self.note(begun.map_err(failed)),
             }
         }
     }
@@ -336,8 +352,8 @@ impl StateEngine for RocksState {
                 let since = *failing_since.get_or_insert_with(Instant::now);
                 let lasts = since.elapsed() > ROOM_WAIT_MAX;
                 match self.standing_error() {
-                    Some(error) if lasts || !is_full(&error) => return Err(failed(error)),
-                    None if lasts => return Err(failed("a flush fails in the background, again and again")),
+                    Some(error) if lasts || !is_full(&error) => return self.note(Err(failed(error))),
+                    None if lasts => return Err(EngineError::new("state", "a flush fails, again and again")),
                     _ => {}
                 }
             }
@@ -355,6 +371,10 @@ impl StateEngine for RocksState {
             EngineFigures::of_family(|name| self.db.property_value_cf(&family, name).ok()??.parse().ok())
         });
         figures.fold(EngineFigures::default(), |sum, figures| sum.and(&figures))
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
     }
 }
 

@@ -1,0 +1,73 @@
+//! What this node does once a file of its state is damaged: hands over what it leads, waits until it may go, and goes. The
+//! next start makes the state anew ([`super::refill`]).
+//!
+//! Until then it serves what it can: a damaged block is no reason to vote no more. It goes when all other nodes are there
+//! and well, one node at a time; or when a group has stopped over it anyway.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::metrics::METRICS;
+use crate::peer::disks::ClusterDisks;
+use crate::shard::group::Group;
+use crate::store::set_aside::{Mark, SetAside};
+use crate::store::state::flusher::StateStore;
+use crate::{DIRECTORY, NodeId};
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// No sooner. Twice what a peer's word counts for, and more: if another one goes because it has not heard of this damage
+/// yet, its own last word is too old by now. And what this one led is led by others.
+const GO_AFTER: Duration = Duration::from_secs(25);
+
+pub(super) struct Damage {
+    pub node: NodeId,
+    pub groups: Vec<Arc<Group>>,
+    pub state: StateStore,
+    pub disks: Arc<ClusterDisks>,
+    pub set_aside: SetAside,
+    /// Set when the node is to end.
+    pub given_up: Arc<OnceLock<String>>,
+}
+
+impl Damage {
+    /// Ends when the state is given up.
+    pub async fn watch(self) {
+        let why = loop {
+            match self.state.engine().damage() {
+                Some(why) => break why.to_owned(),
+                None => tokio::time::sleep(LOOK_INTERVAL).await,
+            }
+        };
+        tracing::error!(
+            why,
+            "a file of the state is damaged: this node ends when all others are well, and its next start has the state \
+             made anew by them; check the disk"
+        );
+        METRICS.state_damaged.set(1);
+        self.disks.note_damage();
+        let since = Instant::now();
+        while !(self.is_over() || since.elapsed() > GO_AFTER && self.may_go()) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        let members = self.groups[usize::from(DIRECTORY)].members();
+        let peers = members.into_iter().filter(|(id, _)| *id != self.node).map(|(_, member)| member.peer_address);
+        let mark = Mark { detail: why.clone(), peers: peers.collect() };
+        if let Err(error) = self.set_aside.mark(&mark) {
+            tracing::error!(%error, "the damaged state cannot be marked: it is used again at the next start");
+        }
+        let _first = self.given_up.set(why);
+    }
+
+    /// Nothing is left to wait for.
+    fn is_over(&self) -> bool {
+        self.groups.iter().any(|group| group.stopped().is_some())
+    }
+
+    fn may_go(&self) -> bool {
+        let members = self.groups[usize::from(DIRECTORY)].members();
+        let ids = members.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        self.disks.may_go(self.node, &ids)
+    }
+}

@@ -1,0 +1,194 @@
+//! What this node's state lacks and its log no longer has, from the peers: before its groups start.
+//!
+//! That is so after a state was set aside ([`crate::store::set_aside`]), and after a disk has lost what was flushed. The log
+//! is whole (else the node would not start at all): whom this node has voted for and what it has acknowledged stands, and
+//! until a group has its rows the node is for it as one that is down.
+//!
+//! It asks the nodes that the configuration names and those that the mark names, until one of them leads and gives.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt};
+use pb::call_error::Kind as ErrorKind;
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::form::ask_who_is_there;
+use super::peers::Peers;
+use super::stores::Stores;
+use crate::ShardId;
+use crate::peer::frame::Kind;
+use crate::peer::hello::Greeter;
+use crate::peer::server::{self, Caller, Handler};
+use crate::peer::transport::Transport;
+use crate::platform::blocking;
+use crate::shard::fetch::fetch;
+use crate::shard::inbound::Describe;
+use crate::shard::types::LogId;
+use crate::shard::{install, repair};
+use crate::store::incoming::Received;
+use crate::store::log::group::GroupLog;
+use crate::store::{EngineError, StoreError};
+
+/// After all were asked in vain.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// For a connection to one that has answered just now.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How often it says that it still waits.
+const SAY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Who fetches, and where.
+pub(super) struct Refill<'a> {
+    pub stores: &'a Stores,
+    pub peers: &'a Peers,
+    pub transport: Arc<dyn Transport>,
+    pub greeter: Arc<Greeter>,
+    /// What the configuration names.
+    pub join: &'a [String],
+    /// Whether a node without keys may give.
+    pub from_keyless: bool,
+    pub describe: Describe,
+}
+
+impl Refill<'_> {
+    /// Returns when every group's state reaches to where its log begins.
+    pub async fn run(&self, logs: &[GroupLog]) -> Result<(), StoreError> {
+        let mut lacking = Vec::new();
+        for log in logs {
+            if self.lacks(log)? {
+                lacking.push(log);
+            }
+        }
+        if !lacking.is_empty() {
+            self.stores.disk.note_refilling(true);
+            self.fetch_all(&lacking).await?;
+            self.stores.disk.note_refilling(false);
+        }
+        blocking(|| self.stores.state.flush())?;
+        self.stores.set_aside.done()
+    }
+
+    /// Meanwhile peers are told how it goes.
+    async fn fetch_all(&self, lacking: &[&GroupLog]) -> Result<(), StoreError> {
+        let shards = lacking.iter().map(|log| log.shard()).collect::<Vec<_>>();
+        tracing::warn!(?shards, "the state lacks what the log no longer has: the peers are asked for it");
+        let fetched = Arc::new(AtomicUsize::new(0));
+        let (done, of, above) = (Arc::clone(&fetched), lacking.len(), Arc::clone(&self.describe));
+        let describe: Describe = Arc::new(move || {
+            let done = done.load(Ordering::Relaxed);
+            let not_ready = format!("its state is made anew: {done} of {of} shards are fetched from the peers");
+            pb::NodeStatus { not_ready, ..above() }
+        });
+        let handler = Arc::new(OutOfService { describe });
+        let answering = server::serve(Arc::clone(&self.transport), Arc::clone(&self.greeter), handler);
+        let fetching = async {
+            for log in lacking {
+                self.fetch(log).await?;
+                fetched.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        tokio::select! {
+            fetched = fetching => fetched,
+            () = answering => Err(EngineError::new("state", "the node is stopping").into()),
+        }
+    }
+
+    fn lacks(&self, log: &GroupLog) -> Result<bool, StoreError> {
+        let io = |source| StoreError::Io { path: self.stores.data.state_path(), source };
+        let (shard, state) = (log.shard(), &self.stores.state);
+        blocking(|| {
+            install::redo(shard, state, &self.stores.incoming).map_err(io)?;
+            repair::lacks(log, state.flushed(shard).and_then(|row| row.log_id).as_ref()).map_err(io)
+        })
+    }
+
+    async fn fetch(&self, log: &GroupLog) -> Result<(), StoreError> {
+        let io = |source| StoreError::Io { path: self.stores.data.state_path(), source };
+        let shard = log.shard();
+        let begins_after = repair::begins_after(log).map_err(io)?;
+        let mut said = Instant::now();
+        loop {
+            let mut refusals = Vec::new();
+            for address in self.addresses() {
+                match self.fetch_from(address, shard, begins_after).await {
+                    Ok(received) => {
+                        tracing::info!(shard, from = address, "the shard's rows were fetched");
+                        return blocking(|| install::install(shard, &self.stores.state, received)).map_err(io);
+                    }
+                    Err(why) => refusals.push(format!("{address}: {why}")),
+                }
+            }
+            if said.elapsed() > SAY_INTERVAL {
+                said = Instant::now();
+                tracing::warn!(
+                    shard,
+                    ?refusals,
+                    "no peer gives the shard's rows: a majority of its other nodes must be up and have a leader"
+                );
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    async fn fetch_from(&self, address: &str, shard: ShardId, begins_after: Option<LogId>) -> Result<Received, String> {
+        let hello = ask_who_is_there(&*self.transport, &self.greeter, address).await;
+        let member = hello.map_err(|error| error.to_string())?.member.unwrap_or_default();
+        if !member.keyed && !self.from_keyless {
+            return Err("it has no keys, and raft.keyless_snapshots is not set".to_owned());
+        }
+        let client = self.peers.client(member.id, address);
+        let connected = tokio::time::timeout(CONNECT_MAX, client.connected()).await;
+        connected.map_err(|_| "no connection".to_owned())?;
+        let fetched = fetch(&client, shard, &self.stores.incoming, begins_after).await;
+        fetched.map_err(|error| error.to_string())
+    }
+
+    fn addresses(&self) -> BTreeSet<&String> {
+        let marked = self.stores.marked.as_ref().map_or(&[][..], |mark| &mark.peers);
+        self.join.iter().chain(marked).collect()
+    }
+}
+
+/// Answers peers while the groups are not there yet.
+struct OutOfService {
+    describe: Describe,
+}
+
+fn unavailable() -> pb::CallError {
+    pb::CallError { kind: ErrorKind::Unavailable as i32, leader: 0 }
+}
+
+impl Handler for OutOfService {
+    fn call(
+        self: Arc<Self>,
+        _: Caller,
+        kind: Kind,
+        _: ShardId,
+        _: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, pb::CallError>> {
+        let answer = match kind {
+            Kind::NodeStatus => Ok((self.describe)().encode_to_vec().into()),
+            Kind::Echo => Ok(Bytes::new()),
+            _ => Err(unavailable()),
+        };
+        async { answer }.boxed()
+    }
+
+    fn stream(
+        self: Arc<Self>,
+        _: Caller,
+        _: Kind,
+        _: ShardId,
+        _: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
+        stream::iter([Err(unavailable())]).boxed()
+    }
+}

@@ -1,0 +1,126 @@
+//! A group's rows for a replica whose state lacks what its log no longer has. It takes no part in the group meanwhile, so it
+//! asks for them before its group starts, and openraft knows nothing of it.
+//!
+//! ```text
+//! asks    ask ask …      one for each message that it is ready for
+//! gives   begin  part part part …  end
+//! ```
+//! Only a leader gives, and only after a majority has confirmed that it leads: so what is given covers all that was ever
+//! applied anywhere, here too.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use charthold_proto::internal as pb;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use pb::call_error::Kind as ErrorKind;
+use pb::snapshot_request::Request;
+use tokio::sync::mpsc;
+
+use super::codec;
+use super::group::{Confirmed, Group, GroupError};
+use super::parts::{self, Kept, PROGRESS_MAX, Parts, TakeError, WINDOW};
+use super::transfer::Outgoing;
+use super::types::LogId;
+use crate::ShardId;
+use crate::peer::Lane;
+use crate::peer::client::{CallFailure, PeerClient};
+use crate::peer::frame::Kind;
+use crate::store::incoming::{Incoming, Received};
+
+/// For a leader to apply what it has confirmed.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+
+/// Why a peer gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Call(#[from] CallFailure),
+    #[error("what it gives is not taken: {0}")]
+    Take(#[from] TakeError),
+    #[error("what it gives ends before this node's log begins")]
+    TooOld,
+}
+
+/// Takes a group's rows from a peer that leads it: at least up to `begins_after`, where the own log begins.
+pub async fn fetch(
+    client: &PeerClient,
+    shard: ShardId,
+    incoming: &Incoming,
+    begins_after: Option<LogId>,
+) -> Result<Received, FetchError> {
+    let (sender, mut given) = client.open_stream(Lane::Bulk, Kind::FetchSnapshot, shard)?;
+    for _ in 0..WINDOW {
+        sender.send(Bytes::new()).await?;
+    }
+    let Request::Begin(begin) = parts::decode(given.next(PROGRESS_MAX).await?)? else {
+        return Err(TakeError::Refused("it does not begin at its beginning").into());
+    };
+    let meta = begin.meta.unwrap_or_default();
+    if meta.last_log_id.as_ref().map(codec::log_id_from_pb) < begins_after {
+        return Err(FetchError::TooOld);
+    }
+    let mut kept = Kept::begin(shard, &meta, incoming).map_err(TakeError::Keep)?;
+    loop {
+        sender.send(Bytes::new()).await?;
+        if kept.take(&parts::decode(given.next(PROGRESS_MAX).await?)?)? {
+            return Ok(kept.finish().map_err(TakeError::Keep)?);
+        }
+    }
+}
+
+/// Gives a group's rows to a peer.
+pub fn give(
+    group: Arc<Group>,
+    outgoing: Arc<Outgoing>,
+    asks: BoxStream<'static, Bytes>,
+) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
+    let (messages, given) = mpsc::channel(WINDOW);
+    tokio::spawn(async move {
+        if let Err(error) = give_all(&group, &outgoing, asks, &messages).await {
+            tracing::info!(shard = group.shard, %error, "the shard's rows were not given to a replica that lacks them");
+            let unavailable = pb::CallError { kind: ErrorKind::Unavailable as i32, leader: 0 };
+            let _asker_gone = messages.send(Err(unavailable)).await;
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(given).boxed()
+}
+
+/// Why this node gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum GiveError {
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error("they cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("the asker has gone, or is too slow")]
+    Gone,
+}
+
+async fn give_all(
+    group: &Group,
+    outgoing: &Outgoing,
+    mut asks: BoxStream<'static, Bytes>,
+    messages: &mpsc::Sender<Result<Bytes, pb::CallError>>,
+) -> Result<(), GiveError> {
+    let confirmed = group.read_index_here(Confirmed::Now).await?;
+    group.await_applied(confirmed, CATCH_UP_MAX).await?;
+    let _place = outgoing.place().await?;
+    let mut parts = Parts::new(None, &group.snapshot().await?)?;
+    let mut given_bytes = 0;
+    while let Some(message) = parts.next().await? {
+        outgoing.pace(message.len()).await;
+        given_bytes += message.len();
+        tokio::time::timeout(PROGRESS_MAX, asks.next()).await.ok().flatten().ok_or(GiveError::Gone)?;
+        messages.send(Ok(message)).await.map_err(|_| GiveError::Gone)?;
+    }
+    tracing::info!(
+        shard = group.shard,
+        bytes = given_bytes,
+        "the shard's rows were given to a replica that lacks them"
+    );
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! A disk spoils a file of a node's state: other nodes answer, the node has its state made anew by them, and nobody has to
+//! do more than a supervisor does.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use charthold_client::{Chart, Client, Put, RecordId};
+use charthold_tests::fault_disk::FaultDisk;
+use charthold_tests::harness::{Cluster, Options, RAFT, until};
+
+/// More than the logs hold.
+const RECORDS: usize = 1_000;
+const RECORD_BYTES: usize = 2_000;
+const SPOILED: usize = 1;
+
+async fn start() -> Option<Cluster> {
+    if !FaultDisk::is_possible() {
+        skip();
+        return None;
+    }
+    let config = format!("{RAFT}snapshot_after_entries = 50\nkeep_entries = 50\n");
+    let cluster = Cluster::start_with(Options { config, fault_disks: true, ..Options::default() }).await;
+    for number in 0..RECORDS {
+        let (chart, record) = place(number);
+        cluster.client().put(&chart, &record, Put::new("text/plain", body(number))).await.unwrap();
+    }
+    Some(cluster)
+}
+
+#[allow(clippy::print_stderr)]
+fn skip() {
+    eprintln!("SKIPPED: fault disks need root and /dev/fuse");
+}
+
+fn place(number: usize) -> (Chart, RecordId) {
+    (Chart::patient(format!("p{number}")), RecordId::new("Note", "n"))
+}
+
+fn body(number: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(number as u64);
+    std::iter::repeat_with(|| random.alphanumeric()).take(RECORD_BYTES).collect()
+}
+
+/// How many records were not read. Those that were are right.
+async fn read_all(client: &Client) -> usize {
+    let mut failed = 0;
+    for number in 0..RECORDS {
+        let (chart, record) = place(number);
+        match client.get(&chart, &record).await {
+            Ok(read) => assert_eq!(read.body, body(number).as_bytes(), "a wrong answer"),
+            Err(_) => failed += 1,
+        }
+    }
+    failed
+}
+
+/// Where most of the bodies are.
+fn blob_files(cluster: &Cluster) -> Vec<PathBuf> {
+    let is_blob = |file: &Path| file.extension().is_some_and(|extension| extension == "blob");
+    cluster.disk(SPOILED).files().into_iter().filter(|file| is_blob(file)).collect()
+}
+
+/// One bit in each KiB: no body in there is what it was.
+fn spoil(cluster: &Cluster, file: &Path) {
+    let bits = std::fs::metadata(file).unwrap().len() as usize * 8;
+    (0..bits).step_by(8 << 10).for_each(|bit| cluster.disk(SPOILED).flip(file, bit));
+}
+
+fn says(cluster: &Cluster, words: &str) -> bool {
+    std::fs::read_to_string(cluster.log(SPOILED)).unwrap().contains(words)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoiled_state_is_noticed_answered_by_others_and_made_anew() {
+    let Some(mut cluster) = start().await else { return };
+    // What is in files only is read from there after a restart.
+    cluster.stop(SPOILED);
+    let files = blob_files(&cluster);
+    assert!(!files.is_empty(), "bodies are in blob files");
+    files.iter().for_each(|file| spoil(&cluster, file));
+    cluster.restart(SPOILED);
+    cluster.wait_ready().await;
+
+    assert_eq!(read_all(&cluster.client()).await, 0, "the cluster's answers are not harmed");
+    let spoiled = cluster.client_at(SPOILED).with_deadline(Duration::from_secs(1));
+    until("the damage is found", || async {
+        let (chart, record) = place(0);
+        let read = spoiled.get(&chart, &record).await.err();
+        let found = says(&cluster, "a file of the state is damaged");
+        if found { Ok(()) } else { Err(format!("nothing is said, {read:?}")) }
+    })
+    .await;
+    // By itself, once it was heard that all others are well.
+    assert!(!cluster.process(SPOILED).wait().success());
+    assert!(says(&cluster, "the state is damaged ("), "its last line says why");
+    assert_eq!(read_all(&cluster.client()).await, 0);
+    cluster.stop(SPOILED);
+    cluster.restart(SPOILED);
+    cluster.wait_ready().await;
+    assert!(says(&cluster, "the shard's rows were fetched"), "its log alone has too little");
+    assert_eq!(read_all(&cluster.client_at(SPOILED)).await, 0);
+    cluster.wait_roots_equal().await;
+    let left = ["DAMAGED", "state.damaged"].map(|name| cluster.data_dir(SPOILED).join(name).exists());
+    assert_eq!(left, [false, false], "nothing of it is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_opened_is_made_anew() {
+    let Some(mut cluster) = start().await else { return };
+    for what in ["CURRENT", "all of it"] {
+        cluster.stop(SPOILED);
+        let state = cluster.data_dir(SPOILED).join("state");
+        match what {
+            "CURRENT" => std::fs::write(state.join("CURRENT"), "no name of a file\n").unwrap(),
+            _ => std::fs::remove_dir_all(&state).unwrap(),
+        }
+        cluster.restart(SPOILED);
+        cluster.wait_ready().await;
+        assert_eq!(read_all(&cluster.client_at(SPOILED)).await, 0, "{what}");
+        cluster.wait_roots_equal().await;
+    }
+}
