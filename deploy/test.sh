@@ -10,7 +10,9 @@ tests_minutes_max=40
 deny_version=0.20.2
 tools="$cache/tools"
 venv="$cache/venv"
-results="${CHARTHOLD_TEST_RESULTS:-$cache/long-results.tsv}"
+# In the repository: what was shown is part of what is said. Its lines are no change of what they are about.
+results_name=tests/long-results.tsv
+results="${CHARTHOLD_TEST_RESULTS:-$root/$results_name}"
 
 usage() {
     cat <<USAGE
@@ -132,7 +134,7 @@ long_names() { long_test --list --format terse 2>/dev/null | sed -n 's/: test$//
 commit_name() {
     local commit
     commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo none)
-    if [ -n "$(git -C "$root" status --porcelain 2>/dev/null)" ]; then commit="$commit+changes"; fi
+    if [ -n "$(git -C "$root" status --porcelain -- . ":!$results_name" 2>/dev/null)" ]; then commit="$commit+changes"; fi
     printf '%s' "$commit"
 }
 
@@ -162,7 +164,6 @@ run_long() {
     need_rust
     need_packages tests
     cd "$root"
-    mkdir -p "$(dirname "$results")"
     build
     names=$(long_names)
     if [ "$wanted" = list ]; then

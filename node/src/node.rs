@@ -79,7 +79,12 @@ pub async fn run(config: Config, source: ConfigSource) -> Result<(), NodeError> 
     let ops_port = ops::bind(address).await.map_err(|source| NodeError::Ops { address, source })?;
     let health = Arc::new(Health::default());
     let transport = Arc::new(PeerTransport::bind(config.listen.peer, &config.tls.peer)?);
-    let replica = open_replica(&config, root.as_ref(), &transport, &health).await?;
+    tokio::pin!(stop);
+    // It may take long: a state that is made anew waits for peers.
+    let replica = tokio::select! {
+        opened = open_replica(&config, root.as_ref(), &transport, &health) => opened?,
+        () = &mut stop => return Ok(()),
+    };
     let ops = Ops::new(&config, Arc::clone(&replica), Arc::clone(&health));
     let ops = tokio::spawn(ops::serve(ops_port, ops));
     // While the gateway still serves and forwards: clients notice nothing.

@@ -159,7 +159,7 @@ impl Metrics {
         to.register("trace_spans_dropped", help, self.spans_dropped.clone());
         let help = "What nodes without keys brought as leaders, and this one did not take";
         to.register("forged", help, self.forged.clone());
-        let help = "1 from when a file of the state was found damaged until the state is made anew";
+        let help = "1 from when a file of the state was found damaged until the node ends over it";
         to.register("state_damaged", help, self.state_damaged.clone());
         self.raft.register(to);
         self.engine.register(to);

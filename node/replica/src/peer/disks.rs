@@ -54,8 +54,8 @@ impl ClusterDisks {
         heard.get(&node).is_some_and(|(level, at)| *level == DiskLevel::Good && at.elapsed() < HEARD_MAX)
     }
 
-    /// Whether a node whose state is damaged may go out of service until it is made anew: all others are well, or wait for
-    /// this one. The one with the smallest id goes first, so that never two go.
+    /// Whether a node whose state is damaged may go out of service until it is made anew: it has room for another one, and all
+    /// others are well, or wait for this one. The one with the smallest id goes first, so that no two go.
     pub fn may_go(&self, node: NodeId, members: &[NodeId]) -> bool {
         let heard = self.heard.lock();
         let lets_go = |id: &NodeId| match heard.get(id) {
@@ -63,7 +63,7 @@ impl ClusterDisks {
             Some((DiskLevel::Damaged, at)) => at.elapsed() < HEARD_MAX && *id > node,
             _ => false,
         };
-        members.iter().filter(|id| **id != node).all(lets_go)
+        self.own.has_room() && members.iter().filter(|id| **id != node).all(lets_go)
     }
 
     /// Whether a leader may take a write: its own disk has room, and so have those of a majority. A peer that is not

@@ -5,7 +5,7 @@
 //! (a wiped node comes back with a new id and is unknown); one whose directory was rolled back or copied (see
 //! [`super::registry`]); another format.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -29,6 +29,8 @@ use crate::store::log::writer::LogWriter;
 
 /// The one format of frames and entries that this version speaks. In 1, commands had no authors.
 const FORMAT: u32 = 2;
+/// Far more than a cluster has.
+const CALLERS_MAX: usize = 64;
 const HELLO_BYTES_MAX: usize = 16 << 10;
 
 /// What a node is to this one.
@@ -64,6 +66,8 @@ pub struct Greeter {
     pub log: LogWriter,
     /// The peers that said last that this node is no member.
     pub refused_by: Mutex<BTreeSet<NodeId>>,
+    /// Where the peers that have called are called themselves.
+    pub callers: Mutex<BTreeMap<NodeId, String>>,
 }
 
 /// Who is at the other end.
@@ -134,9 +138,19 @@ impl Greeter {
             let answer = self.hello(Lane::Control, caller.map_or(0, |member| member.id), refused);
             write_hello(stream, &pb::Hello { no_member, ..answer }).await?;
             let presence = checked.map_err(HelloError::Refused)?;
+            if let Some(member) = caller {
+                self.note_caller(member);
+            }
             Ok(Introduced { hello, presence })
         };
         tokio::time::timeout(HANDSHAKE_MAX, shake).await.unwrap_or(Err(HelloError::TooSlow))
+    }
+
+    fn note_caller(&self, member: &pb::Member) {
+        let mut callers = self.callers.lock();
+        if callers.len() < CALLERS_MAX {
+            callers.insert(member.id, member.peer_address.clone());
+        }
     }
 
     fn hello(&self, lane: Lane, expected_node: NodeId, refused: String) -> pb::Hello {

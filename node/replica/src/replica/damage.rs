@@ -1,9 +1,11 @@
 //! What this node does once a file of its state is damaged: hands over what it leads, waits until it may go, and goes. The
 //! next start makes the state anew ([`super::refill`]).
 //!
-//! Until then it serves what it can: a damaged block is no reason to vote no more. It goes when all other nodes are there
-//! and well, one node at a time; or when a group has stopped over it anyway.
+//! Until then it serves what it can: a damaged block is no reason to vote no more. It goes when all other nodes are there,
+//! well, and enough to go on alone; one node at a time. If a group has stopped over it and it may not go, it ends with what
+//! it has: after the start the group votes again, until it comes to the same row.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio::time::Instant;
 use crate::metrics::METRICS;
 use crate::peer::disks::ClusterDisks;
 use crate::shard::group::Group;
+use crate::store::disk::DiskLevel;
 use crate::store::set_aside::{Mark, SetAside};
 use crate::store::state::flusher::StateStore;
 use crate::{DIRECTORY, NodeId};
@@ -47,17 +50,27 @@ impl Damage {
         );
         METRICS.state_damaged.set(1);
         self.disks.note_damage();
-        let since = Instant::now();
-        while !(self.is_over() || since.elapsed() > GO_AFTER && self.may_go()) {
+        let mut since = Instant::now();
+        while since.elapsed() < GO_AFTER || !(self.may_go() || self.is_over()) {
             tokio::time::sleep(LOOK_INTERVAL).await;
+            // Only what was told for so long counts.
+            if self.disks.own() != DiskLevel::Damaged {
+                since = Instant::now();
+            }
         }
+        if self.may_go() {
+            self.mark(&why);
+        }
+        let _first = self.given_up.set(why);
+    }
+
+    fn mark(&self, why: &str) {
         let members = self.groups[usize::from(DIRECTORY)].members();
         let peers = members.into_iter().filter(|(id, _)| *id != self.node).map(|(_, member)| member.peer_address);
-        let mark = Mark { detail: why.clone(), peers: peers.collect() };
+        let mark = Mark { detail: why.to_owned(), peers: peers.collect() };
         if let Err(error) = self.set_aside.mark(&mark) {
             tracing::error!(%error, "the damaged state cannot be marked: it is used again at the next start");
         }
-        let _first = self.given_up.set(why);
     }
 
     /// Nothing is left to wait for.
@@ -65,9 +78,14 @@ impl Damage {
         self.groups.iter().any(|group| group.stopped().is_some())
     }
 
+    /// All others are well, and enough to go on alone: who gives a state leads.
     fn may_go(&self) -> bool {
         let members = self.groups[usize::from(DIRECTORY)].members();
         let ids = members.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-        self.disks.may_go(self.node, &ids)
+        let enough = |voters: BTreeSet<NodeId>| {
+            let others = voters.iter().filter(|id| **id != self.node).count();
+            others > voters.len() / 2
+        };
+        self.disks.may_go(self.node, &ids) && self.groups.iter().all(|group| enough(group.composition().voters))
     }
 }

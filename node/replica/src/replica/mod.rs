@@ -57,9 +57,10 @@ use crate::shard::network::GroupNetwork;
 use crate::shard::transfer::Outgoing;
 use crate::shard::types::Member;
 use crate::store::StoreError;
-use crate::store::disk::{DiskLevel, DiskLimits};
+use crate::store::disk::{Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::log::group::GroupLog;
+use crate::store::set_aside::Mark;
 use crate::store::state::flusher::StateStore;
 use crate::{DIRECTORY, NodeId, ShardId};
 
@@ -126,7 +127,13 @@ impl Replica {
         platform: Platform,
     ) -> Result<Arc<Self>, StoreError> {
         let stores = Stores::open(&config, &platform)?;
-        Self::start(config, stores, transport, platform).await
+        let (state, set_aside) = (stores.state.clone(), stores.set_aside.clone());
+        let started = Self::start(config, stores, transport, platform).await;
+        if let (Err(_), Some(why)) = (&started, state.engine().damage()) {
+            let peers = set_aside.refilling()?.map(|mark| mark.peers).unwrap_or_default();
+            set_aside.mark(&Mark { detail: why.to_owned(), peers })?;
+        }
+        started
     }
 
     /// The same, with its stores open.
@@ -198,7 +205,7 @@ impl Replica {
         };
         let leaders = Leaders { groups: groups.clone(), disks, leadership, sites: config.leader_sites };
         let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), damage.watch(), follow).0 });
-        allow_elections_later(groups.clone(), started + silence);
+        allow_elections_later(groups.clone(), stores.disk, started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
         let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), uploads, config.upload_idle));
         Ok(Arc::new(Self {
@@ -330,6 +337,7 @@ fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, rost
         leadership: Arc::new(Leadership::new(config.member.keyed)),
         log: stores.log.clone(),
         refused_by: Default::default(),
+        callers: Default::default(),
     }
 }
 
@@ -369,10 +377,12 @@ async fn reach_members(observer: Arc<Observer>) {
     }
 }
 
-fn allow_elections_later(groups: Vec<Arc<Group>>, at: Instant) {
+/// From then on a node whose state was made anew is as good as the others.
+fn allow_elections_later(groups: Vec<Arc<Group>>, disk: Arc<Disk>, at: Instant) {
     tokio::spawn(async move {
         tokio::time::sleep_until(at).await;
         groups.iter().for_each(|group| group.allow_elections());
+        disk.note_refilling(false);
     });
 }
 

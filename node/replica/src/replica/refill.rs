@@ -4,7 +4,7 @@
 //! is whole (else the node would not start at all): whom this node has voted for and what it has acknowledged stands, and
 //! until a group has its rows the node is for it as one that is down.
 //!
-//! It asks the nodes that the configuration names and those that the mark names, until one of them leads and gives.
+//! It asks all whose addresses it knows or learns, until one of them leads and gives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -66,13 +66,15 @@ impl Refill<'_> {
                 lacking.push(log);
             }
         }
+        // Until it votes again: see `Replica::start`.
+        self.stores.disk.note_refilling(self.stores.refilling.is_some() || !lacking.is_empty());
         if !lacking.is_empty() {
-            self.stores.disk.note_refilling(true);
             self.fetch_all(&lacking).await?;
-            self.stores.disk.note_refilling(false);
         }
-        blocking(|| self.stores.state.flush())?;
-        self.stores.set_aside.done()
+        blocking(|| {
+            self.stores.state.flush()?;
+            self.stores.set_aside.done()
+        })
     }
 
     /// Meanwhile peers are told how it goes.
@@ -118,7 +120,7 @@ impl Refill<'_> {
         loop {
             let mut refusals = Vec::new();
             for address in self.addresses() {
-                match self.fetch_from(address, shard, begins_after).await {
+                match self.fetch_from(&address, shard, begins_after).await {
                     Ok(received) => {
                         tracing::info!(shard, from = address, "the shard's rows were fetched");
                         return blocking(|| install::install(shard, &self.stores.state, received)).map_err(io);
@@ -147,13 +149,15 @@ impl Refill<'_> {
         let client = self.peers.client(member.id, address);
         let connected = tokio::time::timeout(CONNECT_MAX, client.connected()).await;
         connected.map_err(|_| "no connection".to_owned())?;
-        let fetched = fetch(&client, shard, &self.stores.incoming, begins_after).await;
+        let fetched = fetch(&client, self.stores.data.node_id, shard, &self.stores.incoming, begins_after).await;
         fetched.map_err(|error| error.to_string())
     }
 
-    fn addresses(&self) -> BTreeSet<&String> {
-        let marked = self.stores.marked.as_ref().map_or(&[][..], |mark| &mark.peers);
-        self.join.iter().chain(marked).collect()
+    /// Where peers may be: the configuration's, those of when the state was found damaged, and whoever calls here.
+    fn addresses(&self) -> BTreeSet<String> {
+        let marked = self.stores.refilling.iter().flat_map(|mark| mark.peers.clone());
+        let callers = self.greeter.callers.lock().values().cloned().collect::<Vec<_>>();
+        self.join.iter().cloned().chain(marked).chain(callers).collect()
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Stores {
     pub(super) disk: Arc<Disk>,
     pub(super) set_aside: SetAside,
     /// The state is made anew, and why.
-    pub(super) marked: Option<Mark>,
+    pub(super) refilling: Option<Mark>,
     /// Whose stores these are.
     pub(super) groups: RangeInclusive<ShardId>,
 }
@@ -53,13 +53,17 @@ impl Stores {
         let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
         let set_aside = SetAside::at(&config.data);
         let state = open_state(&data.state_path(), &set_aside)?;
-        let state = StateStore::start(Arc::new(state), log.clone())?;
+        let state = StateStore::start(Arc::new(state), log.clone());
+        if let Err(EngineError::Damaged { detail, .. }) = &state {
+            set_aside.mark(&Mark { detail: detail.clone(), peers: Vec::new() })?;
+        }
+        let state = state?;
         let incoming = open_incoming(&data.incoming_path())?;
         data.sync()?;
         let disk = disk::watch(&config.data, config.disk, log.busy())?;
         let start = Start { boot: data.boot, previous: data.previous_boot, recovered };
-        let (marked, groups) = (set_aside.marked()?, DIRECTORY..=SHARD_COUNT);
-        Ok(Self { data, start, log_engine, log, state, incoming, disk, set_aside, marked, groups })
+        let (refilling, groups) = (set_aside.refilling()?, DIRECTORY..=SHARD_COUNT);
+        Ok(Self { data, start, log_engine, log, state, incoming, disk, set_aside, refilling, groups })
     }
 
     /// For a simulation, in the runtime that is to drive it: no thread, engines in memory, a disk that is well and takes
@@ -78,24 +82,31 @@ impl Stores {
         let incoming = open_incoming(&data.incoming_path())?;
         let groups = DIRECTORY..=shards.min(SHARD_COUNT);
         let (disk, set_aside) = (Arc::default(), SetAside::at(&config.data));
-        Ok(Self { data, start, log_engine: log, log: writer, state, incoming, disk, set_aside, marked: None, groups })
+        Ok(Self {
+            data,
+            start,
+            log_engine: log,
+            log: writer,
+            state,
+            incoming,
+            disk,
+            set_aside,
+            refilling: None,
+            groups,
+        })
     }
 }
 
 /// Opens the state; one that is damaged, or was found to be, is set aside, and an empty one takes its place.
 fn open_state(path: &Path, set_aside: &SetAside) -> Result<RocksState, StoreError> {
-    let open = || watched(path, SAY_AFTER, || RocksState::open(path));
     set_aside.make_way(path)?;
-    if let Some(mark) = set_aside.marked()? {
-        tracing::warn!(why = mark.detail, "the state was damaged and is set aside: it is made anew");
-    }
-    match open() {
+    match watched(path, SAY_AFTER, || RocksState::open(path)) {
         Err(EngineError::Damaged { detail, .. }) => {
-            tracing::error!(why = detail, "the state is damaged and is set aside: it is made anew");
-            let peers = set_aside.marked()?.map(|mark| mark.peers).unwrap_or_default();
+            tracing::error!(why = detail, "the state cannot be opened: it is set aside and made anew; check the disk");
+            let peers = set_aside.refilling()?.map(|mark| mark.peers).unwrap_or_default();
             set_aside.mark(&Mark { detail, peers })?;
             set_aside.make_way(path)?;
-            Ok(open()?)
+            Ok(RocksState::open(path)?)
         }
         opened => Ok(opened?),
     }

@@ -25,12 +25,14 @@ use super::group::{Confirmed, Group, GroupError};
 use super::parts::{self, Kept, PROGRESS_MAX, Parts, TakeError, WINDOW};
 use super::transfer::Outgoing;
 use super::types::LogId;
-use crate::ShardId;
 use crate::peer::Lane;
 use crate::peer::client::{CallFailure, PeerClient};
 use crate::peer::frame::Kind;
 use crate::store::incoming::{Incoming, Received};
+use crate::{NodeId, ShardId};
 
+/// For the first message: a leader sends to few at a time.
+const BEGIN_MAX: Duration = Duration::from_secs(300);
 /// For a leader to apply what it has confirmed.
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 
@@ -43,11 +45,15 @@ pub enum FetchError {
     Take(#[from] TakeError),
     #[error("what it gives ends before this node's log begins")]
     TooOld,
+    #[error("by what it gives this node is no member")]
+    NoMember,
 }
 
-/// Takes a group's rows from a peer that leads it: at least up to `begins_after`, where the own log begins.
+/// Takes a group's rows from a peer that leads it, for one of its members: at least up to `begins_after`, where the own log
+/// begins.
 pub async fn fetch(
     client: &PeerClient,
+    member: NodeId,
     shard: ShardId,
     incoming: &Incoming,
     begins_after: Option<LogId>,
@@ -56,12 +62,16 @@ pub async fn fetch(
     for _ in 0..WINDOW {
         sender.send(Bytes::new()).await?;
     }
-    let Request::Begin(begin) = parts::decode(given.next(PROGRESS_MAX).await?)? else {
+    let Request::Begin(begin) = parts::decode(given.next(BEGIN_MAX).await?)? else {
         return Err(TakeError::Refused("it does not begin at its beginning").into());
     };
     let meta = begin.meta.unwrap_or_default();
     if meta.last_log_id.as_ref().map(codec::log_id_from_pb) < begins_after {
         return Err(FetchError::TooOld);
+    }
+    let membership = meta.last_membership.as_ref().and_then(|stored| stored.membership.as_ref());
+    if !membership.is_some_and(|membership| membership.members.iter().any(|known| known.id == member)) {
+        return Err(FetchError::NoMember);
     }
     let mut kept = Kept::begin(shard, &meta, incoming).map_err(TakeError::Keep)?;
     loop {
@@ -81,7 +91,10 @@ pub fn give(
     let (messages, given) = mpsc::channel(WINDOW);
     tokio::spawn(async move {
         if let Err(error) = give_all(&group, &outgoing, asks, &messages).await {
-            tracing::info!(shard = group.shard, %error, "the shard's rows were not given to a replica that lacks them");
+            // Whoever asks tries all.
+            if !matches!(error, GiveError::Group(GroupError::NotLeader { .. })) {
+                tracing::info!(shard = group.shard, %error, "the shard's rows were not given to a replica that lacks them");
+            }
             let unavailable = pb::CallError { kind: ErrorKind::Unavailable as i32, leader: 0 };
             let _asker_gone = messages.send(Err(unavailable)).await;
         }

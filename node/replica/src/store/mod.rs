@@ -11,6 +11,7 @@
 //! DATA/SYNCED     how much of log/ is known to be synced         log/synced_mark.rs
 //! DATA/state/     RocksDB, flushed every 64 MiB or 30 s          state/
 //! DATA/DAMAGED    state/ is to be made anew, and why             set_aside.rs
+//! DATA/REFILLING  it is being made anew, and why                 set_aside.rs
 //! DATA/incoming/  snapshots on their way into the state          incoming.rs
 //! DATA/BALLAST    room that is held for bad days                 disk/ballast.rs
 //! DATA/PROBE      written again and again, to see if it hangs    disk/watchdog.rs

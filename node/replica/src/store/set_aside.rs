@@ -1,13 +1,13 @@
 //! A state that is damaged is set aside, and made anew: from the log what the log has, from the peers what it lacks.
 //!
-//! Owns the mark and where the damaged state stays until the new one has everything. Must not know how it is made.
+//! Owns the marks and where the damaged state stays until the new one has everything. Must not know how it is made.
 //!
 //! ```text
 //! DATA/DAMAGED         why; then a peer's address a line, as far as they were known     state/ is worth nothing
-//! DATA/state.damaged/  the state that was set aside
+//! DATA/REFILLING       the same, once it was set aside                                  state/ is the new one, not whole yet
+//! DATA/state.damaged/  the state that was set aside first
 //! ```
-//! As long as the mark is there, each start begins again with an empty state. The log is not touched: it holds what this
-//! node has acknowledged and whom it has voted for.
+//! The log is not touched: it holds what this node has acknowledged and whom it has voted for.
 
 use std::fs;
 use std::io;
@@ -34,24 +34,28 @@ impl SetAside {
         Self { data: data.to_owned() }
     }
 
-    fn mark_path(&self) -> PathBuf {
+    fn damaged_mark(&self) -> PathBuf {
         self.data.join("DAMAGED")
     }
 
-    fn damaged_path(&self) -> PathBuf {
+    fn refilling_mark(&self) -> PathBuf {
+        self.data.join("REFILLING")
+    }
+
+    fn damaged_state(&self) -> PathBuf {
         self.data.join("state.damaged")
     }
 
-    /// From the next start on, the state is made anew. Durable on return.
+    /// The next start sets the state aside. Durable on return.
     pub fn mark(&self, mark: &Mark) -> Result<(), StoreError> {
         let detail = mark.detail.replace('\n', " ");
         let lines = std::iter::once(&detail).chain(&mark.peers).map(|line| format!("{line}\n"));
-        write_atomically(&self.mark_path(), lines.collect::<String>().as_bytes())
+        write_atomically(&self.damaged_mark(), lines.collect::<String>().as_bytes())
     }
 
-    /// What was marked and is not done.
-    pub fn marked(&self) -> Result<Option<Mark>, StoreError> {
-        let path = self.mark_path();
+    /// Why the state is made anew, if it is.
+    pub fn refilling(&self) -> Result<Option<Mark>, StoreError> {
+        let path = self.refilling_mark();
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let mut lines = text.lines().map(str::to_owned);
@@ -62,31 +66,46 @@ impl SetAside {
         }
     }
 
-    /// Before the state is opened: if it is marked, it goes out of the way. What was set aside first stays: a new state that
-    /// is not whole yet is worth less.
+    /// Before the state is opened: one that is marked goes out of the way. The first one stays until the end: a new one that
+    /// was not whole yet is worth less.
     pub fn make_way(&self, state: &Path) -> Result<(), StoreError> {
-        let damaged = self.damaged_path();
-        let moved = match (self.marked()?, damaged.exists()) {
-            (Some(_), false) => fs::rename(state, &damaged),
-            (Some(_), true) => fs::remove_dir_all(state),
-            (None, true) => fs::remove_dir_all(&damaged),
-            (None, false) => Ok(()),
-        };
-        match moved {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::Io { path: state.to_owned(), source: error })
-            }
-            _ => Ok(()),
+        let made = self.try_make_way(state);
+        made.map_err(|source| StoreError::Io { path: state.to_owned(), source })
+    }
+
+    fn try_make_way(&self, state: &Path) -> io::Result<()> {
+        let first = self.damaged_state();
+        if self.damaged_mark().try_exists()? {
+            let moved = if first.try_exists()? { fs::remove_dir_all(state) } else { fs::rename(state, &first) };
+            unless_missing(moved)?;
+            sync_folder(&self.data)?;
+            fs::rename(self.damaged_mark(), self.refilling_mark())?;
+            return sync_folder(&self.data);
+        }
+        match self.refilling_mark().try_exists()? {
+            true => Ok(()),
+            false => unless_missing(fs::remove_dir_all(first)),
         }
     }
 
     /// The new state has everything.
     pub fn done(&self) -> Result<(), StoreError> {
-        let gone = fs::remove_file(self.mark_path()).and_then(|()| fs::File::open(&self.data)?.sync_all());
-        gone.and_then(|()| fs::remove_dir_all(self.damaged_path()))
-            .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-            .map_err(|source| StoreError::Io { path: self.mark_path(), source })
+        let path = self.refilling_mark();
+        if !path.exists() {
+            return Ok(());
+        }
+        let gone = fs::remove_file(&path).and_then(|()| sync_folder(&self.data));
+        let gone = gone.and_then(|()| unless_missing(fs::remove_dir_all(self.damaged_state())));
+        gone.map_err(|source| StoreError::Io { path, source })
     }
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -112,34 +131,45 @@ mod tests {
     fn the_first_state_stays_until_a_new_one_is_whole() {
         let data = tempfile::tempdir().unwrap();
         let (aside, state) = (SetAside::at(data.path()), data.path().join("state"));
-        let old = || Some("old".to_owned());
+        let (old, half) = (|| Some("old".to_owned()), || Some("half".to_owned()));
+        let why = || aside.refilling().unwrap().map(|mark| (mark.detail, mark.peers));
         write_state(data.path(), "old");
         aside.make_way(&state).unwrap();
-        assert_eq!((aside.marked().unwrap(), found(data.path())), (None, [old(), None]));
+        aside.done().unwrap();
+        assert_eq!((why(), found(data.path())), (None, [old(), None]), "nothing is marked");
         aside.mark(&mark()).unwrap();
-        let marked = aside.marked().unwrap().unwrap();
-        assert_eq!((marked.detail.as_str(), marked.peers), ("a bad block in a table", mark().peers));
+        assert_eq!((why(), found(data.path())), (None, [old(), None]), "it is still in use");
         aside.make_way(&state).unwrap();
+        assert_eq!(why(), Some(("a bad block in a table".to_owned(), mark().peers)));
         assert_eq!(found(data.path()), [None, old()]);
-        // A start that breaks off, before and after it made a state.
-        aside.make_way(&state).unwrap();
+        // Starts that break off go on where they were.
         write_state(data.path(), "half");
+        aside.make_way(&state).unwrap();
+        assert_eq!(found(data.path()), [half(), old()]);
+        // The new one is damaged itself.
+        aside.mark(&mark()).unwrap();
         aside.make_way(&state).unwrap();
         assert_eq!(found(data.path()), [None, old()]);
         write_state(data.path(), "new");
         aside.done().unwrap();
         aside.done().unwrap();
-        assert_eq!((aside.marked().unwrap(), found(data.path())), (None, [Some("new".to_owned()), None]));
+        assert_eq!((why(), found(data.path())), (None, [Some("new".to_owned()), None]));
     }
 
     #[test]
-    fn what_is_left_after_the_mark_has_gone_goes_at_the_next_start() {
+    fn a_crash_between_two_steps_is_made_up_for() {
         let data = tempfile::tempdir().unwrap();
         let (aside, state) = (SetAside::at(data.path()), data.path().join("state"));
-        write_state(data.path(), "new");
+        // Set aside, and still marked.
+        aside.mark(&mark()).unwrap();
         fs::create_dir_all(data.path().join("state.damaged")).unwrap();
         aside.make_way(&state).unwrap();
+        assert!(aside.refilling().unwrap().is_some() && !aside.damaged_mark().exists());
+        // Done, but for what was set aside.
+        write_state(data.path(), "new");
+        fs::remove_file(aside.refilling_mark()).unwrap();
+        aside.make_way(&state).unwrap();
         assert_eq!(found(data.path()), [Some("new".to_owned()), None]);
-        assert!(!data.path().join("state.damaged").exists());
+        assert!(!aside.damaged_state().exists());
     }
 }

@@ -61,6 +61,7 @@ pub fn new_greeter(id: NodeId, name: &str) -> Greeter {
         leadership: Arc::new(Leadership::new(true)),
         log: writer,
         refused_by: Default::default(),
+        callers: Default::default(),
     }
 }
 

@@ -98,12 +98,16 @@ impl Disk {
         match self.level.load(Ordering::Acquire) {
             _ if self.stalled.load(Ordering::Acquire) => DiskLevel::Stalled,
             _ if self.refilling.load(Ordering::Acquire) => DiskLevel::Refilling,
-            // Without room the state cannot be made anew.
-            0 if self.damaged.load(Ordering::Acquire) => DiskLevel::Damaged,
+            2.. => DiskLevel::Critical,
+            _ if self.damaged.load(Ordering::Acquire) => DiskLevel::Damaged,
             0 => DiskLevel::Good,
             1 => DiskLevel::Low,
-            _ => DiskLevel::Critical,
         }
+    }
+
+    /// Whether there is as much room as there should be, whatever else is wrong.
+    pub fn has_room(&self) -> bool {
+        self.level.load(Ordering::Acquire) == 0
     }
 
     /// A file of the state is damaged, for as long as this process runs.

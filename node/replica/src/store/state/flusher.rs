@@ -307,7 +307,7 @@ fn flush(inner: &Inner, log: &LogWriter) -> bool {
     }
     match positions {
         Ok(positions) => inner.note_flushed(positions),
-        Err(error) => abort_on_lost_durability("cannot read how far the state is", &error),
+        Err(error) => return cannot_flush(error),
     }
     METRICS.flush.observe(started.elapsed().as_secs_f64());
     METRICS.flush_bytes.observe(bytes as f64);

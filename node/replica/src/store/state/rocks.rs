@@ -229,6 +229,14 @@ fn is_full(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::IOError && error.as_ref().contains("No space left on device")
 }
 
+/// Why a read failed: also a sector that cannot be read is damage, others have what was in it.
+fn unreadable(error: rocksdb::Error) -> EngineError {
+    match error.kind() {
+        ErrorKind::IOError => EngineError::Damaged { engine: "state", detail: error.into_string() },
+        _ => failed(error),
+    }
+}
+
 fn failed(error: rocksdb::Error) -> EngineError {
     match error.kind() {
         ErrorKind::Corruption => EngineError::Damaged { engine: "state", detail: error.into_string() },
@@ -245,7 +253,7 @@ fn rows_within(
     let mut rows = StateRows::new();
     let mut size_bytes = 0;
     for row in iterator.take(rows_max) {
-        let (key, value) = row.map_err(failed)?;
+        let (key, value) = row.map_err(unreadable)?;
         size_bytes += key.len() + value.len();
         if size_bytes > bytes_max && !rows.is_empty() {
             break;
@@ -291,7 +299,7 @@ impl StateEngine for RocksState {
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let row = self.db.get_cf_opt(&self.family(table)?, key, &read_options(table));
-        Ok(self.note(row.map_err(failed))?.map(Bytes::from))
+        Ok(self.note(row.map_err(unreadable))?.map(Bytes::from))
     }
 
     fn scan(
