@@ -15,6 +15,7 @@ pub mod chaos;
 pub mod fault_disk;
 pub mod harness;
 pub mod listing;
+pub mod numbered;
 pub mod patients;
 pub mod simulation;
 pub mod strangers;

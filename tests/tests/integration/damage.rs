@@ -4,13 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use charthold_client::{Chart, Client, Put, RecordId};
 use charthold_tests::fault_disk::FaultDisk;
 use charthold_tests::harness::{Cluster, Options, RAFT, until};
+use charthold_tests::numbered::Numbered;
 
 /// More than the logs hold.
-const RECORDS: usize = 1_000;
-const RECORD_BYTES: usize = 2_000;
+const RECORDS: Numbered = Numbered { records: 1_000, bytes: 2_000 };
 const SPOILED: usize = 1;
 
 async fn start() -> Option<Cluster> {
@@ -20,38 +19,13 @@ async fn start() -> Option<Cluster> {
     }
     let config = format!("{RAFT}snapshot_after_entries = 50\nkeep_entries = 50\n");
     let cluster = Cluster::start_with(Options { config, fault_disks: true, ..Options::default() }).await;
-    for number in 0..RECORDS {
-        let (chart, record) = place(number);
-        cluster.client().put(&chart, &record, Put::new("text/plain", body(number))).await.unwrap();
-    }
+    RECORDS.put_all(&cluster.client()).await;
     Some(cluster)
 }
 
 #[allow(clippy::print_stderr)]
 fn skip() {
     eprintln!("SKIPPED: fault disks need root and /dev/fuse");
-}
-
-fn place(number: usize) -> (Chart, RecordId) {
-    (Chart::patient(format!("p{number}")), RecordId::new("Note", "n"))
-}
-
-fn body(number: usize) -> String {
-    let mut random = fastrand::Rng::with_seed(number as u64);
-    std::iter::repeat_with(|| random.alphanumeric()).take(RECORD_BYTES).collect()
-}
-
-/// How many records were not read. Those that were are right.
-async fn read_all(client: &Client) -> usize {
-    let mut failed = 0;
-    for number in 0..RECORDS {
-        let (chart, record) = place(number);
-        match client.get(&chart, &record).await {
-            Ok(read) => assert_eq!(read.body, body(number).as_bytes(), "a wrong answer"),
-            Err(_) => failed += 1,
-        }
-    }
-    failed
 }
 
 /// Where most of the bodies are.
@@ -79,12 +53,11 @@ async fn a_spoiled_state_is_noticed_answered_by_others_and_made_anew() {
     assert!(!files.is_empty(), "bodies are in blob files");
     files.iter().for_each(|file| spoil(&cluster, file));
     cluster.restart(SPOILED);
-    cluster.wait_ready().await;
 
-    assert_eq!(read_all(&cluster.client()).await, 0, "the cluster's answers are not harmed");
+    assert_eq!(RECORDS.read_all(&cluster.client()).await, 0, "the cluster's answers are not harmed");
     let spoiled = cluster.client_at(SPOILED).with_deadline(Duration::from_secs(1));
     until("the damage is found", || async {
-        let (chart, record) = place(0);
+        let (chart, record) = RECORDS.place(0);
         let read = spoiled.get(&chart, &record).await.err();
         let found = says(&cluster, "a file of the state is damaged");
         if found { Ok(()) } else { Err(format!("nothing is said, {read:?}")) }
@@ -93,12 +66,12 @@ async fn a_spoiled_state_is_noticed_answered_by_others_and_made_anew() {
     // By itself, once it was heard that all others are well.
     assert!(!cluster.process(SPOILED).wait().success());
     assert!(says(&cluster, "the state is damaged ("), "its last line says why");
-    assert_eq!(read_all(&cluster.client()).await, 0);
+    assert_eq!(RECORDS.read_all(&cluster.client()).await, 0);
     cluster.stop(SPOILED);
     cluster.restart(SPOILED);
     cluster.wait_ready().await;
     assert!(says(&cluster, "the shard's rows were fetched"), "its log alone has too little");
-    assert_eq!(read_all(&cluster.client_at(SPOILED)).await, 0);
+    assert_eq!(RECORDS.read_all(&cluster.client_at(SPOILED)).await, 0);
     cluster.wait_roots_equal().await;
     let left = ["DAMAGED", "REFILLING", "state.damaged"].map(|name| cluster.data_dir(SPOILED).join(name).exists());
     assert_eq!(left, [false; 3], "nothing of it is left");
@@ -116,7 +89,7 @@ async fn a_state_that_cannot_be_opened_is_made_anew() {
         }
         cluster.restart(SPOILED);
         cluster.wait_ready().await;
-        assert_eq!(read_all(&cluster.client_at(SPOILED)).await, 0, "{what}");
+        assert_eq!(RECORDS.read_all(&cluster.client_at(SPOILED)).await, 0, "{what}");
         cluster.wait_roots_equal().await;
     }
 }

@@ -12,12 +12,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use charthold_client::{Chart, Client, Put, RecordId};
 use charthold_replica::store::log::rocks::RocksLog;
 use charthold_replica::store::log::{LogEngine as _, LogOp};
 use charthold_replica::store::state::rocks::RocksState;
 use charthold_replica::store::state::{StateEngine as _, StateOp, Table};
 use charthold_tests::harness::{Cluster, Options, RAFT};
+use charthold_tests::numbered::Numbered;
 use charthold_tests::strangers::copy;
 
 const ENGINE_FLIPS: usize = 5_000;
@@ -26,8 +26,7 @@ const ROWS: u32 = 2_000;
 const APPLIED: &[u8] = b"applied";
 /// On both sides of what is kept in files of its own.
 const ROW_BYTES: std::ops::Range<usize> = 100..2_000;
-const RECORDS: usize = 400;
-const RECORD_BYTES: usize = 8_000;
+const RECORDS: Numbered = Numbered { records: 400, bytes: 8_000 };
 /// Their bytes mean nothing to anybody: room that is kept, RocksDB's own diary, a probe of the disk.
 const MEANINGLESS: [&str; 4] = ["BALLAST", "LOG", "LOCK", "PROBE"];
 
@@ -250,39 +249,10 @@ fn has_checksums(file: &Path) -> bool {
 
 // --- A cluster.
 
-fn place(number: usize) -> (Chart, RecordId) {
-    (Chart::patient(format!("p{number}")), RecordId::new("Note", "n"))
-}
-
-fn body(number: usize) -> String {
-    let mut random = fastrand::Rng::with_seed(number as u64);
-    std::iter::repeat_with(|| random.alphanumeric()).take(RECORD_BYTES).collect()
-}
-
-async fn fill(client: &Client) {
-    for number in 0..RECORDS {
-        let (chart, record) = place(number);
-        client.put(&chart, &record, Put::new("text/plain", body(number))).await.unwrap();
-    }
-}
-
-/// How many records were not read. Those that were are right.
-async fn read_all(client: &Client) -> usize {
-    let mut failed = 0;
-    for number in 0..RECORDS {
-        let (chart, record) = place(number);
-        match client.get(&chart, &record).await {
-            Ok(read) => assert_eq!(read.body, body(number).as_bytes(), "a wrong answer"),
-            Err(_) => failed += 1,
-        }
-    }
-    failed
-}
-
 async fn flip_nodes(random: &mut fastrand::Rng) {
     let config = format!("{RAFT}snapshot_after_entries = 50\nkeep_entries = 50\n");
     let mut cluster = Cluster::start_with(Options { config, fault_disks: true, ..Options::default() }).await;
-    fill(&cluster.client()).await;
+    RECORDS.put_all(&cluster.client()).await;
     let mut tally = Tally::default();
     for number in 0..NODE_FLIPS {
         let node = random.usize(0..cluster.size());
@@ -297,9 +267,14 @@ async fn flip_nodes(random: &mut fastrand::Rng) {
             cluster.restart(node);
             ended = !serves(&mut cluster, node).await;
         }
-        let failed = if ended { 0 } else { read_all(&cluster.client_at(node)).await };
+        let failed = if ended { 0 } else { RECORDS.read_all(&cluster.client_at(node)).await };
         ended |= !cluster.is_running(node);
-        assert_eq!(read_all(&cluster.client()).await, 0, "flip {number} in {}: the cluster suffers", file.display());
+        assert_eq!(
+            RECORDS.read_all(&cluster.client()).await,
+            0,
+            "flip {number} in {}: the cluster suffers",
+            file.display()
+        );
         let outcome = match (ended, failed) {
             (true, _) => Outcome::NotOpened,
             (false, 1..) => Outcome::ReadFailed,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::stores::Stores;
 use crate::metrics::METRICS;
 use crate::peer::disks::ClusterDisks;
 use crate::shard::group::Group;
@@ -25,16 +26,31 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const GO_AFTER: Duration = Duration::from_secs(25);
 
 pub(super) struct Damage {
-    pub node: NodeId,
-    pub groups: Vec<Arc<Group>>,
-    pub state: StateStore,
-    pub disks: Arc<ClusterDisks>,
-    pub set_aside: SetAside,
-    /// Set when the node is to end.
-    pub given_up: Arc<OnceLock<String>>,
+    node: NodeId,
+    groups: Vec<Arc<Group>>,
+    state: StateStore,
+    disks: Arc<ClusterDisks>,
+    set_aside: SetAside,
+    given_up: Arc<OnceLock<String>>,
 }
 
 impl Damage {
+    pub fn new(stores: &Stores, groups: &[Arc<Group>], disks: &Arc<ClusterDisks>) -> Self {
+        Self {
+            node: stores.data.node_id,
+            groups: groups.to_vec(),
+            state: stores.state.clone(),
+            disks: Arc::clone(disks),
+            set_aside: stores.set_aside.clone(),
+            given_up: Arc::default(),
+        }
+    }
+
+    /// Set when the node is to end: what is wrong with the state.
+    pub fn given_up(&self) -> Arc<OnceLock<String>> {
+        Arc::clone(&self.given_up)
+    }
+
     /// Ends when the state is given up.
     pub async fn watch(self) {
         let why = loop {

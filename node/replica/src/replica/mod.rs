@@ -153,31 +153,11 @@ impl Replica {
         let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
         let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
         let logs = open_logs(&stores)?;
-        let refill = Refill {
-            stores: &stores,
-            peers: &peers,
-            transport: Arc::clone(&transport),
-            greeter: Arc::clone(&greeter),
-            join: &config.join,
-            from_keyless: config.keyless_snapshots || !config.member.keyed,
-            describe: Arc::clone(&config.describe),
-        };
-        refill.run(&logs).await?;
+        refill(&config, &stores, &logs, &peers, &transport, &greeter).await?;
         let groups = start_groups(&config, &stores, logs, &peers, &outgoing, &conditions).await?;
         roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
-        let observer = Arc::new(Observer {
-            node: node_id,
-            started,
-            groups: groups.clone(),
-            peers: Arc::clone(&peers),
-            clock: Arc::clone(&greeter.clock),
-            leadership: Arc::clone(&leadership),
-            distances: Distances::new(Duration::from_millis(config.timing.heartbeat_ms)),
-            log_engine: stores.log_engine,
-            state: stores.state.clone(),
-            above: config.describe,
-        });
+        let observer = Arc::new(new_observer(&config, &stores, &groups, &peers, &greeter, started));
         let describe = Arc::clone(&observer);
         let describe: Describe = Arc::new(move || describe.describe());
         let (clock, key) = (Arc::clone(&greeter.clock), config.author_key);
@@ -194,15 +174,8 @@ impl Replica {
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
         let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
-        let given_up = Arc::new(OnceLock::new());
-        let damage = Damage {
-            node: node_id,
-            groups: groups.clone(),
-            state: stores.state.clone(),
-            disks: Arc::clone(&disks),
-            set_aside: stores.set_aside,
-            given_up: Arc::clone(&given_up),
-        };
+        let damage = Damage::new(&stores, &groups, &disks);
+        let given_up = damage.given_up();
         let leaders = Leaders { groups: groups.clone(), disks, leadership, sites: config.leader_sites };
         let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), damage.watch(), follow).0 });
         allow_elections_later(groups.clone(), stores.disk, started + silence);
@@ -338,6 +311,49 @@ fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, rost
         log: stores.log.clone(),
         refused_by: Default::default(),
         callers: Default::default(),
+    }
+}
+
+/// Gets the rows that the state lacks and the logs no longer have.
+async fn refill(
+    config: &ReplicaConfig,
+    stores: &Stores,
+    logs: &[GroupLog],
+    peers: &Peers,
+    transport: &Arc<dyn Transport>,
+    greeter: &Arc<Greeter>,
+) -> Result<(), StoreError> {
+    let refill = Refill {
+        stores,
+        peers,
+        transport: Arc::clone(transport),
+        greeter: Arc::clone(greeter),
+        join: &config.join,
+        from_keyless: config.keyless_snapshots || !config.member.keyed,
+        describe: Arc::clone(&config.describe),
+    };
+    refill.run(logs).await
+}
+
+fn new_observer(
+    config: &ReplicaConfig,
+    stores: &Stores,
+    groups: &[Arc<Group>],
+    peers: &Arc<Peers>,
+    greeter: &Greeter,
+    started: Instant,
+) -> Observer {
+    Observer {
+        node: stores.data.node_id,
+        started,
+        groups: groups.to_vec(),
+        peers: Arc::clone(peers),
+        clock: Arc::clone(&greeter.clock),
+        leadership: Arc::clone(&greeter.leadership),
+        distances: Distances::new(Duration::from_millis(config.timing.heartbeat_ms)),
+        log_engine: Arc::clone(&stores.log_engine),
+        state: stores.state.clone(),
+        above: Arc::clone(&config.describe),
     }
 }
 
