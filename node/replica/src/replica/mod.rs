@@ -153,7 +153,7 @@ impl Replica {
         let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
         let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
         let logs = open_logs(&stores)?;
-        refill(&config, &stores, &logs, &peers, &transport, &greeter).await?;
+        refill_state(&config, &stores, &logs, &peers, &transport, &greeter).await?;
         let groups = start_groups(&config, &stores, logs, &peers, &outgoing, &conditions).await?;
         roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]));
         let silence = config.timing.restart_silence();
@@ -315,7 +315,7 @@ fn new_greeter(config: &ReplicaConfig, stores: &Stores, platform: Platform, rost
 }
 
 /// Gets the rows that the state lacks and the logs no longer have.
-async fn refill(
+async fn refill_state(
     config: &ReplicaConfig,
     stores: &Stores,
     logs: &[GroupLog],
