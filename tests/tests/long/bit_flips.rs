@@ -73,7 +73,9 @@ fn kind(file: &Path) -> String {
 }
 
 fn has_meaning(file: &Path) -> bool {
-    !MEANINGLESS.iter().any(|name| kind(file).starts_with(name))
+    // Also `LOG.old.…`.
+    let file = file.file_name().unwrap().to_string_lossy();
+    !MEANINGLESS.iter().any(|name| file.starts_with(name))
 }
 
 fn random() -> fastrand::Rng {
