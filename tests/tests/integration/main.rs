@@ -29,7 +29,7 @@ mod revocation;
 mod rotation;
 mod simulation;
 mod snapshots;
-mod state_flush;
+mod state_disk;
 mod status;
 mod stops;
 mod tracing;

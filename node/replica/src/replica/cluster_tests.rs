@@ -50,6 +50,8 @@ struct Cluster {
     nodes: Vec<Option<Arc<Replica>>>,
     /// All but these have keys.
     keyless: &'static [&'static str],
+    /// Whether nodes are started with the addresses of the others.
+    join: bool,
     /// How far each node's clock is ahead.
     ahead_ms: [Arc<AtomicU64>; NAMES.len()],
 }
@@ -58,7 +60,7 @@ impl Cluster {
     async fn start(size: usize, keyless: &'static [&'static str]) -> Self {
         let (network, folder) = (MemoryNetwork::default(), tempfile::tempdir().unwrap().keep());
         let nodes = vec![None; size];
-        let mut cluster = Self { network, folder, nodes, keyless, ahead_ms: Default::default() };
+        let mut cluster = Self { network, folder, nodes, keyless, join: true, ahead_ms: Default::default() };
         for at in 0..size {
             cluster.open(at).await;
         }
@@ -86,7 +88,7 @@ impl Cluster {
         let data = self.folder.join(name);
         let others = NAMES[..self.nodes.len()]
             .iter()
-            .filter(|other| **other != name)
+            .filter(|other| self.join && **other != name)
             .map(|other| (*other).to_owned())
             .collect::<Vec<_>>();
         let keyed = !self.keyless.contains(&name);

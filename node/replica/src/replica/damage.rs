@@ -98,10 +98,31 @@ impl Damage {
     fn may_go(&self) -> bool {
         let members = self.groups[usize::from(DIRECTORY)].members();
         let ids = members.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-        let enough = |voters: BTreeSet<NodeId>| {
-            let others = voters.iter().filter(|id| **id != self.node).count();
-            others > voters.len() / 2
-        };
-        self.disks.may_go(self.node, &ids) && self.groups.iter().all(|group| enough(group.composition().voters))
+        let enough = |group: &Arc<Group>| others_are_a_majority(self.node, &group.composition().voters);
+        self.disks.may_go(self.node, &ids) && self.groups.iter().all(enough)
+    }
+}
+
+fn others_are_a_majority(node: NodeId, voters: &BTreeSet<NodeId>) -> bool {
+    voters.iter().filter(|id| **id != node).count() > voters.len() / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_needed_stays() {
+        for (voters, wanted) in [
+            (&[][..], false),
+            (&[1], false),
+            (&[1, 2], false),
+            (&[1, 2, 3], true),
+            (&[2, 3], true),
+            (&[1, 2, 3, 4], true),
+            (&[2], true),
+        ] {
+            assert_eq!(others_are_a_majority(1, &voters.iter().copied().collect()), wanted, "{voters:?}");
+        }
     }
 }

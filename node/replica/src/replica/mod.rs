@@ -60,7 +60,6 @@ use crate::store::StoreError;
 use crate::store::disk::{Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::log::group::GroupLog;
-use crate::store::set_aside::Mark;
 use crate::store::state::flusher::StateStore;
 use crate::{DIRECTORY, NodeId, ShardId};
 
@@ -130,8 +129,7 @@ impl Replica {
         let (state, set_aside) = (stores.state.clone(), stores.set_aside.clone());
         let started = Self::start(config, stores, transport, platform).await;
         if let (Err(_), Some(why)) = (&started, state.engine().damage()) {
-            let peers = set_aside.refilling()?.map(|mark| mark.peers).unwrap_or_default();
-            set_aside.mark(&Mark { detail: why.to_owned(), peers })?;
+            set_aside.mark_found(why)?;
         }
         started
     }

@@ -55,7 +55,7 @@ impl Stores {
         let state = open_state(&data.state_path(), &set_aside)?;
         let state = StateStore::start(Arc::new(state), log.clone());
         if let Err(EngineError::Damaged { detail, .. }) = &state {
-            set_aside.mark(&Mark { detail: detail.clone(), peers: Vec::new() })?;
+            set_aside.mark_found(detail)?;
         }
         let state = state?;
         let incoming = open_incoming(&data.incoming_path())?;
@@ -103,8 +103,7 @@ fn open_state(path: &Path, set_aside: &SetAside) -> Result<RocksState, StoreErro
     match watched(path, SAY_AFTER, || RocksState::open(path)) {
         Err(EngineError::Damaged { detail, .. }) => {
             tracing::error!(why = detail, "the state cannot be opened: it is set aside and made anew; check the disk");
-            let peers = set_aside.refilling()?.map(|mark| mark.peers).unwrap_or_default();
-            set_aside.mark(&Mark { detail, peers })?;
+            set_aside.mark_found(&detail)?;
             set_aside.make_way(path)?;
             Ok(RocksState::open(path)?)
         }

@@ -53,6 +53,12 @@ impl SetAside {
         write_atomically(&self.damaged_mark(), lines.collect::<String>().as_bytes())
     }
 
+    /// The same, by who knows no peers: those that were known stay.
+    pub fn mark_found(&self, detail: &str) -> Result<(), StoreError> {
+        let peers = self.refilling()?.map(|mark| mark.peers).unwrap_or_default();
+        self.mark(&Mark { detail: detail.to_owned(), peers })
+    }
+
     /// Why the state is made anew, if it is.
     pub fn refilling(&self) -> Result<Option<Mark>, StoreError> {
         let path = self.refilling_mark();
@@ -147,8 +153,9 @@ mod tests {
         aside.make_way(&state).unwrap();
         assert_eq!(found(data.path()), [half(), old()]);
         // The new one is damaged itself.
-        aside.mark(&mark()).unwrap();
+        aside.mark_found("another bad block").unwrap();
         aside.make_way(&state).unwrap();
+        assert_eq!(why(), Some(("another bad block".to_owned(), mark().peers)));
         assert_eq!(found(data.path()), [None, old()]);
         write_state(data.path(), "new");
         aside.done().unwrap();

@@ -29,7 +29,9 @@ fn terms(node: &Replica) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_state_comes_back_from_the_peers_and_the_log() {
     let mut cluster = with_purged_logs().await;
-    for (lost, at) in [2, 1].into_iter().enumerate() {
+    // Whoever calls a node tells it where the others are.
+    for (lost, (at, join)) in [(2, true), (1, false)].into_iter().enumerate() {
+        cluster.join = join;
         let (id, before) = (cluster.node(at).node_id, terms(cluster.node(at)));
         cluster.stop(at).await;
         let state = cluster.folder.join(NAMES[at]).join("state");

@@ -246,6 +246,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_worse_is_told() {
+        use DiskLevel::{Critical, Damaged, Good, Low, Refilling, Stalled};
+        let disk = Disk::default();
+        let told = |room: DiskLevel| {
+            disk.note_level(room);
+            (disk.level(), disk.has_room())
+        };
+        assert_eq!([Good, Low, Critical].map(told), [(Good, true), (Low, false), (Critical, false)]);
+        disk.note_damage();
+        assert_eq!([Good, Low, Critical].map(told), [(Damaged, true), (Damaged, false), (Critical, false)]);
+        disk.note_refilling(true);
+        assert_eq!([Good, Critical].map(told), [(Refilling, true), (Refilling, false)]);
+        disk.stalled.store(true, Ordering::Release);
+        assert_eq!(told(Good), (Stalled, true));
+    }
+
+    #[test]
     fn the_ballast_comes_and_goes_with_the_room() {
         let folder = tempfile::tempdir().unwrap();
         let look = |reserve_bytes| {

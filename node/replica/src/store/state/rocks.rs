@@ -229,10 +229,15 @@ fn is_full(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::IOError && error.as_ref().contains("No space left on device")
 }
 
-/// Why a read failed: also a sector that cannot be read is damage, others have what was in it.
+/// What the system says of a sector that cannot be read, and of a file that has gone: others have what was in it. All else
+/// passes (too many open files), or is no matter of this state alone.
+const LOST_TO_READERS: [&str; 2] = ["Input/output error", "No such file or directory"];
+
+/// Why a read failed.
 fn unreadable(error: rocksdb::Error) -> EngineError {
+    let is_lost = LOST_TO_READERS.iter().any(|words| error.as_ref().contains(words));
     match error.kind() {
-        ErrorKind::IOError => EngineError::Damaged { engine: "state", detail: error.into_string() },
+        ErrorKind::IOError if is_lost => EngineError::Damaged { engine: "state", detail: error.into_string() },
         _ => failed(error),
     }
 }

@@ -1,4 +1,4 @@
-//! What a flush of the state does on a disk that is full, or fails.
+//! What the state does on a disk that is full, or fails.
 
 use std::time::Duration;
 
@@ -75,4 +75,22 @@ fn a_disk_that_fails_is_not_waited_for() {
         assert!(error.to_string().contains("Input/output error"), "{error}");
         assert_eq!(disk.failed(operation), 1);
     }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_is_damage() {
+    let Some((state, disk, folder)) = start() else { return };
+    write(&state, 0);
+    flush(&state).unwrap();
+    drop(state);
+    let state = RocksState::open(&folder.path().join("state")).unwrap();
+    assert_eq!(state.damage(), None);
+    disk.fail_next(Operation::Read, 1);
+    let read = || state.scan(Table::Part, &[], &[9], usize::MAX, usize::MAX);
+    assert!(matches!(read(), Err(EngineError::Damaged { .. })));
+    assert_eq!(disk.failed(Operation::Read), 1);
+    assert!(state.damage().is_some_and(|why| why.contains("Input/output error")));
+    // That it was, is not forgotten over a read that succeeds.
+    assert_eq!(read().unwrap().len() as u32, ROWS);
+    assert!(state.damage().is_some());
 }
