@@ -86,7 +86,9 @@ pub fn obstacle(replica: &Replica) -> Option<String> {
         (DiskLevel::Good | DiskLevel::Low, _) => replica.clock_error(),
         (DiskLevel::Critical, free_bytes) => Some(format!("the disk is full: {} MiB are left", free_bytes >> 20)),
         (DiskLevel::Stalled, _) => Some("the disk does not answer".to_owned()),
-        (DiskLevel::Damaged, _) => Some("a file of the state is damaged: it waits until all others are well".to_owned()),
+        (DiskLevel::Damaged, _) => {
+            Some("a file of the state is damaged: it waits until all others are well".to_owned())
+        }
         (DiskLevel::Refilling, _) => Some("its state is made anew".to_owned()),
     }
 }
