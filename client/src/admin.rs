@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::retry::{Attempt, Call, Route};
 use crate::types::{new_request_id, system_time};
-use crate::{Client, ClusterStatus, Error, request};
+use crate::{Client, ClusterStatus, Error, SlotRange, request};
 
 /// Of a page, when all pages are wanted anyway.
 const PAGE_ROWS: u32 = 1_000;
@@ -144,10 +144,10 @@ impl Admin {
     }
 
     /// Forms the cluster of the profile's first gateway and the nodes that its configuration names; 0 expects all of
-    /// them. Once in a cluster's life; the caller becomes its first operator. Safe to repeat after
-    /// [`Error::Unavailable`].
-    pub async fn init(&self, expected_nodes: u32) -> Result<Topology, Error> {
-        let message = v1::InitRequest { context: self.context(), expected_nodes };
+    /// them. It begins with so many shards, or with 0 as many as the gateway thinks fit. Once in a cluster's life; the
+    /// caller becomes its first operator. Safe to repeat after [`Error::Unavailable`].
+    pub async fn init(&self, expected_nodes: u32, shards: u32) -> Result<Topology, Error> {
+        let message = v1::InitRequest { context: self.context(), expected_nodes, shards };
         let answer = self
             .run(Route::First, None, |attempt| {
                 let request = request(&message, attempt.timeout);
@@ -227,6 +227,21 @@ impl Admin {
         })
         .await
         .map(|_| ())
+    }
+
+    /// Has a shard give the upper half of what it holds to a spare one, and gives who holds what then. The shards follow in
+    /// a moment, while they serve; [`Admin::status`] tells. A repeat splits again. For operators.
+    pub async fn split_shard(&self, shard: u32) -> Result<Vec<(u32, SlotRange)>, Error> {
+        let request_id = new_request_id();
+        let message = v1::SplitShardRequest { context: self.context(), request_id: request_id.to_string(), shard };
+        let answer = self
+            .run(Route::Any, Some(request_id), |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { ClusterClient::new(attempt.channel).split_shard(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        let held = |held: v1::ShardSlots| Some((held.shard, SlotRange::from_proto(held.slots)?));
+        Ok(answer.shards.into_iter().filter_map(held).collect())
     }
 
     /// Where the gateways are. For everyone with a grant.

@@ -142,6 +142,23 @@ pub struct ShardStatus {
     pub voter_node_ids: Vec<String>,
     /// Those that catch up.
     pub learner_node_ids: Vec<String>,
+    /// What the shard holds of the charts; none: it is spare, or the directory.
+    pub slots: Option<SlotRange>,
+}
+
+/// A part of the 65,536 slots that charts are dealt out to, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRange {
+    /// The lowest.
+    pub first: u32,
+    /// The highest.
+    pub last: u32,
+}
+
+impl SlotRange {
+    pub(crate) fn from_proto(slots: Option<v1::SlotRange>) -> Option<Self> {
+        slots.map(|v1::SlotRange { first, last }| Self { first, last })
+    }
 }
 
 /// A Merkle root over a shard's first `seq` outcomes.
@@ -188,6 +205,7 @@ impl ShardStatus {
             degraded: shard.degraded,
             voter_node_ids: shard.voter_node_ids,
             learner_node_ids: shard.learner_node_ids,
+            slots: SlotRange::from_proto(shard.slots),
         }
     }
 }

@@ -27,8 +27,8 @@
 //! root = "file:/etc/charthold/root.key"  # absent: a keyless node, and no [tls].service
 //! [raft]
 //! heartbeat_ms = 250
-//! election_min_ms = 1000
-//! election_max_ms = 1500
+//! election_min_ms = 750
+//! election_max_ms = 1250
 //! snapshot_after_entries = 16384         # of a shard: then its state is flushed, and older log may go
 //! keep_entries = 16384                   # log that stays: a node that lacks no more needs no snapshot
 //! snapshot_bytes_per_s = 67108864        # of all snapshots that a node sends together
@@ -505,7 +505,7 @@ mod tests {
         assert_eq!(config.listen, Listen::default());
         assert_eq!(
             (config.raft.heartbeat_ms, config.raft.election_min_ms, config.raft.election_max_ms),
-            (250, 1000, 1500)
+            (250, 750, 1250)
         );
         assert_eq!(config.limits.body_bytes_max, 1 << 20);
         assert_eq!(config.disk, Disk { reserve_bytes: 1 << 30, stall_warn_ms: 2_000, stall_max_ms: 10_000 });
@@ -570,7 +570,7 @@ mod tests {
         refused("raft.heartbeat_ms", "fast", "whole number");
         refused("raft.heartbeat_ms", "1", "10 to 60000");
         refused("raft.election_min_ms", "499", "twice");
-        refused("raft.election_max_ms", "1000", "exceed");
+        refused("raft.election_max_ms", "750", "exceed");
         refused("limits.body_bytes_max", "0", "1 to 4194304");
         refused("limits.body_bytes_max", "4194305", "1 to 4194304");
         refused("disk.reserve_bytes", "16777215", "at least 16777216");

@@ -46,6 +46,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("node remove", &["charthold node remove d1 --profile operator.toml"]),
     ("site list", &["charthold site list --profile operator.toml"]),
     ("shard list", &["charthold shard list --profile operator.toml"]),
+    ("shard split", &["charthold shard split 1 --profile operator.toml"]),
     ("shard check", &["charthold shard check --profile operator.toml"]),
     ("tenant create", &["charthold tenant create \"General Hospital\""]),
     ("tenant list", &["charthold tenant list --output json"]),

@@ -1,6 +1,8 @@
-//! `charthold shard list | check`: the shards and their replicas. Needs an operator's profile.
+//! `charthold shard list | split | check`: the shards and their replicas. Needs an operator's profile.
 
 use std::time::{Duration, Instant};
+
+use charthold_client::SlotRange;
 
 use super::Ctx;
 use super::cluster::report::{Agreement, Report};
@@ -20,6 +22,14 @@ pub struct Args {
 enum Command {
     /// Each shard: who leads, who votes, how far the others are behind
     List,
+    /// Give the upper half of what a shard holds to a spare one, while both serve
+    Split {
+        /// As `shard list` shows it
+        shard: u32,
+        /// How long to wait until both hold their halves
+        #[arg(long, value_name = "N", default_value_t = 30)]
+        wait_seconds: u64,
+    },
     /// Compare every shard's replicas, while they serve: the Merkle roots over all that they have recorded, at one seq.
     /// Ends with exit code 1 if two differ, or if some replica cannot be compared
     Check {
@@ -32,9 +42,18 @@ enum Command {
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
     let client = ctx.client()?;
     let look = async || Ok::<_, CliError>(Report::new(client.admin().status_of_all().await?));
-    let Command::Check { wait_seconds } = args.command else {
-        let report = look().await?;
-        return ctx.show(|| json::shards(&report), || screen::shards(&report));
+    let wait_seconds = match args.command {
+        Command::Check { wait_seconds } => wait_seconds,
+        Command::Split { shard, wait_seconds } => {
+            let planned = client.admin().split_shard(shard).await?;
+            until_held(&planned, Duration::from_secs(wait_seconds), &look).await?;
+            let report = look().await?;
+            return ctx.show(|| json::shards(&report), || screen::shards(&report));
+        }
+        Command::List => {
+            let report = look().await?;
+            return ctx.show(|| json::shards(&report), || screen::shards(&report));
+        }
     };
     let (begun, limit) = (Instant::now(), Duration::from_secs(wait_seconds));
     loop {
@@ -46,6 +65,27 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
         }
         ctx.show(|| json::shards(&report), || screen::shards(&report))?;
         return verdict;
+    }
+}
+
+/// Waits until the leaders of all shards hold what is planned.
+async fn until_held(
+    planned: &[(u32, SlotRange)],
+    limit: Duration,
+    look: &impl AsyncFn() -> Result<Report, CliError>,
+) -> Result<(), CliError> {
+    let begun = Instant::now();
+    loop {
+        let report = look().await?;
+        let holds = |(shard, slots): &&(u32, SlotRange)| {
+            report.leader(*shard).is_some_and(|(_, view)| view.slots == Some(*slots))
+        };
+        let Some((shard, _)) = planned.iter().find(|planned| !holds(planned)) else { return Ok(()) };
+        if begun.elapsed() > limit {
+            let what = format!("shard {shard} does not hold its part yet: it will; charthold shard list shows it");
+            return Err(CliError::Failed(what));
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 

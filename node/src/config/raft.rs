@@ -32,8 +32,8 @@ impl Default for Raft {
     fn default() -> Self {
         Self {
             heartbeat_ms: 250,
-            election_min_ms: 1000,
-            election_max_ms: 1500,
+            election_min_ms: 750,
+            election_max_ms: 1250,
             snapshot_after_entries: 16_384,
             keep_entries: 16_384,
             snapshot_bytes_per_s: 64 << 20,

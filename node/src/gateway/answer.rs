@@ -42,10 +42,10 @@ impl Gateway {
     }
 
     /// The same for a read.
-    pub(super) fn answer_from(&self, shard: ShardId, moment: Moment) -> Option<AnswerContext> {
+    pub(super) fn answer_from(&self, moment: Moment) -> Option<AnswerContext> {
         // Rounded up: only what is not stale at all is 0 ms old.
         let age_ms_max = u64::try_from(moment.age.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        self.answer(shard, moment.seq).map(|answer| AnswerContext { age_ms_max, ..answer })
+        self.answer(moment.shard, moment.seq).map(|answer| AnswerContext { age_ms_max, ..answer })
     }
 }
 

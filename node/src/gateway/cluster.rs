@@ -7,11 +7,13 @@ use charthold_proto::internal as pb;
 use charthold_proto::v1::cluster_server::Cluster;
 use charthold_proto::v1::{
     AddNodeRequest, AddNodeResponse, DrainNodeRequest, DrainNodeResponse, InitRequest, InitResponse, RemoveNodeRequest,
-    RemoveNodeResponse, Role, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
+    RemoveNodeResponse, Role, SplitShardRequest, SplitShardResponse, StatusRequest, StatusResponse, TopologyRequest,
+    TopologyResponse,
 };
+use charthold_replica::directory::plan::{self, SHARDS_AT_FIRST};
 use charthold_replica::replica::form::FormError;
 use charthold_replica::shard::command::Command;
-use charthold_replica::{DIRECTORY, SHARD_COUNT, slots_of};
+use charthold_replica::{DIRECTORY, SHARD_COUNT};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -34,6 +36,9 @@ impl Gateway {
     ) -> Result<InitResponse, GatewayError> {
         let mut violations = Violations::default();
         violations.context(request.context.as_ref());
+        let shards = if request.shards == 0 { SHARDS_AT_FIRST.into() } else { request.shards };
+        let description = format!("are {shards}, of 1 to {SHARD_COUNT}");
+        violations.check(shards <= SHARD_COUNT.into(), "shards", description);
         violations.into_result()?;
         if self.replica.directory().cluster()?.is_some() {
             return Err(GatewayError::AlreadyInitialized);
@@ -44,7 +49,7 @@ impl Gateway {
             FormError::Unreachable { .. } => GatewayError::NodesMissing(error.to_string()),
             _ => GatewayError::CannotForm(error.to_string()),
         })?;
-        let command = self.init_command(principal, &request)?;
+        let command = self.init_command(principal, &request, shards as u16)?;
         let done = self.propose_to_directory(command, deadline).await?;
         Ok(InitResponse {
             answer: self.answer(DIRECTORY, done.seq),
@@ -53,21 +58,17 @@ impl Gateway {
         })
     }
 
-    fn init_command(&self, principal: &Principal, request: &InitRequest) -> Result<Command, GatewayError> {
+    fn init_command(&self, principal: &Principal, request: &InitRequest, shards: u16) -> Result<Command, GatewayError> {
         let uri = principal.uri();
         let request_id = uuid::Uuid::now_v7().into_bytes();
         let place = GrantPlace { tenant: None, principal: self.root.principal_token(&uri) };
         let clear = pb::ClearGrant { principal: uri.clone(), roles: vec![Role::Operator as u32] };
         let event = self.audit_event("Init", &uri, &request.context.clone().unwrap_or_default());
-        let range = |shard| {
-            let (first, last) = slots_of(shard)?;
-            Some(pb::ShardRange { shard: shard.into(), first_slot: first.into(), last_slot: last.into() })
-        };
         Ok(Command::InitCluster(pb::InitCluster {
             request_id: Bytes::copy_from_slice(&request_id),
             cluster: self.replica.cluster.clone(),
             root_check: self.root.root_check_seal(&self.replica.cluster).into_bytes(),
-            shards: (1..=SHARD_COUNT).filter_map(range).collect(),
+            shards: plan::begin(shards),
             grant: Some(pb::Grant {
                 tenant: Bytes::copy_from_slice(&NO_TENANT),
                 principal: Bytes::copy_from_slice(&place.principal),
@@ -126,5 +127,11 @@ impl Cluster for ClusterService {
         let deadline = deadline(request.metadata());
         self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.drain_node(request.into_inner(), deadline).await?))
+    }
+
+    async fn split_shard(&self, request: Request<SplitShardRequest>) -> Result<Response<SplitShardResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let operator = self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.split_shard(&operator, request.into_inner(), deadline).await?))
     }
 }

@@ -7,6 +7,7 @@ use charthold_proto::internal as pb;
 use charthold_proto::v1::mutation::Operation;
 use charthold_proto::v1::precondition::Condition;
 use charthold_proto::v1::{CommitRequest, CommitResponse, IndexTerm, Mutation, RecordRef};
+use charthold_replica::replica::Proposed;
 use charthold_replica::shard::command::Command;
 use pb::outcome::Result as Answer;
 use pb::refused::Reason;
@@ -58,12 +59,13 @@ impl Gateway {
             stages.done(&METRICS.commit_key, "key");
             let command = self.seal_commit(caller, &chart, &request, &prepared, &current)?;
             stages.done(&METRICS.commit_seal, "seal");
-            let (outcome, durability) = self.replica.propose_and_tell(chart.shard(), command, deadline).await?;
+            let Proposed { shard, outcome, durability } =
+                self.replica.propose_at(chart.address.slot, command, deadline).await?;
             stages.done(&METRICS.commit_propose, "propose");
             match outcome.result.ok_or(GatewayError::Internal)? {
                 Answer::Committed(committed) => {
                     let answer = CommitResponse {
-                        answer: self.answer_to_commit(chart.shard(), committed.seq, durability),
+                        answer: self.answer_to_commit(shard, committed.seq, durability),
                         versions: committed.versions,
                         committed_at: Some(timestamp(committed.log_time_ms)),
                     };

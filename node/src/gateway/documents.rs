@@ -15,6 +15,7 @@ use charthold_proto::v1::{
     UploadPartResponse,
 };
 use charthold_replica::ShardId;
+use charthold_replica::replica::ReplicaError;
 use charthold_replica::replica::documents::{PARTS_MAX, add_to_chain, chain_start};
 use charthold_replica::shard::command::Command;
 use charthold_replica::store::table::ChartAddress;
@@ -97,7 +98,9 @@ impl Gateway {
         let _room = self.documents.under_way.try_acquire().map_err(|_| GatewayError::Overloaded)?;
         let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.clone().unwrap_or_default());
         let fingerprint = fingerprint(caller, &chart, &upload_id, &request);
-        let _turn = self.documents.turn(chart.shard(), deadline).await?;
+        let slot = chart.address.slot;
+        let shard = self.replica.shard_of(slot).ok_or(ReplicaError::NoLeader)?;
+        let _turn = self.documents.turn(shard, deadline).await?;
         for attempt in 0..STALE_KEY_TRIES {
             let current = self.keyring.current_key(&caller.tenant, &chart.address, attempt > 0, deadline).await?;
             let address = part_address(&chart.address, &upload_id, request.part, request.last);
@@ -112,10 +115,10 @@ impl Gateway {
                 fingerprint: Bytes::copy_from_slice(&fingerprint),
                 envelope: envelope.into_bytes(),
             });
-            let outcome = self.replica.propose(chart.shard(), command.encode(chart.address.slot), deadline).await?;
-            match outcome.result.ok_or(GatewayError::Internal)? {
+            let proposed = self.replica.propose_at(slot, command.encode(slot), deadline).await?;
+            match proposed.outcome.result.ok_or(GatewayError::Internal)? {
                 Answer::PartStored(pb::PartStored { next_part, complete }) => {
-                    let answer = self.answer(chart.shard(), self.replica.seq(chart.shard()));
+                    let answer = self.answer(proposed.shard, self.replica.seq(proposed.shard));
                     return Ok(UploadPartResponse { answer, next_part, complete });
                 }
                 Answer::Refused(refused) if refused.reason() == Reason::StaleChartKey => {}
@@ -134,7 +137,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Vec<Option<FoundDocument>>, GatewayError> {
         if request.mutations.iter().any(|mutation| document_of(mutation).is_some()) {
-            self.replica.barrier(chart.shard(), deadline).await?;
+            self.replica.barrier_of(chart.address.slot, deadline).await?;
         }
         let find = |mutation| document_of(mutation).map(|document| self.find_document(chart, document)).transpose();
         request.mutations.iter().map(find).collect()
@@ -183,8 +186,8 @@ impl Gateway {
         let room = Arc::clone(&self.documents.readers).try_acquire_owned().map_err(|_| GatewayError::Overloaded)?;
         let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.unwrap_or_default());
         let record = request.record.unwrap_or_default();
-        let seq = self.replica.barrier(chart.shard(), deadline).await?;
-        let stored = self.find_version(&chart, &record, request.version, seq)?;
+        let moment = self.replica.barrier_of(chart.address.slot, deadline).await?;
+        let stored = self.find_version(&chart, &record, request.version, moment.seq)?;
         let (header, document) = self.open_headers(&chart, Some(&record), &stored)?;
         if request.offset > header.length_bytes {
             return Err(GatewayError::field("offset", "is behind the end of the content"));
@@ -194,7 +197,7 @@ impl Gateway {
             None => Chunks::of_body(self.open_record(&chart, Some(&record), &stored)?.body, request.offset),
         };
         let first = ReadDocumentResponse {
-            answer: self.answer(chart.shard(), seq),
+            answer: self.answer_from(moment),
             complete: request.offset == header.length_bytes || header.deleted,
             header: Some(header),
             data: Bytes::new(),

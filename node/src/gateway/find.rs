@@ -14,10 +14,10 @@ use charthold_proto::v1::mutation::Operation;
 use charthold_proto::v1::{
     AnswerContext, ChartMatch, ChartRef, FindChartsRequest, FindChartsResponse, IndexTerm, Mutation, RecordRef,
 };
+use charthold_replica::Slot;
 use charthold_replica::replica::ReplicaError;
 use charthold_replica::shard::command::Command;
 use charthold_replica::store::table::{ChartAddress, RecordAddress, index};
-use charthold_replica::{ShardId, Slot, shard_of};
 use futures::{StreamExt, TryStreamExt, stream};
 use pb::outcome::Result as Answer;
 use tokio::time::Instant;
@@ -33,8 +33,8 @@ use crate::seal::TenantKeys;
 /// Index rows of one commit that are proposed at once.
 const ROWS_AT_ONCE: usize = 16;
 
-/// Seq of each shard that was asked, behind a barrier.
-pub(super) type Seqs = BTreeMap<ShardId, u64>;
+/// Behind a barrier of the shard that holds a chart's slot: its seq.
+pub(super) type Seqs = BTreeMap<Slot, u64>;
 
 /// A record and the terms that its newest version holds.
 pub(super) struct Holder {
@@ -64,8 +64,8 @@ impl Gateway {
         command: Command,
         deadline: Instant,
     ) -> Result<(), GatewayError> {
-        let outcome = self.replica.propose(shard_of(slot), command.encode(slot), deadline).await;
-        match outcome.map_err(nothing_done)?.result {
+        let proposed = self.replica.propose_at(slot, command.encode(slot), deadline).await;
+        match proposed.map_err(nothing_done)?.outcome.result {
             Some(Answer::Done(_)) => Ok(()),
             Some(Answer::Refused(refused)) => Err(refusal(&refused)),
             _ => Err(GatewayError::Internal),
@@ -85,8 +85,7 @@ impl Gateway {
         let (tenant, wanted) = (Arc::clone(&caller.tenant), request.term.clone().unwrap_or_default());
         let term = tenant.term_token(&wanted.system, &wanted.value);
         let slot = tenant.term_slot(&term);
-        let shard = shard_of(slot);
-        self.replica.barrier(shard, deadline).await?;
+        let moment = self.replica.barrier_of(slot, deadline).await?;
         let next = cursor.map(|cursor| cursor.next);
         let rows = self.replica.index().of_term((slot, &tenant.uid, &term), next, rows_max)?;
         let next = rows.last().filter(|_| rows.len() == rows_max).map(|row| row.key.next());
@@ -100,7 +99,7 @@ impl Gateway {
             Ok(wanted.map(|holder| holder.reference).collect())
         };
         let matches = self.on_own_thread(verify).await?;
-        let answer = self.answer(shard, 0).map(|answer| AnswerContext { position: String::new(), ..answer });
+        let answer = self.answer_from(moment).map(|answer| AnswerContext { position: String::new(), ..answer });
         let next_page_token = self.next_token(&place, "FindCharts", &query, 0, next)?;
         Ok(FindChartsResponse { answer, matches, next_page_token })
     }
@@ -112,10 +111,10 @@ impl Gateway {
         keys: &[index::Key],
         deadline: Instant,
     ) -> Result<Seqs, GatewayError> {
-        let shards = keys.iter().map(|key| shard_of(tenant.slot(&key.chart))).collect::<BTreeSet<_>>();
+        let slots = keys.iter().map(|key| tenant.slot(&key.chart)).collect::<BTreeSet<_>>();
         let barrier =
-            |shard| async move { Ok::<_, GatewayError>((shard, self.replica.barrier(shard, deadline).await?)) };
-        let passed = futures::future::join_all(shards.into_iter().map(barrier)).await;
+            |slot| async move { Ok::<_, GatewayError>((slot, self.replica.barrier_of(slot, deadline).await?.seq)) };
+        let passed = futures::future::join_all(slots.into_iter().map(barrier)).await;
         passed.into_iter().collect()
     }
 
@@ -128,7 +127,7 @@ impl Gateway {
     ) -> Result<Option<Holder>, GatewayError> {
         let chart = ChartAddress { slot: tenant.slot(&key.chart), tenant: key.tenant, chart: key.chart };
         let record = RecordAddress { chart, record_type: key.record_type, record: key.record };
-        let seq = seqs.get(&shard_of(chart.slot)).copied().ok_or(GatewayError::Internal)?;
+        let seq = seqs.get(&chart.slot).copied().ok_or(GatewayError::Internal)?;
         let rows = self.replica.rows();
         if rows.is_erased(&chart)? {
             return Ok(None);

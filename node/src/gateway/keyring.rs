@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
+use charthold_replica::DIRECTORY;
 use charthold_replica::replica::Replica;
 use charthold_replica::shard::command::Command;
 use charthold_replica::store::table::ChartAddress;
-use charthold_replica::{DIRECTORY, shard_of};
 use moka::sync::Cache;
 use pb::outcome::Result as Answer;
 use tokio::time::Instant;
@@ -139,8 +139,8 @@ impl Keyring {
             key_id: Bytes::copy_from_slice(&key_id),
             wrapped_key: wrapped.into_bytes(),
         });
-        let shard = shard_of(address.slot);
-        match self.replica.propose(shard, command.encode(address.slot), deadline).await?.result {
+        let proposed = self.replica.propose_at(address.slot, command.encode(address.slot), deadline).await?;
+        match proposed.outcome.result {
             Some(Answer::ChartKey(current)) => Ok(current),
             Some(Answer::Refused(refused)) => Err(refusal(&refused)),
             _ => Err(GatewayError::Internal),

@@ -58,7 +58,6 @@ impl Gateway {
         let cursor = self.read_page_token(&place, "List", &query, &request.page_token)?;
         let order = request.order();
         let chart = chart_of(caller, request.chart);
-        let shard = chart.shard();
         let moment = self.page_moment(&chart, &request.as_of, request.freshness.as_ref(), &cursor, deadline).await?;
         let as_of_seq = moment.seq;
         let of_type = |name: &String| caller.tenant.type_token(&chart.address.chart, name);
@@ -78,7 +77,7 @@ impl Gateway {
             }
         };
         Ok(ListResponse {
-            answer: self.answer_from(shard, moment),
+            answer: self.answer_from(moment),
             headers: page.headers,
             next_page_token: self.next_token(&place, "List", &query, as_of_seq, page.next)?,
         })
@@ -102,7 +101,6 @@ impl Gateway {
         let cursor = self.read_page_token(&place, "History", &query, &request.page_token)?;
         let order = request.order();
         let chart = chart_of(caller, request.chart);
-        let shard = chart.shard();
         let record = request.record.unwrap_or_default();
         let moment = self.page_moment(&chart, &request.as_of, request.freshness.as_ref(), &cursor, deadline).await?;
         let as_of_seq = moment.seq;
@@ -111,7 +109,7 @@ impl Gateway {
             move |gateway: &Self| gateway.versions(&chart, &record, order, as_of_seq, next.as_deref(), rows_max);
         let page = self.on_own_thread(versions).await?;
         Ok(HistoryResponse {
-            answer: self.answer_from(shard, moment),
+            answer: self.answer_from(moment),
             headers: page.headers,
             next_page_token: self.next_token(&place, "History", &query, as_of_seq, page.next)?,
         })

@@ -42,6 +42,7 @@ mod pipeline;
 mod read;
 mod record;
 pub mod server;
+mod shards;
 mod status;
 pub mod sweep;
 mod tenants;

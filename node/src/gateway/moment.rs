@@ -24,14 +24,14 @@ impl Gateway {
         freshness: Option<&v1::Freshness>,
         deadline: Instant,
     ) -> Result<Moment, GatewayError> {
-        let shard = chart.shard();
-        let (as_of, freshness) = (AsOf::parse(as_of, shard)?, parse(freshness)?);
+        let (as_of, freshness) = (AsOf::parse(as_of)?, parse(freshness)?);
         // A replica that may be stale need not have reached the position.
         if as_of != AsOf::Now && freshness != Freshness::Linearizable {
             return Err(GatewayError::field("freshness", "means nothing beside as_of"));
         }
-        let moment = self.replica.moment(shard, freshness, deadline).await?;
-        Ok(Moment { seq: as_of.seq(moment.seq)?, ..moment })
+        let moment = self.replica.moment_of(chart.address.slot, freshness, deadline).await?;
+        let had = |shard, seq| self.replica.had(moment.shard, shard, seq);
+        Ok(Moment { seq: as_of.seq((moment.shard, moment.seq), had)?, ..moment })
     }
 }
 
@@ -58,12 +58,12 @@ pub(super) fn position(shard: ShardId, seq: u64) -> String {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum AsOf {
     Now,
-    Seq(u64),
+    Position(ShardId, u64),
 }
 
 impl AsOf {
-    /// Of a request's `as_of`, which may be empty. Positions of other shards say nothing about this one.
-    pub fn parse(text: &str, shard: ShardId) -> Result<Self, GatewayError> {
+    /// Of a request's `as_of`, which may be empty.
+    pub fn parse(text: &str) -> Result<Self, GatewayError> {
         if text.is_empty() {
             return Ok(Self::Now);
         }
@@ -74,18 +74,23 @@ impl AsOf {
         if version != POSITION_VERSION {
             return Err(malformed());
         }
-        match u16::from_be_bytes([shard_high, shard_low]) == shard {
-            true => Ok(Self::Seq(u64::from_be_bytes(seq))),
-            false => Err(GatewayError::field("as_of", "is a position of another chart")),
-        }
+        Ok(Self::Position(u16::from_be_bytes([shard_high, shard_low]), u64::from_be_bytes(seq)))
     }
 
-    /// The seq to read at, once a barrier has passed at `current`.
-    pub fn seq(self, current: u64) -> Result<u64, GatewayError> {
+    /// The seq to read at, once a barrier has passed where a shard is now. Positions of other shards say nothing about this
+    /// one, but for those from before it was split from them (`had`).
+    pub fn seq(
+        self,
+        (shard, current): (ShardId, u64),
+        had: impl Fn(ShardId, u64) -> bool,
+    ) -> Result<u64, GatewayError> {
         match self {
             Self::Now => Ok(current),
-            Self::Seq(seq) if seq <= current => Ok(seq),
-            Self::Seq(_) => Err(GatewayError::field("as_of", "is a position that the chart's shard has not reached")),
+            Self::Position(of, seq) if of == shard && seq <= current || had(of, seq) => Ok(seq),
+            Self::Position(of, _) if of == shard => {
+                Err(GatewayError::field("as_of", "is a position that the chart's shard has not reached"))
+            }
+            Self::Position(..) => Err(GatewayError::field("as_of", "is a position of another chart")),
         }
     }
 }
@@ -97,15 +102,18 @@ mod tests {
 
     #[test]
     fn positions_are_read_back() {
-        let at = AsOf::parse(&position(3, 77), 3).ok().unwrap();
-        assert!(at == AsOf::Seq(77) && AsOf::parse("", 3).ok().unwrap() == AsOf::Now);
-        assert_eq!((at.seq(77).ok(), at.seq(100).ok(), AsOf::Now.seq(5).ok()), (Some(77), Some(77), Some(5)));
-        assert!(at.seq(76).is_err(), "it lies ahead");
+        let at = AsOf::parse(&position(3, 77)).ok().unwrap();
+        assert!(at == AsOf::Position(3, 77) && AsOf::parse("").ok().unwrap() == AsOf::Now);
+        let seq = |as_of: AsOf, shard, current| as_of.seq((shard, current), |of, seq| of == 3 && seq <= 80).ok();
+        assert_eq!([seq(at, 3, 77), seq(at, 3, 100), seq(AsOf::Now, 3, 5)], [Some(77), Some(77), Some(5)]);
+        assert_eq!(seq(at, 5, 90), Some(77), "of the shard that it was split from");
+        let later = AsOf::Position(3, 81);
+        assert_eq!([seq(later, 5, 90), seq(AsOf::Position(4, 7), 5, 90)], [None; 2], "of another shard");
+        assert_eq!(seq(later, 3, 80), None, "it lies ahead");
         let position = position(3, 77);
         for bad in ["x", "00", &position[2..], &position.replacen("01", "02", 1), &format!("{position}00")] {
-            assert!(AsOf::parse(bad, 3).is_err(), "{bad}");
+            assert!(AsOf::parse(bad).is_err(), "{bad}");
         }
-        assert!(AsOf::parse(&position, 4).is_err(), "of another shard");
     }
 
     #[test]

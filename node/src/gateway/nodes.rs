@@ -151,7 +151,7 @@ impl Gateway {
     }
 
     /// Not older than the call.
-    async fn cluster_row(&self, deadline: Instant) -> Result<pb::ClusterRow, GatewayError> {
+    pub(super) async fn cluster_row(&self, deadline: Instant) -> Result<pb::ClusterRow, GatewayError> {
         self.replica.barrier(DIRECTORY, deadline).await?;
         self.replica.directory().cluster()?.ok_or(GatewayError::NotInitialized)
     }

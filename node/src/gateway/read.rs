@@ -43,7 +43,7 @@ impl Gateway {
         let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
         let stored = self.find_version(&chart, &record, request.version, moment.seq)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
-        Ok(GetResponse { answer: self.answer_from(chart.shard(), moment), record: Some(record) })
+        Ok(GetResponse { answer: self.answer_from(moment), record: Some(record) })
     }
 
     /// A version by its number; 0: the newest.
@@ -105,7 +105,7 @@ impl Gateway {
             }
             results.push(BatchGetResult { record: opened });
         }
-        Ok(BatchGetResponse { answer: self.answer_from(chart.shard(), moment), results })
+        Ok(BatchGetResponse { answer: self.answer_from(moment), results })
     }
 
     /// Starts a stream: the barrier is passed when this returns, pages follow as the reader takes them.
@@ -165,7 +165,7 @@ impl Gateway {
             }
             records.push(record);
         }
-        let answer = self.answer_from(chart.shard(), moment);
+        let answer = self.answer_from(moment);
         Ok((ReadChartResponse { answer, records, complete: next.is_none() }, next))
     }
 }

@@ -8,7 +8,6 @@ use charthold_proto::v1;
 use charthold_replica::metrics::{METRICS, timed};
 use charthold_replica::replica::rows::StoredVersion;
 use charthold_replica::store::table::{ChartAddress, RecordAddress};
-use charthold_replica::{ShardId, shard_of};
 use pb::refused::Reason;
 use prost::Message;
 
@@ -33,10 +32,6 @@ impl Chart {
         let chart = tenant.chart_token(reference.kind as u8, &reference.id);
         let address = ChartAddress { slot: tenant.slot(&chart), tenant: tenant.uid, chart };
         Self { tenant, reference, address }
-    }
-
-    pub fn shard(&self) -> ShardId {
-        shard_of(self.address.slot)
     }
 
     pub fn record(&self, record: &v1::RecordRef) -> RecordAddress {
@@ -125,7 +120,7 @@ impl Gateway {
         };
         if !of_chart || !of_record {
             tracing::error!(
-                shard = chart.shard(),
+                slot = chart.address.slot,
                 "an envelope holds another record than its place says: data was moved, by damage or by somebody; compare \
                  the replicas' roots (charthold cluster status) and replace the node that differs"
             );
@@ -212,6 +207,9 @@ pub fn refusal(refused: &pb::Refused) -> GatewayError {
         Reason::TooManyUploads => GatewayError::TooManyUploads,
         Reason::AlreadyInitialized => GatewayError::AlreadyInitialized,
         Reason::NotInitialized => GatewayError::NotInitialized,
+        Reason::CannotSplit => {
+            GatewayError::CannotChange("there is no such shard, or none is spare to take a half of it".to_owned())
+        }
         Reason::Unspecified
         | Reason::StaleChartKey
         | Reason::WrongShard

@@ -106,7 +106,10 @@ async fn check_health(gateway: Arc<Gateway>, health: Arc<Health>) {
             }
             (_, _, Some((shard, error))) => Err(format!("shard {shard}: {error}")),
             (_, Ok(None), _) => Err("the cluster is not initialized".to_owned()),
-            (_, Ok(Some(())), None) => Ok(()),
+            (_, Ok(Some(())), None) => match gateway.replica.shard_to_be_opened() {
+                Some(shard) => Err(format!("shard {shard} does not hold its slots yet")),
+                None => Ok(()),
+            },
         });
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }

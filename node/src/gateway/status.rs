@@ -6,10 +6,11 @@ use charthold_proto::v1::{
 };
 use charthold_replica::replica::observe::NodeView;
 use charthold_replica::shard::types::Member;
-use charthold_replica::{DIRECTORY, NodeId};
+use charthold_replica::{DIRECTORY, NodeId, Slots};
 
 use super::Gateway;
 use super::error::GatewayError;
+use super::shards::slot_range;
 
 impl Gateway {
     pub(super) async fn status(&self, request: StatusRequest) -> Result<StatusResponse, GatewayError> {
@@ -97,5 +98,6 @@ fn shard_status(group: pb::GroupStatus) -> ShardStatus {
         degraded: group.degraded,
         voter_node_ids: group.voters.into_iter().map(node_id).collect(),
         learner_node_ids: group.learners.into_iter().map(node_id).collect(),
+        slots: group.slots.as_ref().and_then(Slots::from_pb).map(slot_range),
     }
 }

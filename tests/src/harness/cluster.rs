@@ -105,7 +105,7 @@ impl Cluster {
             self.wait_answers(node).await;
         }
         let operator = self.operator();
-        match operator.admin().init(u32::try_from(self.options.members).expect("few nodes")).await {
+        match operator.admin().init(u32::try_from(self.options.members).expect("few nodes"), 0).await {
             Ok(_) | Err(Error::AlreadyInitialized) => {}
             Err(error) => panic!("init: {error}\n{}", self.last_words()),
         }

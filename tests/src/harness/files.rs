@@ -22,6 +22,9 @@ use super::{CLUSTER, free_ports};
 /// Quicker than in production: tests kill leaders by the dozen.
 pub const RAFT: &str = "[raft]\nheartbeat_ms = 100\nelection_min_ms = 500\nelection_max_ms = 1000\n";
 
+/// As an operator gets it who says nothing.
+pub const RAFT_AS_SHIPPED: &str = "[raft]\n";
+
 /// Small: tests run many clusters on one disk.
 const DISK: &str = "[disk]\nreserve_bytes = 67108864\n";
 

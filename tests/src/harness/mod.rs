@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use cluster::{CLUSTER, Cluster, Options, TENANT_NAME};
 pub use disk::{SmallDisk, fsync_shim};
-pub use files::RAFT;
+pub use files::{RAFT, RAFT_AS_SHIPPED};
 pub use ops::{Metrics, Page, Sample};
 pub use process::{Background, Finished, PROGRAM_VARIABLE, Running, command, free_ports, free_range, program};
 pub use process::{resident_kib, resident_mib};

@@ -6,20 +6,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use charthold_replica::replica::Freshness;
-use charthold_replica::shard_of;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::digest::Digest;
-use super::gateway::{Answer, Call, What, Write, place};
+use super::gateway::{Answer, Call, PARTS, What, Write, part_of, place};
 use super::node::{Node, now_ms};
 use super::operator::Operator;
-use super::{EPOCH_MS, SHARDS, TICK};
+use super::{EPOCH_MS, TICK};
 use crate::chaos::{Choice, Function, Operation, Status, Wish};
 
 const CLIENTS: u64 = 6;
 /// Records that all clients use all the time, one in each of so many charts; of the rest, spread over as many.
-const HOT: u64 = 2 * SHARDS as u64;
+const HOT: u64 = PARTS as u64;
 const COLD: u64 = 500;
 /// Less than most faults last, so that some outcomes stay unknown.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -43,8 +42,8 @@ pub struct Workload {
     requests: AtomicU64,
     stopping: AtomicBool,
     stopped: AtomicBool,
-    /// By shard, when the newest write that was acknowledged was asked for.
-    written_ns: [AtomicU64; SHARDS as usize],
+    /// By part of the slots, when the newest write that was acknowledged was asked for.
+    written_ns: [AtomicU64; PARTS as usize],
 }
 
 impl Workload {
@@ -76,7 +75,7 @@ impl Workload {
         self.stopped.load(SeqCst)
     }
 
-    /// Whether in every shard a write was acknowledged that was asked for since then.
+    /// Whether in every part, and so in every shard, a write was acknowledged that was asked for since then.
     pub fn writes_since(&self, time: Duration) -> bool {
         self.written_ns.iter().all(|asked_ns| asked_ns.load(SeqCst) > time.as_nanos() as u64)
     }
@@ -171,8 +170,8 @@ impl Client {
         };
         self.shared.digest.add(&operation);
         if operation.wrote() {
-            let shard = shard_of(place(key).chart.slot);
-            self.shared.written_ns[usize::from(shard - 1)].fetch_max(called_ns, SeqCst);
+            let part = part_of(place(key).chart.slot);
+            self.shared.written_ns[part].fetch_max(called_ns, SeqCst);
         }
         self.shared.operations.lock().unwrap().push(operation);
         if !known {

@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
+use charthold_replica::directory::plan;
 use charthold_replica::replica::members::{ChangeError, MemberChange};
 use charthold_replica::replica::{Freshness, Replica, ReplicaError};
 use charthold_replica::shard::command::Command;
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::EngineError;
 use charthold_replica::store::table::{ChartAddress, RecordAddress};
-use charthold_replica::{NodeId, Slot, Token, shard_of, slots_of};
+use charthold_replica::{DIRECTORY, NodeId, Slot, Token};
 use pb::outcome::Result as Outcome;
 use pb::precondition::Condition;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::SHARDS;
+use super::{EPOCH_MS, SHARDS};
 use crate::chaos::Status;
 
 const TENANT: &str = "tenant";
@@ -43,6 +44,11 @@ pub enum What {
     /// Who listens there becomes a member.
     Add {
         address: String,
+    },
+    /// A shard gives the upper half of its slots to another one.
+    Split {
+        shard: u16,
+        request_id: [u8; 16],
     },
     /// Who listens there has a vote in all groups, as far as this node knows.
     Votes {
@@ -99,12 +105,19 @@ pub fn name_of(token: &Token) -> String {
     String::from_utf8_lossy(token).trim_end_matches('\0').to_owned()
 }
 
-/// The place of a record that is called `chart/record`. Charts take turns at the shards.
+/// Of all slots, one chart after the other is in the next one: whatever shards there are, each has some charts.
+pub const PARTS: u16 = 4;
+
+/// The part that a slot is in.
+pub fn part_of(slot: Slot) -> usize {
+    usize::from(slot / (Slot::MAX / PARTS + 1))
+}
+
+/// The place of a record that is called `chart/record`.
 pub fn place(key: &str) -> RecordAddress {
     let (chart, record) = key.split_once('/').expect("chart/record");
     let number = chart.trim_start_matches(char::is_alphabetic).parse::<u16>().expect("a chart has a number");
-    let (first, _) = slots_of(1 + number % SHARDS).expect("invariant: shards have slots");
-    let slot: Slot = first + number;
+    let slot = number % PARTS * (Slot::MAX / PARTS + 1) + number;
     RecordAddress {
         chart: ChartAddress { slot, tenant: token(TENANT), chart: token(chart) },
         record_type: token("Register"),
@@ -123,6 +136,7 @@ pub async fn serve(replica: Arc<Replica>, call: Call) {
         }
         What::Remove(id) => changed(replica.change_member(MemberChange::Remove(id), deadline).await),
         What::Add { address } => changed(add(&replica, &address, deadline).await),
+        What::Split { shard, request_id } => split(&replica, shard, request_id, deadline).await,
         What::Votes { address } if votes(&replica, &address) => Answer::known(true, 0, String::new()),
         What::Votes { .. } => Answer::FAILED,
     };
@@ -133,6 +147,38 @@ pub async fn serve(replica: Arc<Replica>, call: Call) {
 async fn add(replica: &Replica, address: &str, deadline: Instant) -> Result<(), ChangeError> {
     let (id, member) = replica.find_candidate(address).await?;
     replica.change_member(MemberChange::Add(id, member), deadline).await
+}
+
+/// A request id of the operator's.
+pub fn made_at(ms: u64) -> [u8; 16] {
+    let mut request_id = [1; 16];
+    request_id[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+    request_id
+}
+
+/// What `cluster init` does once the groups are formed; answers whether the shards are there.
+pub async fn begin(replica: &Replica) -> bool {
+    let init = pb::InitCluster {
+        request_id: Bytes::copy_from_slice(&made_at(EPOCH_MS)),
+        cluster: "simulated".to_owned(),
+        shards: plan::begin(SHARDS),
+        grant: Some(pb::Grant {
+            tenant: Bytes::copy_from_slice(&token(TENANT)),
+            principal: Bytes::copy_from_slice(&token("operator")),
+            sealed_grant: Bytes::new(),
+        }),
+        ..Default::default()
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let begun = replica.propose(DIRECTORY, Command::InitCluster(init).encode(0), deadline).await;
+    begun.is_ok() && replica.barrier_of(Slot::MAX, deadline).await.is_ok()
+}
+
+async fn split(replica: &Replica, shard: u16, request_id: [u8; 16], deadline: Instant) -> Answer {
+    let split =
+        pb::SplitShard { request_id: Bytes::copy_from_slice(&request_id), shard: shard.into(), ..Default::default() };
+    let split = replica.propose(DIRECTORY, Command::SplitShard(split).encode(0), deadline).await;
+    split.map_or(Answer::FAILED, |_| Answer::known(true, 0, String::new()))
 }
 
 fn votes(replica: &Replica, address: &str) -> bool {
@@ -150,7 +196,7 @@ fn changed(result: Result<(), ChangeError>) -> Answer {
 
 async fn read(replica: &Replica, key: &str, freshness: Freshness, deadline: Instant) -> Answer {
     let record = place(key);
-    let moment = match replica.moment(shard_of(record.chart.slot), freshness, deadline).await {
+    let moment = match replica.moment_of(record.chart.slot, freshness, deadline).await {
         Ok(moment) => moment,
         // A read that is not answered is as if it had not been.
         Err(_) => return Answer::FAILED,
@@ -160,24 +206,24 @@ async fn read(replica: &Replica, key: &str, freshness: Freshness, deadline: Inst
         Ok(Some(found)) if found.row.tombstone => Answer::known(false, found.version, String::new()),
         Ok(Some(found)) => Answer::known(true, found.version, String::from_utf8_lossy(&found.row.body).into_owned()),
         // A snapshot takes the place of the rows.
-        Err(EngineError::Replaced) => Answer::FAILED,
+        Err(EngineError::Replaced | EngineError::Unplaced) => Answer::FAILED,
         Err(error) => panic!("the rows of {key}: {error}"),
     }
 }
 
 async fn write(replica: &Replica, wanted: &Write, deadline: Instant) -> Result<Answer, ReplicaError> {
     let record = place(&wanted.key);
-    let (slot, shard) = (record.chart.slot, shard_of(record.chart.slot));
+    let slot = record.chart.slot;
     let bytes = |token: &Token| Bytes::copy_from_slice(token);
     let (tenant, chart) = (bytes(&record.chart.tenant), bytes(&record.chart.chart));
     // The first one to come makes the chart's key.
     let key_id = Bytes::copy_from_slice(&wanted.request_id[8..]);
     let wrapped_key = Bytes::from_static(b"wrapped");
     let ensure = pb::EnsureChartKey { tenant: tenant.clone(), chart: chart.clone(), key_id, wrapped_key };
-    let key = replica.propose(shard, Command::EnsureChartKey(ensure).encode(slot), deadline).await;
+    let key = replica.propose_at(slot, Command::EnsureChartKey(ensure).encode(slot), deadline).await;
     // Without the key nothing has been written.
     let key = key.map_err(|error| if let ReplicaError::Unknown = error { ReplicaError::NoLeader } else { error })?;
-    let Some(Outcome::ChartKey(key)) = key.result else { panic!("a chart's key: {:?}", key.result.is_some()) };
+    let Some(Outcome::ChartKey(key)) = key.outcome.result else { panic!("no key of a chart") };
     let value = wanted.value.clone().unwrap_or_default();
     let mutation = pb::Mutation {
         op: if wanted.value.is_some() { pb::mutation::Op::Put } else { pb::mutation::Op::Delete }.into(),
@@ -197,8 +243,8 @@ async fn write(replica: &Replica, wanted: &Write, deadline: Instant) -> Result<A
         mutations: vec![mutation],
         audit_event: Bytes::from_static(b"event"),
     };
-    let outcome = replica.propose(shard, Command::Commit(commit).encode(slot), deadline).await?;
-    Ok(match outcome.result {
+    let proposed = replica.propose_at(slot, Command::Commit(commit).encode(slot), deadline).await?;
+    Ok(match proposed.outcome.result {
         Some(Outcome::Committed(committed)) => Answer::known(true, committed.versions[0], String::new()),
         Some(Outcome::PreconditionFailed(failed)) => {
             // Of a record that is deleted no version can be expected.

@@ -39,8 +39,9 @@ use self::digest::Digest;
 use self::nemesis::Nemesis;
 use self::node::Node;
 
-/// Shards with charts, beside the directory.
+/// Shards that a cluster begins with, beside the directory; and as many as it may have.
 pub const SHARDS: u16 = 2;
+pub const SHARDS_MAX: u16 = 3;
 /// 2026-11-01.
 const EPOCH_MS: u64 = 1_793_491_200_000;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -152,6 +153,13 @@ impl World {
 
     fn step(&mut self) {
         self.sim.step().unwrap_or_else(|error| panic!("a host ended: {error}"));
+        // A supervisor starts what has ended by itself.
+        for node in self.nodes.iter().filter(|node| node.gave_up.swap(false, SeqCst)) {
+            self.sim.crash(node.name.as_str());
+            node.cut_power();
+            node.lose_state();
+            self.sim.bounce(node.name.as_str());
+        }
     }
 
     fn run_for(&mut self, time: Duration) {

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use turmoil::Sim;
 
 use super::clients::Workload;
-use super::gateway::{Call, What};
+use super::gateway::{Call, What, made_at};
 use super::node::Node;
+use super::{EPOCH_MS, SHARDS, SHARDS_MAX};
 
 const QUIET_MS: Range<u64> = 2_000..25_000;
 const BROKEN_MS: Range<u64> = 1_000..40_000;
@@ -48,10 +49,12 @@ pub enum Kind {
     LoseState,
     /// A node is gone for ever, and a new one comes in its place.
     Replace,
+    /// A shard gives half of its slots to another one.
+    Split,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PowerCut,
         Self::PowerCutAll,
         Self::Isolate,
@@ -65,6 +68,7 @@ impl Kind {
         Self::HandOver,
         Self::LoseState,
         Self::Replace,
+        Self::Split,
     ];
 }
 
@@ -86,6 +90,8 @@ pub struct Nemesis {
     broken: bool,
     /// Without power.
     down: Vec<usize>,
+    /// How many there are, or will be.
+    shards: u16,
     links: Links,
     pub faults: BTreeMap<Kind, usize>,
     /// Writes of the log that power cuts took.
@@ -101,6 +107,7 @@ impl Nemesis {
             at: Duration::ZERO,
             broken: false,
             down: Vec::new(),
+            shards: SHARDS,
             links: Links::Whole,
             faults: BTreeMap::new(),
             lost_writes: 0,
@@ -164,6 +171,7 @@ impl Nemesis {
                 self.nodes[node].lose_state();
             }
             Kind::Replace => self.replace(sim, node),
+            Kind::Split => self.split(sim.elapsed()),
         }
     }
 
@@ -174,6 +182,7 @@ impl Nemesis {
             Kind::HandOver => self.nodes[node].calls().is_some(),
             Kind::LoseState => !self.down.contains(&node) && self.all_have_everything(),
             Kind::Replace => !self.down.contains(&node) && self.all_have_everything() && self.may_go(node),
+            Kind::Split => self.shards < SHARDS_MAX,
             Kind::PowerCutAll => self.down.len() < self.nodes.len(),
             Kind::Hold => matches!(self.links, Links::Whole),
             Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Graph => !matches!(self.links, Links::Held(_)),
@@ -236,6 +245,12 @@ impl Nemesis {
         self.nodes[node].wipe();
         sim.bounce(self.name(node));
         self.workload.operator.replace(old, self.nodes[node].address());
+    }
+
+    fn split(&mut self, time: Duration) {
+        let shard = self.random.u16(1..=self.shards);
+        self.shards += 1;
+        self.workload.operator.split(shard, made_at(EPOCH_MS + time.as_millis() as u64));
     }
 
     fn hand_over(&self, node: usize) {

@@ -23,12 +23,12 @@ use charthold_replica::store::log::memory::MemoryLog;
 use charthold_replica::store::state::memory::MemoryState;
 use tokio::sync::mpsc;
 
-use super::gateway::{Call, serve};
+use super::gateway::{Call, begin, serve};
 use super::network::{CLUSTER, PORT, SimulatedTransport};
-use super::{EPOCH_MS, NAMES, SHARDS};
+use super::{EPOCH_MS, NAMES, SHARDS_MAX};
 
 /// As between data centers of one continent.
-const TIMING: Timing = Timing { heartbeat_ms: 250, election_min_ms: 1_000, election_max_ms: 1_500 };
+const TIMING: Timing = Timing { heartbeat_ms: 250, election_min_ms: 750, election_max_ms: 1_250 };
 /// So little log that who was away for half a minute comes back by a snapshot.
 const SNAPSHOT_AFTER_ENTRIES: u64 = 30;
 const KEEP_ENTRIES: u64 = 10;
@@ -37,6 +37,7 @@ const LOG_WRITE_MAX: Duration = Duration::from_millis(8);
 /// Calls of clients that wait.
 const CALLS_MAX: usize = 1_024;
 const FORM_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// No secret, and else as the real one.
 struct SimulatedKey;
@@ -71,6 +72,8 @@ pub struct Node {
     pub slow_ms: AtomicU64,
     /// The cluster is formed.
     pub formed: AtomicBool,
+    /// It has ended over its state, which it lacks a part of.
+    pub gave_up: AtomicBool,
 }
 
 struct Inner {
@@ -96,6 +99,7 @@ impl Node {
             clock_ahead_ms: AtomicI64::default(),
             slow_ms: AtomicU64::default(),
             formed: AtomicBool::default(),
+            gave_up: AtomicBool::default(),
         }
     }
 
@@ -160,7 +164,7 @@ impl Node {
             Duration::from_millis(disk.random(0..most))
         };
         let config = self.config();
-        let stores = Stores::simulate(&config, &platform, self.engines(), delay, SHARDS)?;
+        let stores = Stores::simulate(&config, &platform, self.engines(), delay, SHARDS_MAX)?;
         let transport = Arc::new(SimulatedTransport::listen(&self.name, self.keyed).await?);
         let replica = Replica::start(config, stores, transport, platform).await?;
         let (calls, mut waiting) = mpsc::channel(CALLS_MAX);
@@ -172,9 +176,19 @@ impl Node {
         if self.is_first() && !self.formed.load(SeqCst) {
             tokio::spawn(Arc::clone(&self).form(Arc::clone(&replica)));
         }
-        while let Some(call) = waiting.recv().await {
-            tokio::spawn(serve(Arc::clone(&replica), call));
-        }
+        let ends = async {
+            while replica.gave_up_state().is_none() {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            self.gave_up.store(true, SeqCst);
+            std::future::pending::<()>().await;
+        };
+        let serves = async {
+            while let Some(call) = waiting.recv().await {
+                tokio::spawn(serve(Arc::clone(&replica), call));
+            }
+        };
+        futures::future::join(ends, serves).await;
         Ok(())
     }
 
@@ -187,7 +201,7 @@ impl Node {
     }
 
     async fn form(self: Arc<Self>, replica: Arc<Replica>) {
-        while replica.form(Some(self.peers.len() + 1)).await.is_err() {
+        while replica.form(Some(self.peers.len() + 1)).await.is_err() || !begin(&replica).await {
             tokio::time::sleep(FORM_AGAIN).await;
         }
         self.formed.store(true, SeqCst);

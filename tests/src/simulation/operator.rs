@@ -1,4 +1,4 @@
-//! An operator: has nodes that are gone for ever removed, and those in their places added.
+//! An operator: has nodes that are gone for ever removed, and those in their places added; has shards split.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -31,6 +31,10 @@ impl Operator {
             What::Add { address: address.clone() },
             What::Votes { address },
         ]);
+    }
+
+    pub fn split(&self, shard: u16, request_id: [u8; 16]) {
+        self.steps.lock().unwrap().push_back(What::Split { shard, request_id });
     }
 
     pub fn is_idle(&self) -> bool {

@@ -36,7 +36,9 @@ pub fn violations(nodes: &[Arc<Node>], operations: &mut [Operation], errors: Vec
         }));
     }
     let error = |line| Violation { what: "a node complains", key: String::new(), detail: line };
-    violations.extend(errors.into_iter().map(error));
+    // One that got a snapshot of a giver and none of the taker says so, and has its state made anew: see `handover.rs`.
+    let expected = |line: &String| line.contains("were given to it by shard");
+    violations.extend(errors.into_iter().filter(|line| !expected(line)).map(error));
     violations
 }
 

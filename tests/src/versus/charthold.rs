@@ -8,10 +8,9 @@ use futures::future::BoxFuture;
 
 use super::Store;
 use super::servers::cpu_s_of_tree;
-use crate::harness::{Cluster, Options};
+use crate::harness::{Cluster, Options, RAFT_AS_SHIPPED};
 
-/// As in production; all shards take part, and no chart is where calls meet.
-const RAFT: &str = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
+/// All shards take part, and no chart is where calls meet.
 const CHARTS: u64 = 256;
 /// Until leaders are where they belong.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -24,7 +23,8 @@ pub struct Charthold {
 
 impl Charthold {
     pub async fn start() -> Self {
-        let mut cluster = Cluster::start_with(Options { config: RAFT.to_owned(), ..Options::default() }).await;
+        let mut cluster =
+            Cluster::start_with(Options { config: RAFT_AS_SHIPPED.to_owned(), ..Options::default() }).await;
         tokio::time::sleep(SETTLED).await;
         let processes = (0..cluster.size()).map(|node| cluster.process(node).id()).collect();
         Self { client: cluster.client(), processes, _cluster: cluster }

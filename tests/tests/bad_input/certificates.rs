@@ -234,7 +234,7 @@ async fn a_peer_of_another_cluster_is_refused() {
     stranger.wait_answers(0).await;
     let context = Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() });
     let operator = Wire::connect(&stranger, 0, "operator");
-    let init = v1::InitRequest { context, expected_nodes: 2 };
+    let init = v1::InitRequest { context, expected_nodes: 2, shards: 0 };
     let status = operator.ask::<v1::InitResponse>("charthold.v1.Cluster/Init", &init).await.err().unwrap();
     let refusal = Refusal::of(&status);
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "NO_QUORUM"), "{refusal:?}");

@@ -161,7 +161,7 @@ async fn a_wiped_directory_is_a_stranger() {
     is_said(&[cluster.log(0)], &cluster.peer_endpoint(NODE), "refused by the peer: you expect node").await;
     // And nobody talks it into a cluster of its own.
     let context = Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() });
-    let init = v1::InitRequest { context, expected_nodes: 3 };
+    let init = v1::InitRequest { context, expected_nodes: 3, shards: 0 };
     let operator = Wire::connect(&cluster, NODE, "operator");
     let status = operator.ask::<v1::InitResponse>("charthold.v1.Cluster/Init", &init).await.err().unwrap();
     assert_eq!(status.code(), tonic::Code::Unavailable);

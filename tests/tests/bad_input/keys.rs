@@ -84,6 +84,7 @@ async fn no_cluster_is_formed_with_two_root_keys() {
     let init = v1::InitRequest {
         context: Some(v1::RequestContext { actor: "test".to_owned(), ..Default::default() }),
         expected_nodes: 3,
+        shards: 0,
     };
     for (asked, refused) in [(0, "node c1 holds another root key than this one"), (2, "another root key than this one")]
     {

@@ -60,6 +60,7 @@ pub const TABLE: &[(&str, [Code; 8])] = &[
     ("charthold.v1.Cluster/AddNode", [No, No, No, No, Unavailable, No, No, No]),
     ("charthold.v1.Cluster/RemoveNode", [No, No, No, No, InvalidArgument, No, No, No]),
     ("charthold.v1.Cluster/DrainNode", [No, No, No, No, Done, No, No, No]),
+    ("charthold.v1.Cluster/SplitShard", [No, No, No, No, FailedPrecondition, No, No, No]),
     ("charthold.v1.Tenants/CreateTenant", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Tenants/ListTenants", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Tenants/AddGrant", [No, No, No, Done, Done, No, No, No]),
@@ -196,7 +197,7 @@ impl Everybody {
                 v1::PipelineRequest { id: 1, call, ..Default::default() }.encode_to_vec()
             }
             "ReadDocument" => v1::ReadDocumentRequest { context, chart, record, ..Default::default() }.encode_to_vec(),
-            "Init" => v1::InitRequest { context, expected_nodes: 1 }.encode_to_vec(),
+            "Init" => v1::InitRequest { context, expected_nodes: 1, shards: 0 }.encode_to_vec(),
             "Status" => v1::StatusRequest { context, all_nodes: true }.encode_to_vec(),
             "Topology" => v1::TopologyRequest { context }.encode_to_vec(),
             "AddNode" => {
@@ -205,6 +206,7 @@ impl Everybody {
             }
             "RemoveNode" => v1::RemoveNodeRequest { context, request_id, node: "z9".to_owned() }.encode_to_vec(),
             "DrainNode" => v1::DrainNodeRequest { context, node: "a1".to_owned(), undo: true }.encode_to_vec(),
+            "SplitShard" => v1::SplitShardRequest { context, request_id, shard: 99 }.encode_to_vec(),
             "CreateTenant" => {
                 v1::CreateTenantRequest { context, request_id, name: "one more".to_owned() }.encode_to_vec()
             }

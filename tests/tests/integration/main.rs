@@ -29,6 +29,7 @@ mod revocation;
 mod rotation;
 mod simulation;
 mod snapshots;
+mod split;
 mod state_disk;
 mod status;
 mod stops;

@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use charthold_tests::away::away_for;
-use charthold_tests::harness::{Cluster, Options};
+use charthold_tests::harness::{Cluster, Options, RAFT_AS_SHIPPED};
 
 const COMMITS: u64 = 100_000;
 
 pub async fn run() {
-    let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
-    let config = format!("{raft}snapshot_after_entries = 2000\nkeep_entries = 1000\n");
+    let config = format!("{RAFT_AS_SHIPPED}snapshot_after_entries = 2000\nkeep_entries = 1000\n");
     let mut cluster = Cluster::start_with(Options { config, ..Options::default() }).await;
     let began = Instant::now();
     away_for(&mut cluster, COMMITS).await;

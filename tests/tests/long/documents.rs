@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Put, RecordId};
-use charthold_tests::harness::{self, Cluster, Options};
+use charthold_tests::harness::{self, Cluster, Options, RAFT_AS_SHIPPED};
 
 const DOCUMENT_BYTES: u64 = 100 << 20;
 /// Each: commits alone for as long as the document before took, then beside a document.
@@ -22,9 +22,7 @@ const GROWTH_MIB_MAX: u64 = 150;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn run() {
-    // As an operator gets it: the harness's own timing is quicker.
-    let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
-    let mut cluster = Cluster::start_with(Options { config: raft.to_owned(), ..Options::default() }).await;
+    let mut cluster = Cluster::start_with(Options { config: RAFT_AS_SHIPPED.to_owned(), ..Options::default() }).await;
     let client = cluster.client();
     let chart = Chart::patient("p1");
     commits_during(&client, &chart, tokio::time::sleep(QUIET)).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Error, Mutation, Put, RecordId, new_request_id};
-use charthold_tests::harness::{Cluster, Options, Wan};
+use charthold_tests::harness::{Cluster, Options, RAFT_AS_SHIPPED, Wan};
 
 const KILLS: usize = 200;
 const ROUND_TRIP: Duration = Duration::from_millis(60);
@@ -15,16 +15,14 @@ const DEAD: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_secs(2);
 /// Charts of every shard, so that whoever dies, some writer notices.
 const WRITERS: usize = 16;
-/// What a writer may have to wait for its answer, in 99 of 100 cases: the lease of the old leader (1.5 s), then an
-/// election (up to 1.5 s), then what the client waits between tries.
+/// What a writer may have to wait for its answer, in 99 of 100 cases: the lease of the old leader (1.25 s), then an
+/// election (up to 1.25 s), then what the client waits between tries.
 const OUTAGE_P99_MAX: Duration = Duration::from_secs(4);
 
 pub async fn run() {
-    // As an operator gets it: the harness's own timing is quicker.
-    let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
     let round_trip = Wan::is_possible().then_some(ROUND_TRIP);
     println!("round trip between sites: {round_trip:?}");
-    let options = Options { config: raft.to_owned(), round_trip, ..Options::default() };
+    let options = Options { config: RAFT_AS_SHIPPED.to_owned(), round_trip, ..Options::default() };
     let mut cluster = Cluster::start_with(options).await;
     let done = Arc::new(AtomicBool::new(false));
     let writers = (0..WRITERS).map(|number| tokio::spawn(write(cluster.client(), number, Arc::clone(&done))));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Error, Put, RecordId};
-use charthold_tests::harness::{Cluster, Options, resident_kib};
+use charthold_tests::harness::{Cluster, Options, RAFT_AS_SHIPPED, resident_kib};
 use tokio::sync::Mutex;
 
 use super::minutes;
@@ -49,8 +49,7 @@ struct Sample {
 
 pub async fn run() {
     let time = minutes(60);
-    let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
-    let config = format!("{raft}snapshot_after_entries = 4000\nkeep_entries = 4000\n");
+    let config = format!("{RAFT_AS_SHIPPED}snapshot_after_entries = 4000\nkeep_entries = 4000\n");
     let mut cluster = Cluster::start_with(Options { config, ..Options::default() }).await;
     let counts = Arc::new(Counts::default());
     let tasks = start_load(&cluster, &counts);

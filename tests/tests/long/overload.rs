@@ -9,7 +9,7 @@ use charthold::seal::Token;
 use charthold::tls::{Principal, Validity};
 use charthold_client::Role;
 use charthold_proto::v1;
-use charthold_tests::harness::{CLUSTER, Cluster, Options, resident_mib, until};
+use charthold_tests::harness::{CLUSTER, Cluster, Options, RAFT_AS_SHIPPED, resident_mib, until};
 use rustix::process::{Pid, setpriority_process};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -270,9 +270,7 @@ fn held_mib(cluster: &Cluster, node: usize) -> (u64, u64) {
 
 pub async fn run() {
     let time = minutes(30);
-    // As an operator gets it: the harness's own timing is quicker.
-    let raft = "[raft]\nheartbeat_ms = 250\nelection_min_ms = 1000\nelection_max_ms = 1500\n";
-    let mut cluster = Cluster::start_with(Options { config: raft.to_owned(), ..Options::default() }).await;
+    let mut cluster = Cluster::start_with(Options { config: RAFT_AS_SHIPPED.to_owned(), ..Options::default() }).await;
     let mut tenants = Vec::new();
     for (name, _) in TENANTS {
         tenants.push(Tenant::create(&cluster, name).await);

@@ -6,6 +6,7 @@ use pb::outcome::Result as Answer;
 use pb::refused::Reason;
 use prost::Message;
 
+use super::plan;
 use crate::shard::apply::overlay::Overlay;
 use crate::shard::apply::recorder::RequestPlace;
 use crate::shard::apply::{Applier, ApplyError, read_row, refused};
@@ -124,6 +125,24 @@ impl Applier {
                 row.retired_nodes.push(retired);
                 overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
             }
+            Ok(None)
+        })
+    }
+
+    /// Records what the shards are to hold. The lowest spare one gets the upper half.
+    pub(crate) fn split_shard(&mut self, overlay: &mut Overlay, split: pb::SplitShard) -> Result<Answer, ApplyError> {
+        let request = Request {
+            request_id: split.request_id,
+            audit_event: split.audit_event,
+            tenant: Bytes::new(),
+            fingerprint: split.fingerprint,
+        };
+        self.once(overlay, request, |overlay, _| {
+            let row = read_row::<cluster::Row>(overlay, Table::Cluster, cluster::encode())?;
+            let Some(mut row) = row else { return Ok(Some(Reason::NotInitialized)) };
+            let Some(shards) = plan::split(&row.shards, split.shard) else { return Ok(Some(Reason::CannotSplit)) };
+            row.shards = shards;
+            overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
             Ok(None)
         })
     }

@@ -21,7 +21,6 @@ use tokio::time::Instant;
 use super::Replica;
 use super::peers::Peers;
 use super::propose::{ReplicaError, group_error};
-use crate::ShardId;
 use crate::metrics::{METRICS, counted, timed};
 use crate::peer::Lane;
 use crate::peer::frame::Kind;
@@ -29,6 +28,7 @@ use crate::planted::{self, Bug};
 use crate::shard::codec;
 use crate::shard::group::{Confirmed, Group, GroupError};
 use crate::trace;
+use crate::{ShardId, Slot};
 
 /// Reads that may wait for a shard's next barrier.
 const WAITING_MAX: usize = 8_192;
@@ -50,6 +50,7 @@ pub enum Freshness {
 /// What a read may show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
+    pub shard: ShardId,
     /// Of the shard.
     pub seq: u64,
     /// What was written so long before the read came in may be missing.
@@ -156,6 +157,29 @@ impl Replica {
         Ok(self.moment(shard, Freshness::Linearizable, deadline).await?.seq)
     }
 
+    /// Waits until this node's rows of a slot are current.
+    pub async fn barrier_of(&self, slot: Slot, deadline: Instant) -> Result<Moment, ReplicaError> {
+        self.moment_of(slot, Freshness::Linearizable, deadline).await
+    }
+
+    /// Waits until this node's rows of a slot are as current as asked for.
+    ///
+    /// A slot may go to another shard meanwhile: then the barrier that was passed says nothing of what that one did.
+    pub async fn moment_of(&self, slot: Slot, freshness: Freshness, deadline: Instant) -> Result<Moment, ReplicaError> {
+        loop {
+            if let Some(shard) = self.shard_of(slot) {
+                let moment = self.moment(shard, freshness, deadline).await?;
+                if self.shard_of(slot) == Some(shard) {
+                    return Ok(moment);
+                }
+            }
+            if Instant::now() + RETRY_AFTER >= deadline {
+                return Err(ReplicaError::NoLeader);
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
     /// Waits until this node's rows of a shard are as current as asked for.
     pub async fn moment(
         &self,
@@ -178,7 +202,7 @@ impl Replica {
             },
         };
         let seq = self.pass_barrier(shard, confirmed, deadline).await?;
-        Ok(Moment { seq, age: Duration::ZERO })
+        Ok(Moment { shard, seq, age: Duration::ZERO })
     }
 
     /// What the newest barrier that was passed says, if it is young enough. Has the next one passed before it is not.
@@ -189,7 +213,7 @@ impl Replica {
         if age > age_max / 2 {
             gate.refresh();
         }
-        Some(Moment { seq: self.seq(shard), age })
+        Some(Moment { shard, seq: self.seq(shard), age })
     }
 
     /// A barrier that no read waits for: it passes if the shard serves. Not measured.

@@ -5,6 +5,7 @@
 mod author_tests;
 mod member_tests;
 mod refill_tests;
+mod split_tests;
 mod trust_tests;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use pb::outcome::Result as Answer;
 use tokio::time::Instant;
 
 use super::{Replica, ReplicaConfig, ReplicaError};
+use crate::directory::plan;
 use crate::peer::transport::PeerIdentity;
 use crate::platform::Platform;
 use crate::shard::command::Command;
@@ -26,8 +28,8 @@ use crate::shard::types::Member;
 use crate::store::disk::DiskLimits;
 use crate::store::table::ChartAddress;
 use crate::testing::transport::{MemoryNetwork, identity};
-use crate::testing::{TestKey, WAIT_MAX, commit, ensure_key, eventually, put, request_id, token};
-use crate::{NodeId, ShardId, slots_of};
+use crate::testing::{TestKey, WAIT_MAX, commit, ensure_key, eventually, put, request_id, slots_of, token};
+use crate::{DIRECTORY, NodeId, SHARD_COUNT, ShardId};
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// How many of them most clusters have.
@@ -39,7 +41,7 @@ fn deadline() -> Instant {
 }
 
 fn slot() -> crate::Slot {
-    slots_of(SHARD).unwrap().0
+    slots_of(SHARD).unwrap().first
 }
 
 /// Folders and network; nodes come and go.
@@ -72,9 +74,36 @@ impl Cluster {
     }
 
     async fn formed_of(size: usize, keyless: &'static [&'static str]) -> Self {
+        Self::formed_with(size, keyless, SHARD_COUNT).await
+    }
+
+    async fn formed_with(size: usize, keyless: &'static [&'static str], shards: u16) -> Self {
         let cluster = Self::start(size, keyless).await;
         cluster.node(0).form(Some(size)).await.unwrap();
+        cluster.begin_with(shards).await;
         cluster
+    }
+
+    /// What `cluster init` does once the groups are formed; done when every node has the shards.
+    async fn begin_with(&self, shards: u16) {
+        let init = pb::InitCluster {
+            request_id: Bytes::copy_from_slice(&request_id("init", Platform::system().now_ms())),
+            cluster: "c".to_owned(),
+            shards: plan::begin(shards),
+            grant: Some(pb::Grant {
+                tenant: Bytes::copy_from_slice(&[0; 16]),
+                principal: Bytes::copy_from_slice(&token("operator")),
+                sealed_grant: Bytes::new(),
+            }),
+            ..Default::default()
+        };
+        let init = Command::InitCluster(init).encode(0);
+        let done = self.node(0).propose(DIRECTORY, init, deadline()).await.unwrap();
+        assert!(matches!(done.result, Some(Answer::Done(_))));
+        eventually("the shards", async || {
+            self.running().all(|node| node.shard_of(crate::Slot::MAX) == Some(shards)).then_some(())
+        })
+        .await;
     }
 
     /// Starts a node.

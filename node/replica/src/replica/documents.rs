@@ -22,7 +22,7 @@ use crate::store::state::reader::Reader;
 use crate::store::table::ChartAddress;
 use crate::store::table::upload::{self, UploadId};
 use crate::store::table::{after_prefix, part};
-use crate::{ShardId, shard_of, slots_of};
+use crate::{ShardId, Slots};
 
 pub use crate::shard::apply::document::{OPEN_UPLOADS_MAX, PARTS_MAX, chain_start};
 
@@ -48,7 +48,7 @@ impl DocumentRows {
     }
 
     fn reader(&self, chart: &ChartAddress) -> Result<Reader<'_>, EngineError> {
-        self.state.reader(shard_of(chart.slot))
+        self.state.reader_of(chart.slot)
     }
 
     /// An upload that no commit has used up.
@@ -65,7 +65,7 @@ impl DocumentRows {
 
     /// Uploads of a shard after a key, and whether there may be more.
     fn uploads(&self, shard: ShardId, after: Option<&upload::Key>) -> Result<Vec<upload::Key>, EngineError> {
-        let Some((first, last)) = slots_of(shard) else { return Ok(Vec::new()) };
+        let Some(Slots { first, last }) = self.state.slots().of(shard) else { return Ok(Vec::new()) };
         let from = after.map_or(first.to_be_bytes().to_vec(), |key| [key.encode(), vec![0]].concat());
         let to = after_prefix(&last.to_be_bytes());
         let rows = self.state.reader(shard)?.scan(Table::Upload, &from, &to, SWEEP_ROWS, SWEEP_BYTES)?;

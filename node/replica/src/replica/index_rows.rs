@@ -6,7 +6,7 @@ use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
 use crate::store::table::index::{self, Row};
-use crate::{ShardId, Slot, Token, shard_of, slots_of};
+use crate::{ShardId, Slot, Slots, Token};
 
 /// Keys are 82 bytes and values few: this many rows are a small read.
 const BYTES_MAX: usize = 1 << 20;
@@ -37,7 +37,8 @@ impl IndexRows {
         rows_max: usize,
     ) -> Result<Vec<IndexRow>, EngineError> {
         let (from, to) = index::term_range(slot, tenant, term);
-        self.read(shard_of(slot), next.unwrap_or(from), &to, rows_max)
+        let shard = self.state.slots().shard_of(slot).ok_or(EngineError::Unplaced)?;
+        self.read(shard, next.unwrap_or(from), &to, rows_max)
     }
 
     /// Rows of a shard, likewise.
@@ -47,7 +48,7 @@ impl IndexRows {
         next: Option<Vec<u8>>,
         rows_max: usize,
     ) -> Result<Vec<IndexRow>, EngineError> {
-        let Some((first, last)) = slots_of(shard) else { return Ok(Vec::new()) };
+        let Some(Slots { first, last }) = self.state.slots().of(shard) else { return Ok(Vec::new()) };
         let (from, to) = index::slots_range(first, last);
         self.read(shard, next.unwrap_or(from), &to, rows_max)
     }

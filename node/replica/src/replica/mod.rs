@@ -18,6 +18,7 @@ mod propose;
 mod refill;
 mod roster;
 pub mod rows;
+pub mod slots;
 pub mod stores;
 
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ use self::peers::Peers;
 use self::refill::Refill;
 use self::roster::DirectoryRoster;
 use self::rows::ChartRows;
+use self::slots::PlanFollower;
 use self::stores::Stores;
 use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
@@ -61,10 +63,10 @@ use crate::store::disk::{Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
-use crate::{DIRECTORY, NodeId, ShardId};
+use crate::{DIRECTORY, NodeId, ShardId, Slot};
 
 pub use self::barrier::{Freshness, Moment};
-pub use self::propose::ReplicaError;
+pub use self::propose::{Proposed, ReplicaError};
 
 /// How soon a new member is connected to.
 const REACH_INTERVAL: Duration = Duration::from_secs(1);
@@ -175,7 +177,10 @@ impl Replica {
         let damage = Damage::new(&stores, &groups, &disks);
         let given_up = damage.given_up();
         let leaders = Leaders { groups: groups.clone(), disks, leadership, sites: config.leader_sites };
-        let server = tokio::spawn(async { tokio::join!(server, reach_out, leaders.run(), damage.watch(), follow).0 });
+        let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention.keep_entries);
+        let server = tokio::spawn(async {
+            tokio::join!(server, reach_out, leaders.run(), damage.watch(), follow, plan.run()).0
+        });
         allow_elections_later(groups.clone(), stores.disk, started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
         let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), uploads, config.upload_idle));
@@ -227,6 +232,24 @@ impl Replica {
 
     pub fn directory(&self) -> DirectoryView {
         DirectoryView::new(self.state.clone())
+    }
+
+    /// The shard that holds a slot, as far as this node is; none while the slot goes from one to another.
+    pub fn shard_of(&self, slot: Slot) -> Option<ShardId> {
+        self.state.slots().shard_of(slot)
+    }
+
+    /// The first shard that has yet to take the slots that it begins with; none if the cluster has none yet, either.
+    pub fn shard_to_be_opened(&self) -> Option<ShardId> {
+        let cluster = self.directory().cluster().ok().flatten()?;
+        let begins = cluster.shards.iter().filter(|range| range.parent == 0);
+        let mut begins = begins.filter_map(|range| ShardId::try_from(range.shard).ok());
+        begins.find(|shard| self.state.slots().of(*shard).is_none())
+    }
+
+    /// Whether a position of another shard is one of this shard, too: it was split from that one later.
+    pub fn had(&self, shard: ShardId, other: ShardId, seq: u64) -> bool {
+        self.group(shard).had(other, seq)
     }
 
     /// Recorded outcomes of a shard on this node.
@@ -373,7 +396,8 @@ async fn start_groups(
         let shard = log.shard();
         let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
         let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(outgoing));
-        let (stored, conditions) = (GroupStores { log, state, incoming }, Arc::clone(conditions));
+        let stored = GroupStores { log, state, incoming, outgoing: Arc::clone(outgoing) };
+        let conditions = Arc::clone(conditions);
         let (node, timing, retention) = (stores.data.node_id, &config.timing, &config.retention);
         let group = Group::start(shard, node, timing, retention, stored, network, conditions).await;
         let group = group.map_err(|source| StoreError::Io { path: config.data.clone(), source })?;

@@ -25,7 +25,7 @@ use crate::shard::types::Member;
 use crate::store::figures::{EngineFigures, LEVELS};
 use crate::store::log::LogEngine;
 use crate::store::state::flusher::StateStore;
-use crate::{DIRECTORY, NodeId};
+use crate::{DIRECTORY, NodeId, Slots};
 
 /// For one node's answer: a dead one must not hold up what the others say for long.
 const ASK_MAX: Duration = Duration::from_secs(2);
@@ -209,6 +209,7 @@ fn group_to_pb(status: GroupStatus) -> pb::GroupStatus {
         followers: status.followers.iter().map(lag).collect(),
         stopped: status.stopped.unwrap_or_default(),
         degraded: status.degraded,
+        slots: status.slots.map(Slots::to_pb),
         learners: status.composition.learners().collect(),
         voters: status.composition.voters.into_iter().collect(),
     }

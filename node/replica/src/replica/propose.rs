@@ -9,7 +9,6 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::Replica;
-use crate::ShardId;
 use crate::peer::Lane;
 use crate::peer::client::CallFailure;
 use crate::peer::frame::Kind;
@@ -17,6 +16,7 @@ use crate::shard::durability::Durability;
 use crate::shard::group::GroupError;
 use crate::store::disk::DiskLevel;
 use crate::trace;
+use crate::{ShardId, Slot};
 
 /// While there is no leader, ask again after this.
 const LEADER_POLL: Duration = Duration::from_millis(50);
@@ -47,8 +47,17 @@ pub enum ReplicaError {
     Stopped(String),
 }
 
+/// What became of a command.
+pub struct Proposed {
+    /// Which executed it.
+    pub shard: ShardId,
+    pub outcome: pb::Outcome,
+    /// Where it is on disk by now.
+    pub durability: Durability,
+}
+
 impl Replica {
-    /// Proposes a command and answers what apply said.
+    /// Proposes a command to a shard, and answers what apply said.
     ///
     /// Tries again whenever a try may have been lost, or came too late: every command carries a request id (or is
     /// idempotent), so that apply executes it once.
@@ -58,25 +67,34 @@ impl Replica {
         command: Bytes,
         deadline: Instant,
     ) -> Result<pb::Outcome, ReplicaError> {
-        self.propose_and_tell(shard, command, deadline).await.map(|(outcome, _)| outcome)
+        self.propose_to(|| Some(shard), command, deadline).await.map(|proposed| proposed.outcome)
     }
 
-    /// The same, and where the command is on disk by then.
-    pub async fn propose_and_tell(
+    /// The same to whichever shard holds a slot. One that holds it no more refuses, and the next one is asked: what is
+    /// recorded of a request goes with its slot, so that it is executed once.
+    pub async fn propose_at(&self, slot: Slot, command: Bytes, deadline: Instant) -> Result<Proposed, ReplicaError> {
+        self.propose_to(|| self.shard_of(slot), command, deadline).await
+    }
+
+    async fn propose_to(
         &self,
-        shard: ShardId,
+        place: impl Fn() -> Option<ShardId>,
         command: Bytes,
         deadline: Instant,
-    ) -> Result<(pb::Outcome, Durability), ReplicaError> {
+    ) -> Result<Proposed, ReplicaError> {
         let mut maybe_done = false;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.leads_in_vain(shard) {
+            let (left, shard) = (deadline.saturating_duration_since(Instant::now()), place());
+            if left.is_zero() || shard.is_some_and(|shard| self.leads_in_vain(shard)) {
                 return Err(if maybe_done { ReplicaError::Unknown } else { ReplicaError::NoLeader });
             }
+            let Some(shard) = shard else {
+                tokio::time::sleep(LEADER_POLL.min(left)).await;
+                continue;
+            };
             match self.try_propose(shard, &command, left).await {
-                Ok((outcome, _)) if is_late(&outcome) => {}
-                Ok(answer) => return Ok(answer),
+                Ok((outcome, _)) if was_not_executed(&outcome) => {}
+                Ok((outcome, durability)) => return Ok(Proposed { shard, outcome, durability }),
                 Err(GroupError::Malformed) if !maybe_done => return Err(ReplicaError::Malformed),
                 Err(GroupError::Overloaded) if !maybe_done => return Err(ReplicaError::Overloaded),
                 Err(GroupError::DiskFull) if !maybe_done => return Err(ReplicaError::DiskFull),
@@ -124,10 +142,12 @@ impl Replica {
     }
 }
 
-/// It was not executed.
-fn is_late(outcome: &pb::Outcome) -> bool {
+/// It came too late, or to a shard that holds the slot no more.
+fn was_not_executed(outcome: &pb::Outcome) -> bool {
     use pb::outcome::Result as Answer;
-    matches!(&outcome.result, Some(Answer::Refused(refused)) if refused.reason() == pb::refused::Reason::Late)
+    use pb::refused::Reason;
+    let Some(Answer::Refused(refused)) = &outcome.result else { return false };
+    matches!(refused.reason(), Reason::Late | Reason::WrongShard)
 }
 
 pub(super) fn group_error(failure: CallFailure) -> GroupError {

@@ -34,6 +34,7 @@ use crate::shard::inbound::Describe;
 use crate::shard::types::LogId;
 use crate::shard::{install, repair};
 use crate::store::incoming::Received;
+use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
 use crate::store::{EngineError, StoreError};
 
@@ -69,7 +70,10 @@ impl Refill<'_> {
         // Until it votes again: see `Replica::start`.
         self.stores.disk.note_refilling(self.stores.refilling.is_some() || !lacking.is_empty());
         if !lacking.is_empty() {
-            self.fetch_all(&lacking).await?;
+            // All of one age: slots that one shard took from another must not come back with the other's log. In order:
+            // who took slots has a higher number than who gave them.
+            let begun = logs.iter().filter(|log| log.mark(Mark::Vote).is_some());
+            self.fetch_all(&begun.collect::<Vec<_>>()).await?;
         }
         blocking(|| {
             self.stores.state.flush()?;
@@ -92,7 +96,14 @@ impl Refill<'_> {
         let answering = server::serve(Arc::clone(&self.transport), Arc::clone(&self.greeter), handler);
         let fetching = async {
             for log in lacking {
-                self.fetch(log).await?;
+                let received = self.fetch(log).await?;
+                // Whoever took slots did so after they were given away: by now the giver's leader has, too.
+                while let Some(giver) = self.held_elsewhere(log.shard(), &received)? {
+                    let giver = lacking.iter().find(|log| log.shard() == giver);
+                    let giver = giver.expect("invariant: what was fetched before is one of them");
+                    self.install(giver.shard(), self.fetch(giver).await?)?;
+                }
+                self.install(log.shard(), received)?;
                 fetched.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
@@ -104,18 +115,31 @@ impl Refill<'_> {
     }
 
     fn lacks(&self, log: &GroupLog) -> Result<bool, StoreError> {
-        let io = |source| StoreError::Io { path: self.stores.data.state_path(), source };
         let (shard, state) = (log.shard(), &self.stores.state);
-        blocking(|| {
-            install::redo(shard, state, &self.stores.incoming).map_err(io)?;
-            repair::lacks(log, state.flushed(shard).and_then(|row| row.log_id).as_ref()).map_err(io)
-        })
+        let lacks = blocking(|| {
+            install::redo(shard, state, &self.stores.incoming)?;
+            repair::lacks(log, state.flushed(shard).and_then(|row| row.log_id).as_ref())
+        });
+        lacks.map_err(|source| self.io(source))
     }
 
-    async fn fetch(&self, log: &GroupLog) -> Result<(), StoreError> {
-        let io = |source| StoreError::Io { path: self.stores.data.state_path(), source };
+    /// Another shard whose rows here are some of those that were received.
+    fn held_elsewhere(&self, shard: ShardId, received: &Received) -> Result<Option<ShardId>, StoreError> {
+        let slots = install::slots_of(&received.head()).map_err(|source| self.io(source))?;
+        Ok(slots.and_then(|slots| self.stores.state.slots().other_holder(shard, slots)))
+    }
+
+    fn install(&self, shard: ShardId, received: Received) -> Result<(), StoreError> {
+        blocking(|| install::install(shard, &self.stores.state, received)).map_err(|source| self.io(source))
+    }
+
+    fn io(&self, source: std::io::Error) -> StoreError {
+        StoreError::Io { path: self.stores.data.state_path(), source }
+    }
+
+    async fn fetch(&self, log: &GroupLog) -> Result<Received, StoreError> {
         let shard = log.shard();
-        let begins_after = repair::begins_after(log).map_err(io)?;
+        let begins_after = repair::begins_after(log).map_err(|source| self.io(source))?;
         let mut said = Instant::now();
         loop {
             let mut refusals = Vec::new();
@@ -123,7 +147,7 @@ impl Refill<'_> {
                 match self.fetch_from(&address, shard, begins_after).await {
                     Ok(received) => {
                         tracing::info!(shard, from = address, "the shard's rows were fetched");
-                        return blocking(|| install::install(shard, &self.stores.state, received)).map_err(io);
+                        return Ok(received);
                     }
                     Err(why) => refusals.push(format!("{address}: {why}")),
                 }

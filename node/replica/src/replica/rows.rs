@@ -10,7 +10,7 @@ use crate::store::state::flusher::StateStore;
 use crate::store::state::reader::Reader;
 use crate::store::table::version::{self, Row};
 use crate::store::table::{ChartAddress, RecordAddress, chart, key};
-use crate::{ShardId, Slot, Token, shard_of};
+use crate::{Slot, Token};
 
 /// What one step of a scan takes from the engine.
 const SCAN_ROWS: usize = 512;
@@ -43,7 +43,7 @@ impl ChartRows {
     }
 
     fn reader(&self, slot: Slot) -> Result<Reader<'_>, EngineError> {
-        self.state.reader(shard_of(slot))
+        self.state.reader_of(slot)
     }
 
     /// A chart's state, current key id and wrapped key.
@@ -109,7 +109,7 @@ impl ChartRows {
         let next = next.unwrap_or(from);
         ChartScan {
             state: self.state.clone(),
-            shard: shard_of(chart.slot),
+            slot: chart.slot,
             next,
             to,
             as_of_seq,
@@ -152,7 +152,7 @@ impl ChartRows {
 /// one read of the engine, so that who walks decides how far, and holds what it wants to keep only.
 pub struct ChartScan {
     state: StateStore,
-    shard: ShardId,
+    slot: Slot,
     next: Vec<u8>,
     to: Vec<u8>,
     as_of_seq: u64,
@@ -167,7 +167,7 @@ impl ChartScan {
     pub fn step(&mut self) -> Result<Option<Vec<StoredVersion>>, EngineError> {
         let _timed = timed(&METRICS.read_rows);
         let rows =
-            self.state.reader(self.shard)?.scan(Table::Version, &self.next, &self.to, self.step_rows, SCAN_BYTES)?;
+            self.state.reader_of(self.slot)?.scan(Table::Version, &self.next, &self.to, self.step_rows, SCAN_BYTES)?;
         let Some((last, _)) = rows.last() else { return Ok(None) };
         let last = version::Key::decode(last).ok_or_else(damaged)?;
         self.rows += rows.len();
@@ -223,6 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Slots;
     use crate::store::log::memory::MemoryLog;
     use crate::store::log::writer::LogWriter;
     use crate::store::state::StateOp;
@@ -238,6 +239,7 @@ mod tests {
     fn rows_of(writes: &[u8]) -> ChartRows {
         let log = LogWriter::start(Arc::new(MemoryLog::default()), None).unwrap();
         let state = StateStore::start(Arc::new(MemoryState::default()), log).unwrap();
+        state.slots().set(1, Some(Slots { first: 0, last: 9 }));
         let mut versions = BTreeMap::<u8, u64>::new();
         let ops = writes.iter().zip(1..).map(|(number, seq)| {
             let version = versions.entry(*number).or_default();

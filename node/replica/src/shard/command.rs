@@ -23,6 +23,8 @@ const AUTHOR: Range<usize> = 12..28;
 const CODE: Range<usize> = 28..44;
 const HEADER_BYTES: usize = CODE.end;
 pub const CODE_BYTES: usize = 16;
+/// Kind.
+const TAKE_SLOTS: u8 = 8;
 /// With what wraps it, an entry must fit into one message between nodes: else it could not be replicated.
 const COMMAND_BYTES_MAX: usize = 8 << 20;
 
@@ -34,11 +36,14 @@ pub enum Command {
     DropIndex(pb::DropIndex),
     PutPart(pb::PutPart),
     DropUpload(pb::DropUpload),
+    GiveSlots(pb::GiveSlots),
+    TakeSlots(pb::TakeSlots),
     InitCluster(pb::InitCluster),
     PutTenant(pb::PutTenant),
     PutGrant(pb::PutGrant),
     RemoveGrant(pb::RemoveGrant),
     ChangeNode(pb::ChangeNode),
+    SplitShard(pb::SplitShard),
 }
 
 /// A command with its header.
@@ -81,11 +86,14 @@ impl Command {
             Self::DropIndex(_) => 4,
             Self::PutPart(_) => 5,
             Self::DropUpload(_) => 6,
+            Self::GiveSlots(_) => 7,
+            Self::TakeSlots(_) => TAKE_SLOTS,
             Self::InitCluster(_) => 16,
             Self::PutTenant(_) => 17,
             Self::PutGrant(_) => 18,
             Self::RemoveGrant(_) => 19,
             Self::ChangeNode(_) => 20,
+            Self::SplitShard(_) => 21,
         }
     }
 
@@ -104,11 +112,14 @@ impl Command {
             Self::DropIndex(payload) => payload.encode(&mut bytes),
             Self::PutPart(payload) => payload.encode(&mut bytes),
             Self::DropUpload(payload) => payload.encode(&mut bytes),
+            Self::GiveSlots(payload) => payload.encode(&mut bytes),
+            Self::TakeSlots(payload) => payload.encode(&mut bytes),
             Self::InitCluster(payload) => payload.encode(&mut bytes),
             Self::PutTenant(payload) => payload.encode(&mut bytes),
             Self::PutGrant(payload) => payload.encode(&mut bytes),
             Self::RemoveGrant(payload) => payload.encode(&mut bytes),
             Self::ChangeNode(payload) => payload.encode(&mut bytes),
+            Self::SplitShard(payload) => payload.encode(&mut bytes),
         };
         written.expect("invariant: a growing buffer has room");
         bytes.freeze()
@@ -138,11 +149,14 @@ fn decode_payload(kind: u8, payload: Bytes) -> Result<Command, CommandError> {
         4 => pb::DropIndex::decode(payload).map(Command::DropIndex),
         5 => pb::PutPart::decode(payload).map(Command::PutPart),
         6 => pb::DropUpload::decode(payload).map(Command::DropUpload),
+        7 => pb::GiveSlots::decode(payload).map(Command::GiveSlots),
+        TAKE_SLOTS => pb::TakeSlots::decode(payload).map(Command::TakeSlots),
         16 => pb::InitCluster::decode(payload).map(Command::InitCluster),
         17 => pb::PutTenant::decode(payload).map(Command::PutTenant),
         18 => pb::PutGrant::decode(payload).map(Command::PutGrant),
         19 => pb::RemoveGrant::decode(payload).map(Command::RemoveGrant),
         20 => pb::ChangeNode::decode(payload).map(Command::ChangeNode),
+        21 => pb::SplitShard::decode(payload).map(Command::SplitShard),
         unknown => return Err(CommandError::UnknownKind(unknown)),
     };
     command.map_err(|_| CommandError::Malformed)
@@ -170,6 +184,12 @@ pub fn sign(
     let code = code_of(&Signed::of(&signed).ok_or(CommandError::Malformed)?);
     signed[CODE].copy_from_slice(&code);
     Ok(signed.freeze())
+}
+
+/// What a command takes, if it is one that takes slots.
+pub fn slots_taken(command: &Bytes) -> Option<pb::TakeSlots> {
+    let takes = command.get(1).is_some_and(|kind| *kind == TAKE_SLOTS);
+    takes.then(|| pb::TakeSlots::decode(command.slice(HEADER_BYTES.min(command.len())..)).ok()).flatten()
 }
 
 /// The log time of a command that its leader has stamped.

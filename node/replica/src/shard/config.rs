@@ -21,7 +21,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat_ms: 250, election_min_ms: 1_000, election_max_ms: 1_500 }
+        Self { heartbeat_ms: 250, election_min_ms: 750, election_max_ms: 1_250 }
     }
 }
 

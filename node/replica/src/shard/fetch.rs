@@ -122,6 +122,7 @@ async fn give_all(
     let confirmed = group.read_index_here(Confirmed::Now).await?;
     group.await_applied(confirmed, CATCH_UP_MAX).await?;
     let _place = outgoing.place().await?;
+    let _held = outgoing.held_logs.hold(group.shard);
     let mut parts = Parts::new(None, &group.snapshot().await?)?;
     let mut given_bytes = 0;
     while let Some(message) = parts.next().await? {

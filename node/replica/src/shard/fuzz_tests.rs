@@ -13,12 +13,13 @@ use super::apply::{Applier, Entry, Payload};
 use super::codec;
 use super::command::{Command, stamp};
 use super::snapshot::{Checker, RunningHash};
+use crate::directory::plan;
 use crate::peer::frame::{Assembler, Kind, MESSAGE_BYTES_MAX, Message};
 use crate::store::state::StateEngine;
 use crate::store::state::memory::MemoryState;
 use crate::testing::mutate::mutated;
-use crate::testing::{commit, ensure_key, key_id, put, request_id, token};
-use crate::{DIRECTORY, ShardId};
+use crate::testing::{applier, commit, ensure_key, key_id, put, request_id, slots_of, token};
+use crate::{DIRECTORY, SHARD_COUNT, ShardId, Slots};
 
 const SHARD: ShardId = 1;
 /// Of each, in a normal run. `PROPTEST_CASES` makes it more.
@@ -58,7 +59,7 @@ fn commands() -> Vec<Bytes> {
     let init = pb::InitCluster {
         request_id: id("init"),
         cluster: "c".to_owned(),
-        shards: vec![pb::ShardRange { shard: 1, first_slot: 0, last_slot: 8_191 }],
+        shards: plan::begin(SHARD_COUNT),
         grant: Some(grant.clone()),
         audit_event: bytes("event"),
         ..pb::InitCluster::default()
@@ -82,6 +83,9 @@ fn commands() -> Vec<Bytes> {
         audit_event: bytes("event"),
         ..pb::RemoveGrant::default()
     };
+    let given =
+        pb::Given { shard: 1, seq: 2, log_time_ms: 3_600_000, frontier: vec![bytes("r")], ..pb::Given::default() };
+    let take = pb::TakeSlots { slots: Some(pb::SlotRange { first: 0, last: 8_191 }), given: Some(given) };
     let two = commit(request_id("two", 3_600_000), "a", "k1", vec![put("t/p"), put("t/q")]);
     let commands = [
         Command::Commit(two),
@@ -91,10 +95,13 @@ fn commands() -> Vec<Bytes> {
         Command::PutIndex(row),
         Command::PutPart(part),
         Command::DropUpload(drop),
+        Command::GiveSlots(pb::GiveSlots { slots: Some(pb::SlotRange { first: 7, last: 8_191 }), to: 2 }),
+        Command::TakeSlots(take),
         Command::InitCluster(init),
         Command::PutTenant(tenant),
         Command::PutGrant(put_grant),
         Command::RemoveGrant(remove),
+        Command::SplitShard(pb::SplitShard { request_id: id("split"), shard: 1, ..pb::SplitShard::default() }),
     ];
     commands.iter().map(|command| command.encode(0)).collect()
 }
@@ -109,7 +116,7 @@ struct Group {
 impl Group {
     fn new(shard: ShardId) -> Self {
         let engine = MemoryState::default();
-        let applier = Applier::restore(shard, &engine).unwrap();
+        let applier = applier(shard, &engine);
         Self { engine, applier, index: 0 }
     }
 
@@ -189,7 +196,7 @@ proptest! {
             }
             group.apply(Payload::Command(stamped.clone()));
             // Again, and after a restart: what it wrote can be read.
-            group.applier = Applier::restore(shard, &group.engine).unwrap();
+            group.applier = applier(shard, &group.engine);
             group.apply(Payload::Command(stamped.clone()));
             if shard == SHARD {
                 group.apply_all(&after);
@@ -239,7 +246,8 @@ proptest! {
         let mut hash = RunningHash::default();
         hash.add(&chunk);
         let part = pb::SnapshotPart { chunk: chunk.clone(), running_sha256: hash.to_bytes() };
-        let taken = Checker::new(SHARD, &pb::SnapshotMeta::default()).part(&part).is_ok();
+        let meta = pb::SnapshotMeta { slots: slots_of(SHARD).map(Slots::to_pb), ..Default::default() };
+        let taken = Checker::new(SHARD, &meta).part(&part).is_ok();
         let decoded = pb::SnapshotChunk::decode(chunk);
         prop_assert!(!taken || decoded.is_ok_and(|chunk| chunk.rows.is_sorted_by(|one, next| one.key < next.key)));
     }

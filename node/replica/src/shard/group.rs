@@ -24,6 +24,7 @@ use super::members::Composition;
 use super::network::GroupNetwork;
 use super::repair::repair;
 use super::snapshot::Snapshot;
+use super::transfer::Outgoing;
 use super::types::{LogId, Member, Proposal, Raft};
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
@@ -34,7 +35,7 @@ use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
 use crate::trace::{self, Kind, Span, Value};
-use crate::{NodeId, ShardId};
+use crate::{DIRECTORY, NodeId, ShardId, Slots};
 
 /// What a successor gets to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
@@ -113,6 +114,9 @@ pub struct GroupStatus {
     pub stopped: Option<String>,
     /// On the leader: it goes on without a site that it should wait for.
     pub degraded: bool,
+    pub slots: Option<Slots>,
+    /// Where it has them from, the nearest first.
+    pub origins: Vec<pb::Origin>,
 }
 
 /// What a group keeps on disk.
@@ -120,6 +124,7 @@ pub struct GroupStores {
     pub log: GroupLog,
     pub state: StateStore,
     pub incoming: Incoming,
+    pub outgoing: Arc<Outgoing>,
 }
 
 /// A running group.
@@ -147,13 +152,14 @@ impl Group {
         network: GroupNetwork,
         conditions: Arc<Conditions>,
     ) -> std::io::Result<Self> {
-        let GroupStores { log, state, incoming } = stores;
-        let machine = blocking(|| GroupMachine::open(shard, state, incoming))?;
+        let GroupStores { log, state, incoming, outgoing } = stores;
+        let machine = blocking(|| GroupMachine::open(shard, state, incoming, outgoing))?;
         let progress = machine.progress();
         let at_start = progress.read().clone();
         repair(shard, &log, &at_start).await?;
         let config = raft_config(shard, timing, retention).map_err(std::io::Error::other)?;
-        let raft = Raft::new(node, config, network, LogStorage::new(log), machine).await;
+        let replays = shard == DIRECTORY || at_start.slots.is_some();
+        let raft = Raft::new(node, config, network, LogStorage::new(log, replays), machine).await;
         let raft = raft.map_err(std::io::Error::other)?;
         // Once it answers, the metrics tell the stored members: nobody takes the group for one that is not formed yet.
         raft.is_initialized().await.map_err(std::io::Error::other)?;
@@ -393,6 +399,11 @@ impl Group {
         self.progress.read().seq
     }
 
+    /// Where its shard has its slots from, the nearest first.
+    pub(super) fn origins(&self) -> Vec<pb::Origin> {
+        self.progress.read().origins.clone()
+    }
+
     /// The log time that this replica has applied.
     pub fn applied_time_ms(&self) -> u64 {
         self.progress.read().log_time_ms
@@ -423,6 +434,8 @@ impl Group {
             recent_roots: progress.recent_roots(),
             followers: self.followers(),
             degraded: self.keyed_sites.is_degraded(),
+            slots: progress.slots,
+            origins: progress.origins,
             stopped: metrics.running_state.err().map(|fatal| fatal.to_string()),
         }
     }

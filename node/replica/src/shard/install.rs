@@ -15,13 +15,18 @@ use charthold_proto::internal as pb;
 use prost::Message;
 
 use super::snapshot::ranges;
-use crate::ShardId;
 use crate::store::incoming::{Incoming, Install, Received};
 use crate::store::state::flusher::StateStore;
 use crate::store::state::{StateOp, Table};
+use crate::store::table::{applied, handover};
+use crate::{ShardId, Slots};
 
 /// Installs what was received. Durable on return. Blocks.
 pub fn install(shard: ShardId, state: &StateStore, received: Received) -> io::Result<()> {
+    // What another shard has given up is not to come back, were this node to lose power after the decision.
+    if slots_of(&received.head())? != held(shard, state)? {
+        state.flush()?;
+    }
     // From before the decision on: no reader takes for absent what is not there yet.
     let replacing = state.begin_replacing(shard);
     replace(shard, state, received.decide()?)?;
@@ -40,15 +45,37 @@ pub fn redo(shard: ShardId, state: &StateStore, incoming: &Incoming) -> io::Resu
 }
 
 fn replace(shard: ShardId, state: &StateStore, install: Install) -> io::Result<()> {
-    let deletes = ranges(shard).into_iter().map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
+    let mut chunks = install.chunks()?;
+    let slots = slots_of(&chunks.next().ok_or_else(damaged)??)?;
+    let (from, to) = handover::giver_range(shard);
+    let rows = ranges(shard, held(shard, state)?).into_iter().chain(ranges(shard, slots));
+    let deletes = rows.chain([(Table::Handover, from, to)]);
+    let deletes = deletes.map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
     state.write(&deletes.collect::<Vec<_>>())?;
-    for chunk in install.chunks()? {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a received snapshot cannot be decoded");
+    for chunk in chunks {
         let chunk = pb::SnapshotChunk::decode(chunk?).map_err(|_| damaged())?;
         let table = Table::named(&chunk.table).ok_or_else(damaged)?;
         let put = |row: pb::SnapshotRow| StateOp::Put { table, key: row.key.into(), value: row.value };
         state.write(&chunk.rows.into_iter().map(put).collect::<Vec<_>>())?;
     }
     state.flush()?;
+    state.slots().set(shard, slots);
     install.done()
+}
+
+/// What the group holds before.
+fn held(shard: ShardId, state: &StateStore) -> io::Result<Option<Slots>> {
+    let row = state.engine().get(Table::Applied, &applied::encode(shard))?;
+    let row = row.map(applied::Row::decode).transpose().map_err(|_| damaged())?;
+    Ok(row.and_then(|row| row.slots).as_ref().and_then(Slots::from_pb))
+}
+
+/// What it holds after, by the snapshot's head.
+pub fn slots_of(head: &[u8]) -> io::Result<Option<Slots>> {
+    let meta = pb::SnapshotMeta::decode(head).map_err(|_| damaged())?;
+    Ok(meta.slots.as_ref().and_then(Slots::from_pb))
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a received snapshot, or what it replaces, cannot be decoded")
 }

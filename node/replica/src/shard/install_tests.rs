@@ -13,8 +13,7 @@ use prost::Message;
 use super::apply::Applier;
 use super::apply::partitions::{Step, dump, run, with_keys};
 use super::install::{install, redo};
-use super::snapshot::{Checker, PinnedRows, RunningHash, ranges};
-use crate::ShardId;
+use super::snapshot::{Checker, PinnedRows, RunningHash, meta_to_pb, ranges};
 use crate::store::EngineError;
 use crate::store::incoming::{Incoming, Received};
 use crate::store::log::writer::LogWriter;
@@ -22,6 +21,8 @@ use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::{StateEngine, StateOp, StateRows, StateView, Table};
 use crate::testing::disk::{Disk, MemoryDisk, RocksDisk};
+use crate::testing::slots_of;
+use crate::{ShardId, SlotMap};
 
 const SHARD: ShardId = 1;
 const BYSTANDER: ShardId = 2;
@@ -49,6 +50,18 @@ impl StateEngine for PowerCut {
 
     fn expire_requests(&self, shard: ShardId, made_before_ms: u64) {
         self.engine.expire_requests(shard, made_before_ms);
+    }
+
+    fn slots(&self) -> &SlotMap {
+        self.engine.slots()
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.engine.damage()
+    }
+
+    fn note_damage(&self, detail: &str) {
+        self.engine.note_damage(detail);
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -100,7 +113,7 @@ fn steps(of: &str, count: usize) -> Vec<Step> {
 
 fn rows_of(engine: &dyn StateEngine, shard: ShardId) -> Rows {
     let inside = |(table, key, _): &(Table, Vec<u8>, Bytes)| {
-        ranges(shard).iter().any(|(of, from, to)| of == table && from <= key && key < to)
+        ranges(shard, slots_of(shard)).iter().any(|(of, from, to)| of == table && from <= key && key < to)
     };
     dump(engine).into_iter().filter(inside).collect()
 }
@@ -114,12 +127,11 @@ fn receive(source: Arc<dyn StateEngine>, incoming: &Incoming) -> Received {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let disk = MemoryDisk::empty();
     let progress = Applier::restore(SHARD, source.as_ref()).unwrap().progress;
-    let meta = pb::SnapshotMeta { last_log_id: progress.log_id, last_membership: progress.membership.clone() };
     let state = store(source, &disk);
     let received = runtime.block_on(async {
         let mut rows = PinnedRows::pin(SHARD, &state, &progress).await.unwrap();
-        let (mut part, mut hash) = (incoming.receive(SHARD).unwrap(), RunningHash::default());
-        let mut checker = Checker::new(SHARD, &meta);
+        let mut part = incoming.receive(SHARD, &rows.meta.encode_to_vec()).unwrap();
+        let (mut hash, mut checker) = (RunningHash::default(), Checker::new(SHARD, &rows.meta));
         while let Some(chunk) = rows.next().await {
             let chunk = Bytes::from(chunk.unwrap().encode_to_vec());
             hash.add(&chunk);
@@ -193,7 +205,8 @@ fn a_view_does_not_move_while_it_is_read() {
     let state = store(disk.state(), &disk);
     let progress = Applier::restore(SHARD, disk.state().as_ref()).unwrap().progress;
     let mut rows = runtime.block_on(PinnedRows::pin(SHARD, &state, &progress)).unwrap();
-    let deletes = ranges(SHARD).into_iter().map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
+    let deletes =
+        ranges(SHARD, slots_of(SHARD)).into_iter().map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
     state.write(&deletes.collect::<Vec<_>>()).unwrap();
     state.flush().unwrap();
     assert!(rows_of(disk.state().as_ref(), SHARD).is_empty());
@@ -211,13 +224,13 @@ fn a_view_does_not_move_while_it_is_read() {
 fn parts(shard: ShardId) -> (pb::SnapshotMeta, Vec<pb::SnapshotChunk>) {
     let source = MemoryState::default();
     run(shard, &source, &steps("r", 5), &[(4, false)]);
-    let last_log_id = Applier::restore(shard, &source).unwrap().progress.log_id;
+    let meta = meta_to_pb(&Applier::restore(shard, &source).unwrap().progress);
     let chunk = |(table, key, value): (Table, Vec<u8>, Bytes)| pb::SnapshotChunk {
         table: table.name().to_owned(),
         rows: vec![pb::SnapshotRow { key: key.into(), value }],
     };
     let chunks = rows_of(&source, shard).into_iter().map(chunk).collect();
-    (pb::SnapshotMeta { last_log_id, last_membership: None }, chunks)
+    (meta, chunks)
 }
 
 /// Hashed as its sender would: what the checker finds is not the hash.
@@ -237,7 +250,7 @@ fn what_is_no_snapshot_of_the_group_is_refused() {
     assert_eq!(check(SHARD, &meta, &chunks), Ok(()));
     assert!(check(BYSTANDER, &meta, &chunks).is_err(), "another group's rows");
     let earlier = pb::LogId { index: 1, ..meta.last_log_id.unwrap() };
-    let earlier = pb::SnapshotMeta { last_log_id: Some(earlier), last_membership: None };
+    let earlier = pb::SnapshotMeta { last_log_id: Some(earlier), ..meta.clone() };
     assert!(check(SHARD, &earlier, &chunks).is_err(), "another position");
     let swapped = |a: usize, b: usize| {
         let mut swapped = chunks.clone();

@@ -20,11 +20,14 @@ const APPEND_BYTES_MAX: usize = 2 << 20;
 #[derive(Clone)]
 pub struct LogStorage {
     log: GroupLog,
+    replays: bool,
 }
 
 impl LogStorage {
-    pub fn new(log: GroupLog) -> Self {
-        Self { log }
+    /// `replays`: whether openraft, before it has started, applies what it knows to be committed. Else it hears from the
+    /// leader how far that is: a spare group may wait for another one, which has to have started.
+    pub fn new(log: GroupLog, replays: bool) -> Self {
+        Self { log, replays }
     }
 
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -126,7 +129,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        self.log_id_mark(Mark::Committed)
+        if self.replays { self.log_id_mark(Mark::Committed) } else { Ok(None) }
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>

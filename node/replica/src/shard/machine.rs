@@ -13,8 +13,9 @@ use prost::Message;
 use super::apply::{self, Applier, Progress};
 use super::install;
 use super::snapshot::{GroupSnapshot, PinnedRows, Snapshot, SnapshotBuilder, SnapshotMeta, meta_of};
+use super::transfer::Outgoing;
 use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
-use super::{codec, quorum, traced};
+use super::{codec, handover, quorum, traced};
 use crate::ShardId;
 use crate::metrics::{METRICS, timed};
 use crate::platform::blocking;
@@ -32,15 +33,28 @@ pub struct GroupMachine {
     applier: Applier,
     shared: Arc<RwLock<Progress>>,
     incoming: Incoming,
+    outgoing: Arc<Outgoing>,
 }
 
 impl GroupMachine {
     /// Takes up where the state is; does again the install of a snapshot that was broken off.
-    pub fn open(shard: ShardId, state: StateStore, incoming: Incoming) -> io::Result<Self> {
+    pub fn open(shard: ShardId, state: StateStore, incoming: Incoming, outgoing: Arc<Outgoing>) -> io::Result<Self> {
         install::redo(shard, &state, &incoming)?;
         let applier = Applier::restore(shard, state.engine()).map_err(io::Error::other)?;
         let shared = Arc::new(RwLock::new(applier.progress.clone()));
-        Ok(Self { shard, state, applier, shared, incoming })
+        Ok(Self { shard, state, applier, shared, incoming, outgoing })
+    }
+
+    /// What others here see of the group from now on.
+    fn publish(&self) {
+        let progress = self.applier.progress.clone();
+        if self.state.slots().of(self.shard) != progress.slots {
+            // Whoever reads a row at this moment cannot tell whose it is.
+            let replacing = self.state.begin_replacing(self.shard);
+            self.state.slots().set(self.shard, progress.slots);
+            replacing.done();
+        }
+        *self.shared.write() = progress;
     }
 
     /// How far the group is, for who looks from outside.
@@ -62,7 +76,7 @@ impl GroupMachine {
             self.state.write(&ops)?;
             io::Result::Ok(outcomes)
         })?;
-        *self.shared.write() = self.applier.progress.clone();
+        self.publish();
         Ok(outcomes)
     }
 
@@ -82,7 +96,8 @@ impl GroupMachine {
         if let GroupSnapshot::Received(received) = &snapshot {
             return received.lock().take().ok_or_else(|| io::Error::other("a snapshot is installed once"));
         }
-        let (mut rows, mut part) = (snapshot.take_pinned()?, self.incoming.receive(self.shard)?);
+        let mut rows = snapshot.take_pinned()?;
+        let mut part = self.incoming.receive(self.shard, &rows.meta.encode_to_vec())?;
         while let Some(chunk) = rows.next().await {
             part.push(&chunk?.encode_to_vec())?;
         }
@@ -126,7 +141,11 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
             while let Some(item) = next {
                 let (entry, responder) = item?;
                 size_bytes += size_bytes_of(&entry);
-                entries.push(to_apply(entry));
+                let entry = to_apply(entry);
+                if self.applier.progress.slots.is_none() {
+                    handover::await_rows(self.shard, &self.state, &entry).await?;
+                }
+                entries.push(entry);
                 responders.push(responder);
                 let full = entries.len() == BATCH_ENTRIES_MAX || size_bytes >= BATCH_BYTES_MAX;
                 // What is not there at once goes into the next batch.
@@ -144,10 +163,12 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        Some(match force {
-            true => self.get_snapshot_builder().await,
-            false => SnapshotBuilder::Announce { shard: self.shard, state: self.state.clone() },
-        })
+        match force {
+            true => Some(self.get_snapshot_builder().await),
+            // Openraft asks again when there are some more entries.
+            false if self.outgoing.held_logs.is_held(self.shard) => None,
+            false => Some(SnapshotBuilder::Announce { shard: self.shard, state: self.state.clone() }),
+        }
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -156,12 +177,14 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: GroupSnapshot) -> io::Result<()> {
         let received = self.received(snapshot).await?;
+        let head = pb::SnapshotMeta::decode(received.head()).map_err(io::Error::other)?;
+        handover::await_free(self.shard, &self.state, &head).await;
         blocking(|| install::install(self.shard, &self.state, received))?;
         self.applier = Applier::restore(self.shard, self.state.engine()).map_err(io::Error::other)?;
         if self.meta()?.last_log_id != meta.last_log_id {
             return Err(io::Error::other("a snapshot is of another position than it said"));
         }
-        *self.shared.write() = self.applier.progress.clone();
+        self.publish();
         tracing::info!(shard = self.shard, seq = self.applier.progress.seq, "a snapshot was installed");
         Ok(())
     }

@@ -15,6 +15,8 @@ pub mod fetch;
 #[cfg(test)]
 mod fuzz_tests;
 pub mod group;
+mod handover;
+pub mod held;
 pub mod inbound;
 pub mod install;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use charthold_proto::internal as pb;
 use pb::snapshot_request::Request;
 use prost::Message;
 
-use super::snapshot::{Checker, PinnedRows, RunningHash, Snapshot, meta_to_pb};
+use super::snapshot::{Checker, PinnedRows, RunningHash, Snapshot};
 use crate::ShardId;
 use crate::platform::blocking;
 use crate::store::incoming::{Incoming, Part, Received};
@@ -47,8 +47,9 @@ pub struct Parts {
 impl Parts {
     /// `vote`: under which its sender leads, where the receiver wants to know.
     pub fn new(vote: Option<pb::Vote>, snapshot: &Snapshot) -> io::Result<Self> {
-        let begin = Some(pb::SnapshotBegin { vote, meta: Some(meta_to_pb(&snapshot.meta)) });
-        Ok(Self { begin, rows: snapshot.snapshot.take_pinned()?, hash: RunningHash::default(), ended: false })
+        let rows = snapshot.snapshot.take_pinned()?;
+        let begin = Some(pb::SnapshotBegin { vote, meta: Some(rows.meta.clone()) });
+        Ok(Self { begin, rows, hash: RunningHash::default(), ended: false })
     }
 
     /// The next message; nothing after the end.
@@ -82,7 +83,8 @@ pub struct Kept {
 
 impl Kept {
     pub fn begin(shard: ShardId, meta: &pb::SnapshotMeta, incoming: &Incoming) -> io::Result<Self> {
-        Ok(Self { checker: Checker::new(shard, meta), part: blocking(|| incoming.receive(shard))? })
+        let part = blocking(|| incoming.receive(shard, &meta.encode_to_vec()))?;
+        Ok(Self { checker: Checker::new(shard, meta), part })
     }
 
     /// Takes the next message; answers whether it was the last.

@@ -22,7 +22,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::apply::Progress;
 use super::codec;
 use super::types::TypeConfig;
-use crate::ShardId;
 use crate::planted::{self, Bug};
 use crate::platform::blocking;
 use crate::store::EngineError;
@@ -31,6 +30,7 @@ use crate::store::state::expiry::Pin;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::{Scope, StateView, Table};
 use crate::store::table::{after_prefix, version};
+use crate::{DIRECTORY, ShardId, Slots};
 
 pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, GroupSnapshot>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
@@ -81,16 +81,15 @@ impl std::fmt::Debug for GroupSnapshot {
 /// Rows of a table: from inclusive, to exclusive.
 pub type RowRange = (Table, Vec<u8>, Vec<u8>);
 
-/// Where a group's rows are. Nothing of another group is in there.
-pub fn ranges(shard: ShardId) -> Vec<RowRange> {
-    let slots = crate::slots_of(shard);
-    let range = |table: Table| match (table.scope(), slots) {
-        (Scope::Slot, Some((first, last))) => {
-            Some((table, first.to_be_bytes().to_vec(), after_prefix(&last.to_be_bytes())))
+/// Where the rows are of a group that holds these slots. Nothing of another group is in there.
+pub fn ranges(shard: ShardId, slots: Option<Slots>) -> Vec<RowRange> {
+    let range = |table: Table| match table.scope() {
+        Scope::Slot => {
+            slots.map(|Slots { first, last }| (table, first.to_be_bytes().to_vec(), after_prefix(&last.to_be_bytes())))
         }
-        (Scope::Shard, _) => Some((table, shard.to_be_bytes().to_vec(), after_prefix(&shard.to_be_bytes()))),
-        (Scope::Directory, None) => Some((table, Vec::new(), after_prefix(&[]))),
-        (Scope::Slot, None) | (Scope::Directory, Some(_)) => None,
+        Scope::Shard => Some((table, shard.to_be_bytes().to_vec(), after_prefix(&shard.to_be_bytes()))),
+        Scope::Directory => (shard == DIRECTORY).then(|| (table, Vec::new(), after_prefix(&[]))),
+        Scope::Node => None,
     };
     Table::ALL.into_iter().filter_map(range).collect()
 }
@@ -103,10 +102,13 @@ pub fn meta_of(log_id: Option<&pb::LogId>, membership: Option<pb::StoredMembersh
     })
 }
 
-pub fn meta_to_pb(meta: &SnapshotMeta) -> pb::SnapshotMeta {
+/// The same for its receiver, and what it holds.
+pub(super) fn meta_to_pb(progress: &Progress) -> pb::SnapshotMeta {
     pb::SnapshotMeta {
-        last_log_id: meta.last_log_id.as_ref().map(codec::log_id_to_pb),
-        last_membership: Some(codec::stored_membership_to_pb(&meta.last_membership)),
+        last_log_id: progress.log_id,
+        last_membership: Some(progress.membership.clone().unwrap_or_default()),
+        slots: progress.slots.map(Slots::to_pb),
+        origins: progress.origins.clone(),
     }
 }
 
@@ -114,23 +116,25 @@ type Chunk = Result<pb::SnapshotChunk, EngineError>;
 
 /// A group's rows of one moment, read by a thread of their own as they are taken. Dropping it lets go of the view.
 pub struct PinnedRows {
+    pub meta: pb::SnapshotMeta,
     chunks: BoxStream<'static, Chunk>,
 }
 
 impl PinnedRows {
     /// Pins the group's rows. To be called while none of its entries is applied; they are pinned on return.
     pub async fn pin(shard: ShardId, state: &StateStore, progress: &Progress) -> io::Result<Self> {
-        let held = state.pin(shard, progress.log_time_ms);
+        let held = state.pin(progress.log_time_ms);
+        let (meta, ranges) = (meta_to_pb(progress), ranges(shard, progress.slots));
         let engine = state.shared_engine();
         if !state.has_threads() {
             let mut chunks = Vec::new();
             engine.with_view(&mut |view| {
-                read_all(shard, view, &mut |chunk| {
+                read_all(ranges.clone(), view, &mut |chunk| {
                     chunks.push(chunk);
                     true
                 });
             });
-            return Ok(Self { chunks: stream::iter(chunks).boxed() });
+            return Ok(Self { meta, chunks: stream::iter(chunks).boxed() });
         }
         let (sender, chunks) = mpsc::channel(CHUNKS_READ_MAX);
         let (pinned, is_pinned) = oneshot::channel();
@@ -138,14 +142,14 @@ impl PinnedRows {
             let mut pinned = Some(pinned);
             engine.with_view(&mut |view| {
                 let _waiter_gone = pinned.take().map(|pinned| pinned.send(()));
-                read_all(shard, view, &mut |chunk| sender.blocking_send(chunk).is_ok());
+                read_all(ranges.clone(), view, &mut |chunk| sender.blocking_send(chunk).is_ok());
             });
             // The view has gone by now: only then may rows that it holds.
             drop::<Pin>(held);
         };
         std::thread::Builder::new().name("snapshot".to_owned()).spawn(read)?;
         is_pinned.await.map_err(|_| io::Error::other("the snapshot's thread has ended"))?;
-        Ok(Self { chunks: ReceiverStream::new(chunks).boxed() })
+        Ok(Self { meta, chunks: ReceiverStream::new(chunks).boxed() })
     }
 
     /// The next chunk; nothing after the last.
@@ -155,8 +159,8 @@ impl PinnedRows {
 }
 
 /// Reads a group's rows until they are all taken, or nobody wants more (`send` says so).
-fn read_all(shard: ShardId, view: &dyn StateView, send: &mut dyn FnMut(Chunk) -> bool) {
-    for (table, mut from, to) in ranges(shard) {
+fn read_all(ranges: Vec<RowRange>, view: &dyn StateView, send: &mut dyn FnMut(Chunk) -> bool) {
+    for (table, mut from, to) in ranges {
         loop {
             let mut rows = match view.scan(table, &from, &to, CHUNK_ROWS, CHUNK_BYTES) {
                 Ok(rows) => rows,
@@ -201,14 +205,14 @@ impl RunningHash {
 pub struct Checker {
     ranges: std::iter::Peekable<std::vec::IntoIter<RowRange>>,
     hash: RunningHash,
-    last_log_id: Option<pb::LogId>,
-    applied: Option<pb::LogId>,
+    meta: pb::SnapshotMeta,
+    applied: Option<pb::AppliedRow>,
 }
 
 impl Checker {
     pub fn new(shard: ShardId, meta: &pb::SnapshotMeta) -> Self {
-        let ranges = ranges(shard).into_iter().peekable();
-        Self { ranges, hash: RunningHash::default(), last_log_id: meta.last_log_id, applied: None }
+        let ranges = ranges(shard, meta.slots.as_ref().and_then(Slots::from_pb)).into_iter().peekable();
+        Self { ranges, hash: RunningHash::default(), meta: meta.clone(), applied: None }
     }
 
     pub fn part(&mut self, part: &pb::SnapshotPart) -> Result<(), &'static str> {
@@ -228,14 +232,18 @@ impl Checker {
             *from = [row.key.as_ref(), &[0]].concat();
             if table == Table::Applied {
                 let row = pb::AppliedRow::decode(row.value.clone()).map_err(|_| "the applied row cannot be decoded")?;
-                self.applied = row.log_id;
+                self.applied = Some(row);
             }
         }
         Ok(())
     }
 
     pub fn end(&self, end: &pb::SnapshotEnd) -> Result<(), &'static str> {
-        match end.running_sha256 == self.hash.to_bytes() && self.applied.is_some() && self.applied == self.last_log_id {
+        let of_meta = |row: &pb::AppliedRow| {
+            let of_slots = (&row.slots, &row.origins) == (&self.meta.slots, &self.meta.origins);
+            row.log_id.is_some() && row.log_id == self.meta.last_log_id && of_slots
+        };
+        match end.running_sha256 == self.hash.to_bytes() && self.applied.as_ref().is_some_and(of_meta) {
             true => Ok(()),
             false => Err("it is not whole, or not of the position that it says"),
         }

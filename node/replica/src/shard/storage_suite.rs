@@ -9,6 +9,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::log::LogStorage;
 use super::machine::GroupMachine;
+use super::transfer::Outgoing;
 use super::types::TypeConfig;
 use crate::store::incoming::Incoming;
 use crate::store::log::LogEngine;
@@ -45,8 +46,8 @@ fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: tempfile:
     let writer = LogWriter::start(Arc::clone(&log), None).unwrap();
     let state = StateStore::start(state, writer.clone()).unwrap();
     let incoming = Incoming::open(&folder.path().join("incoming")).unwrap();
-    let machine = GroupMachine::open(SHARD, state.clone(), incoming).unwrap();
-    let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap());
+    let machine = GroupMachine::open(SHARD, state.clone(), incoming, Arc::new(Outgoing::new(1 << 30))).unwrap();
+    let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap(), true);
     (Guard { log: writer, state, _folder: folder }, log, machine)
 }
 

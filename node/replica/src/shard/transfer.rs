@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use super::group::Group;
+use super::held::HeldLogs;
 use super::parts::{Kept, PROGRESS_MAX, Parts, TakeError, WINDOW};
 use super::snapshot::{GroupSnapshot, Snapshot, SnapshotMeta, meta_of};
 use super::types::{TypeConfig, Vote};
@@ -46,11 +47,18 @@ pub struct Outgoing {
     bytes_per_s: u64,
     /// When the next part may go.
     next: Mutex<Instant>,
+    /// Of this node: what the receivers will need.
+    pub held_logs: HeldLogs,
 }
 
 impl Outgoing {
     pub fn new(bytes_per_s: u64) -> Self {
-        Self { places: Semaphore::new(OUTGOING_MAX), bytes_per_s, next: Mutex::new(Instant::now()) }
+        Self {
+            places: Semaphore::new(OUTGOING_MAX),
+            bytes_per_s,
+            next: Mutex::new(Instant::now()),
+            held_logs: HeldLogs::default(),
+        }
     }
 
     /// A place to send one; waits for it.
@@ -93,6 +101,7 @@ pub async fn send(
     let _place = outgoing.place().await?;
     let mut parts = Parts::new(Some(codec::vote_to_pb(vote)), &snapshot)?;
     let (sender, mut answers) = client.open_stream(Lane::Bulk, Kind::Snapshot, shard)?;
+    let _held = outgoing.held_logs.hold(shard);
     let (mut in_flight, mut sent_bytes) = (0, 0);
     while let Some(message) = parts.next().await? {
         outgoing.pace(message.len()).await;

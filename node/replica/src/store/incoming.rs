@@ -6,7 +6,7 @@
 //! DATA/incoming/<shard>-<n>.part    being received, or refused: worthless after a restart
 //! DATA/incoming/<shard>.install     whole and synced: takes the place of the group's rows, after a restart too
 //!
-//! file:  frames of  length 4 | crc32c 4 of the chunk | chunk      big endian; the last one is empty
+//! file:  frames of  length 4 | crc32c 4 of the chunk | chunk      big endian; the first is the head, the last is empty
 //! ```
 //! The rename is the point of no return: before it nothing has happened to the state, after it the state counts for
 //! nothing until the install is done and the file is gone.
@@ -45,12 +45,15 @@ impl Incoming {
         Ok(Self { folder: folder.to_owned(), next: Arc::default() })
     }
 
-    /// Begins to keep a group's snapshot.
-    pub fn receive(&self, shard: ShardId) -> io::Result<Part> {
+    /// Begins to keep a group's snapshot. What is said of it as a whole is its head.
+    pub fn receive(&self, shard: ShardId, head: &[u8]) -> io::Result<Part> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{shard}-{number}.part"));
         let file = BufWriter::new(File::create(&path)?);
-        Ok(Part { file, kept: Received { path, install: self.install_path(shard) } })
+        let kept = Received { path, install: self.install_path(shard), head: Bytes::copy_from_slice(head) };
+        let mut part = Part { file, kept };
+        part.push(head)?;
+        Ok(part)
     }
 
     /// An install that was decided and is not done.
@@ -98,9 +101,14 @@ impl Part {
 pub struct Received {
     path: PathBuf,
     install: PathBuf,
+    head: Bytes,
 }
 
 impl Received {
+    pub fn head(&self) -> Bytes {
+        self.head.clone()
+    }
+
     /// From here on, also after a crash, it takes the place of the group's rows.
     pub fn decide(self) -> io::Result<Install> {
         fs::rename(&self.path, &self.install)?;
@@ -126,7 +134,7 @@ pub struct Install {
 }
 
 impl Install {
-    /// The chunks in order; the last item is an error if the file is not whole.
+    /// The head and the chunks in order; the last item is an error if the file is not whole.
     pub fn chunks(&self) -> io::Result<Chunks> {
         Ok(Chunks { file: Some(BufReader::new(File::open(&self.path)?)) })
     }
@@ -187,7 +195,7 @@ mod tests {
     use super::*;
 
     fn received(incoming: &Incoming, chunks: &[&[u8]]) -> Received {
-        let mut part = incoming.receive(3).unwrap();
+        let mut part = incoming.receive(3, b"head").unwrap();
         chunks.iter().for_each(|chunk| part.push(chunk).unwrap());
         part.finish().unwrap()
     }
@@ -210,7 +218,7 @@ mod tests {
         assert!(incoming.pending(4).unwrap().is_none());
         let install = incoming.pending(3).unwrap().unwrap();
         let chunks = install.chunks().unwrap().collect::<io::Result<Vec<_>>>().unwrap();
-        assert_eq!(chunks, [&b"two"[..]]);
+        assert_eq!(chunks, [&b"head"[..], b"two"]);
         install.done().unwrap();
         assert!(files(folder.path()).is_empty());
     }
@@ -225,7 +233,7 @@ mod tests {
             fs::write(&install.path, bytes).unwrap();
             install.chunks().unwrap().collect::<io::Result<Vec<_>>>()
         };
-        assert_eq!(read(&whole).unwrap().len(), 3);
+        assert_eq!(read(&whole).unwrap().len(), 4);
         for length in 0..whole.len() {
             assert!(read(&whole[..length]).is_err(), "cut at {length}");
         }

@@ -74,6 +74,9 @@ pub enum EngineError {
     /// A snapshot takes the place of a group's rows: until it has, what can be read of them means nothing.
     #[error("the shard's rows are being replaced by a snapshot")]
     Replaced,
+    /// They go from one shard to another at this moment, or the cluster has no shards yet.
+    #[error("no shard holds these rows here")]
+    Unplaced,
 }
 
 impl EngineError {

@@ -14,9 +14,11 @@ use charthold_proto::internal as pb;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::Token;
+use crate::shard::apply::Applier;
 use crate::shard::authors::{AuthorKey, Code};
+use crate::store::state::StateEngine;
 use crate::store::table::request::RequestId;
+use crate::{SHARD_COUNT, ShardId, Slots, Token};
 
 /// No test waits longer; none asserts that it was faster.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -37,6 +39,20 @@ impl AuthorKey for TestKey {
     fn check(&self, parts: &[&[u8]], code: &[u8]) -> bool {
         self.code(parts) == code
     }
+}
+
+/// What a shard holds in tests: each an eighth of all.
+pub fn slots_of(shard: ShardId) -> Option<Slots> {
+    Slots::evenly(SHARD_COUNT).find(|(of, _)| *of == shard).map(|(_, slots)| slots)
+}
+
+/// A group's apply, taken up where its state is; one that has applied nothing yet holds its eighth.
+pub fn applier(shard: ShardId, engine: &dyn StateEngine) -> Applier {
+    let mut applier = Applier::restore(shard, engine).unwrap();
+    if applier.progress.log_id.is_none() {
+        applier.progress.slots = slots_of(shard);
+    }
+    applier
 }
 
 /// A readable token: the name, padded.

@@ -98,6 +98,7 @@ fn shard(shard: &ShardStatus) -> Value {
         "degraded": shard.degraded,
         "voter_node_ids": shard.voter_node_ids,
         "learner_node_ids": shard.learner_node_ids,
+        "slots": shard.slots.map(|slots| json!({ "first": slots.first, "last": slots.last })),
     })
 }
 

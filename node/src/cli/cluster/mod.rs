@@ -32,6 +32,9 @@ enum Command {
         /// How many nodes must be there; 0: all that the configuration names
         #[arg(long, value_name = "N", default_value_t = 0)]
         nodes: u32,
+        /// How many shards to begin with, up to 8; 0: 2. Any of them can be split later
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        shards: u32,
     },
     /// Nodes and shards: who leads, how far everyone is, whether replicas agree, and what is wrong
     Status {
@@ -44,8 +47,8 @@ enum Command {
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
     let client = ctx.client()?;
     match args.command {
-        Command::Init { nodes } => {
-            let topology = client.admin().init(nodes).await?;
+        Command::Init { nodes, shards } => {
+            let topology = client.admin().init(nodes, shards).await?;
             let as_json = || {
                 let nodes: Vec<Value> = topology.nodes.iter().map(json::node).collect();
                 json!({ "cluster": topology.cluster, "nodes": nodes })

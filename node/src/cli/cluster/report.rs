@@ -125,7 +125,7 @@ pub fn free_percent(node: &NodeStatus) -> Option<u64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use charthold_client::{FollowerLag, Root};
+    use charthold_client::{FollowerLag, Root, SlotRange};
 
     use super::*;
 
@@ -146,6 +146,7 @@ pub(super) mod tests {
             degraded: false,
             voter_node_ids: ["01", "02", "03"].map(str::to_owned).to_vec(),
             learner_node_ids: Vec::new(),
+            slots: Some(SlotRange { first: 0, last: 8_191 }),
         }
     }
 

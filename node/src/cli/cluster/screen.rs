@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use charthold_client::{FollowerLag, Node, NodeStatus};
+use charthold_client::{FollowerLag, Node, NodeStatus, SlotRange};
 
 use super::findings::Finding;
 use super::report::{Agreement, Report, free_percent};
@@ -30,8 +30,8 @@ pub fn nodes(report: &Report) -> String {
 
 pub fn shards(report: &Report) -> String {
     output::table(
-        &["SHARD", "LEADER", "TERM", "SEQ", "VOTERS", "BEHIND", "ROOT"],
-        &[2, 3],
+        &["SHARD", "SLOTS", "LEADER", "TERM", "SEQ", "VOTERS", "BEHIND", "ROOT"],
+        &[3, 4],
         report.shards().into_iter().map(|shard| shard_row(report, shard)),
     )
 }
@@ -129,7 +129,16 @@ fn shard_row(report: &Report, shard: u32) -> Vec<String> {
     let mut voters: Vec<&str> = view.voter_node_ids.iter().map(|id| report.name(id)).collect();
     voters.sort_unstable();
     let voters = voters.join(" ");
-    vec![label, leader, view.term.to_string(), view.seq.to_string(), voters, behind, root]
+    vec![label, held(shard, view.slots), leader, view.term.to_string(), view.seq.to_string(), voters, behind, root]
+}
+
+/// What a shard holds.
+pub fn held(shard: u32, slots: Option<SlotRange>) -> String {
+    match slots {
+        Some(SlotRange { first, last }) => format!("{first}-{last}"),
+        None if shard == 0 => NONE.to_owned(),
+        None => "spare".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +157,7 @@ mod tests {
         assert_eq!(lines[0], "cluster test, initialized, as node a1 sees it");
         assert_eq!(lines[3], "a1 a ready 0 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 a1:7400");
         assert_eq!(lines[4], "b1 b ready 1 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 b1:7400");
-        assert_eq!(lines[8], "1 b1 3 9 a1 b1 c1 a1 0, c1 0 01010101 at 8");
+        assert_eq!(lines[8], "1 0-8191 b1 3 9 a1 b1 c1 a1 0, c1 0 01010101 at 8");
         assert_eq!(lines.last().map(String::as_str), Some("nothing is wrong"));
     }
 

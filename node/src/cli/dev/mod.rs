@@ -129,7 +129,7 @@ async fn bring_up(folder: &mut Folder, ctx: &Ctx) -> Result<(), CliError> {
     }
     if folder.plan.tenant.is_none() {
         let expected = u32::from(folder.plan.sites);
-        match operator.admin().init(expected).await {
+        match operator.admin().init(expected, 0).await {
             Ok(_) | Err(Error::AlreadyInitialized) => {}
             Err(error) => return Err(error.into()),
         }

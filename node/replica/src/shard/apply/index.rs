@@ -40,7 +40,7 @@ impl Applier {
         Ok(self.done())
     }
 
-    fn done(&self) -> Answer {
+    pub(super) fn done(&self) -> Answer {
         Answer::Done(pb::Done { seq: self.progress.seq, log_time_ms: self.progress.log_time_ms })
     }
 }

@@ -16,6 +16,7 @@ pub(super) mod partitions;
 pub mod recorder;
 #[cfg(test)]
 mod scripts;
+mod slots;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
@@ -30,7 +31,7 @@ use crate::planted::{self, Bug};
 use crate::store::EngineError;
 use crate::store::state::{StateEngine, StateOp, Table};
 use crate::store::table::{self, ChartAddress};
-use crate::{DIRECTORY, ShardId, Slot};
+use crate::{DIRECTORY, ShardId, Slots};
 
 /// Roots are kept at these seqs, so that replicas that are not equally far can be compared.
 const ROOT_EVERY: u64 = 64;
@@ -71,12 +72,15 @@ pub struct Progress {
     pub log_time_ms: u64,
     pub frontier: Frontier,
     pub roots: Vec<(u64, Hash)>,
+    /// What the group holds; none: the directory, or a spare one.
+    pub slots: Option<Slots>,
+    /// Where it has them from, the nearest first.
+    pub origins: Vec<pb::Origin>,
 }
 
 /// One group's apply.
 pub struct Applier {
     pub(crate) shard: ShardId,
-    pub(crate) slots: Option<(Slot, Slot)>,
     pub progress: Progress,
 }
 
@@ -87,7 +91,7 @@ impl Applier {
         let row = row.map(table::applied::Row::decode).transpose();
         let row = row.map_err(|_| ApplyError::Damaged { table: "applied" })?.unwrap_or_default();
         let progress = Progress::from_row(row).ok_or(ApplyError::Damaged { table: "applied" })?;
-        Ok(Self { shard, slots: crate::slots_of(shard), progress })
+        Ok(Self { shard, progress })
     }
 
     /// Executes entries in order: one batch to write, one answer an entry.
@@ -138,7 +142,8 @@ impl Applier {
             | Command::PutIndex(_)
             | Command::DropIndex(_)
             | Command::PutPart(_)
-            | Command::DropUpload(_) => self.slots.is_some_and(|(first, last)| (first..=last).contains(&slot)),
+            | Command::DropUpload(_) => self.progress.slots.is_some_and(|slots| slots.contains(slot)),
+            Command::GiveSlots(_) | Command::TakeSlots(_) => self.shard != DIRECTORY,
             _ => self.shard == DIRECTORY,
         };
         if !mine {
@@ -151,11 +156,14 @@ impl Applier {
             Command::DropIndex(drop) => self.drop_index(overlay, slot, &drop),
             Command::PutPart(put) => document::put_part(overlay, slot, put, self.progress.log_time_ms),
             Command::DropUpload(drop) => document::drop_upload(overlay, slot, drop, self.progress.log_time_ms),
+            Command::GiveSlots(give) => Ok(self.give_slots(overlay, &give)),
+            Command::TakeSlots(take) => Ok(self.take_slots(overlay, take)),
             Command::InitCluster(init) => self.init_cluster(overlay, init),
             Command::PutTenant(put) => self.put_tenant(overlay, put),
             Command::PutGrant(put) => self.put_grant(overlay, put),
             Command::RemoveGrant(remove) => self.remove_grant(overlay, remove),
             Command::ChangeNode(change) => self.change_node(overlay, change),
+            Command::SplitShard(split) => self.split_shard(overlay, split),
         }
     }
 }
@@ -190,6 +198,8 @@ impl Progress {
             log_time_ms: row.log_time_ms,
             frontier: Frontier::restore(row.seq, subtrees)?,
             roots: row.recent_roots.iter().map(root).collect::<Option<Vec<_>>>()?,
+            slots: row.slots.as_ref().and_then(Slots::from_pb),
+            origins: row.origins,
         })
     }
 
@@ -203,6 +213,8 @@ impl Progress {
             membership: self.membership.clone(),
             frontier: self.frontier.subtrees().iter().map(bytes).collect(),
             recent_roots: self.roots.iter().map(root).collect(),
+            slots: self.slots.map(Slots::to_pb),
+            origins: self.origins.clone(),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::store::state::rocks::RocksState;
 use crate::store::state::{StateEngine, Table};
 use crate::store::table::after_prefix;
 use crate::store::table::request::AGE_MS_MAX;
+use crate::testing::{self, applier, slots_of};
 
 const SHARD: crate::ShardId = 1;
 const HOUR_MS: u64 = 3_600_000;
@@ -34,8 +35,8 @@ impl Step {
 
     /// With the slot moved to the same place of another shard.
     pub fn payload_for(&self, shard: crate::ShardId) -> Payload {
-        let (first, _) = crate::slots_of(shard).unwrap();
-        payload(&self.line, &Defaults { at: self.at, slot: first + self.slot })
+        let slot = slots_of(shard).unwrap().first + self.slot;
+        payload(&self.line, &Defaults { at: self.at, slot })
     }
 
     fn entry(&self, shard: crate::ShardId, index: u64) -> Entry {
@@ -105,12 +106,12 @@ fn run_and(
     batches: &[(usize, bool)],
     after_batch: impl Fn(&Applier),
 ) -> Vec<pb::Outcome> {
-    let mut applier = Applier::restore(shard, engine).unwrap();
+    let mut applier = applier(shard, engine);
     let (mut index, mut answers, mut batches) = (0, Vec::new(), batches.iter().cycle());
     while index < steps.len() {
         let (size, restart) = batches.next().unwrap();
         if *restart {
-            applier = Applier::restore(shard, engine).unwrap();
+            applier = testing::applier(shard, engine);
         }
         let end = (index + size).min(steps.len());
         let entries = (index..end).map(|at| steps[at].entry(shard, at as u64 + 1)).collect();
@@ -158,6 +159,7 @@ proptest! {
     ) {
         let steps = with_keys(steps);
         let (kept, dropped) = (MemoryState::default(), MemoryState::default());
+        [&kept, &dropped].iter().for_each(|engine| engine.slots().set(SHARD, slots_of(SHARD)));
         let expire = |engine: &MemoryState, applier: &Applier| {
             engine.expire_requests(SHARD, applier.progress.log_time_ms.saturating_sub(AGE_MS_MAX));
         };
@@ -169,7 +171,7 @@ proptest! {
             }
         });
         prop_assert!(expected == found, "answers differ");
-        let applier = Applier::restore(SHARD, &kept).unwrap();
+        let applier = applier(SHARD, &kept);
         expire(&kept, &applier);
         expire(&dropped, &applier);
         prop_assert!(dump(&kept) == dump(&dropped), "states differ");

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use openraft::entry::RaftEntry;
 
-use super::super::apply::{self, Applier};
+use super::super::apply;
 use super::super::machine::to_apply;
 use super::super::types::{Entry, LogId, Vote};
 use crate::store::state::StateEngine;
 use crate::store::state::memory::MemoryState;
+use crate::testing::applier;
 
 /// A group's log as its readers see it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,7 +70,7 @@ impl LogModel {
 
 /// The state that committed entries lead to.
 pub fn replay(into: &MemoryState, shard: crate::ShardId, entries: &[Entry]) {
-    let mut applier = Applier::restore(shard, into).unwrap();
+    let mut applier = applier(shard, into);
     let entries = entries.iter().cloned().map(to_apply).collect::<Vec<apply::Entry>>();
     if !entries.is_empty() {
         let (ops, _) = applier.apply(into, entries).unwrap();

@@ -21,6 +21,7 @@ use crate::shard::apply::partitions::{Step, dump};
 use crate::store::log::group::GroupLog;
 use crate::store::log::writer::LogWriter;
 use crate::store::state::memory::MemoryState;
+use crate::testing::applier;
 use crate::testing::disk::Disk;
 
 /// One group, open.
@@ -74,7 +75,7 @@ impl<D: Disk> Node<D> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let open = |at| Group {
             log: GroupLog::open(shard_of_group(at), disk.log(), writer.clone()).unwrap(),
-            applier: Applier::restore(shard_of_group(at), disk.state().as_ref()).unwrap(),
+            applier: applier(shard_of_group(at), disk.state().as_ref()),
             model: LogModel::default(),
             term: 1,
             committed: Vec::new(),
@@ -177,7 +178,7 @@ impl<D: Disk> Node<D> {
         if next >= end {
             return;
         }
-        let mut reader = LogStorage::new(group.log.clone());
+        let mut reader = LogStorage::new(group.log.clone(), true);
         let read = async { futures::TryStreamExt::try_collect::<Vec<_>>(reader.entries_stream(next..end).await).await };
         let entries = self.runtime.block_on(read).unwrap();
         assert_eq!(entries, group.committed[next as usize - 1..end as usize - 1], "committed entries never change");
@@ -220,7 +221,7 @@ impl<D: Disk> Node<D> {
         self.disk = disk;
         for (at, group) in self.groups.iter_mut().enumerate() {
             group.log = GroupLog::open(shard_of_group(at), self.disk.log(), self.writer.clone()).unwrap();
-            group.applier = Applier::restore(shard_of_group(at), self.disk.state().as_ref()).unwrap();
+            group.applier = applier(shard_of_group(at), self.disk.state().as_ref());
             group.model = self.runtime.block_on(read(&group.log));
             assert!(group.applied_index() >= group.flushed, "a flush was lost");
         }
@@ -291,7 +292,7 @@ fn payload(step: &Step, shard: crate::ShardId) -> EntryPayload {
 
 /// A log as openraft reads it, in one go and in pieces.
 async fn read(log: &GroupLog) -> LogModel {
-    let mut storage = LogStorage::new(log.clone());
+    let mut storage = LogStorage::new(log.clone(), true);
     let state = storage.get_log_state().await.unwrap();
     let first = state.last_purged_log_id.map_or(1, |purged| purged.index + 1);
     let entries = storage.try_get_log_entries(first..).await.unwrap();

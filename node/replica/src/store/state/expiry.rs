@@ -13,29 +13,37 @@ use parking_lot::Mutex;
 
 use super::{StateEngine, Table};
 use crate::store::table::{directory_request, request};
-use crate::{DIRECTORY, SHARD_COUNT, ShardId, shard_of};
+use crate::{DIRECTORY, SHARD_COUNT, ShardId, SlotMap};
 
 const GROUPS: usize = SHARD_COUNT as usize + 1;
 
-/// By group: requests made before are dead. Grows only, but for pinned views that hold it back.
+/// What an engine needs to know to tell which rows are dead.
 #[derive(Default)]
-pub struct Cutoffs([AtomicU64; GROUPS]);
+pub struct Cutoffs {
+    /// By group: requests made before are dead. Grows only, but for pinned views that hold it back.
+    made_before_ms: [AtomicU64; GROUPS],
+    /// Whose a row is. One that is nobody's stays.
+    pub slots: SlotMap,
+}
 
 impl Cutoffs {
-    pub fn set(&self, shard: ShardId, made_before_ms: u64) {
-        self.0[usize::from(shard)].store(made_before_ms, Ordering::Release);
+    /// Answers whether it is higher than before: then more rows may be dead.
+    pub fn set(&self, shard: ShardId, made_before_ms: u64) -> bool {
+        made_before_ms > self.made_before_ms[usize::from(shard)].swap(made_before_ms, Ordering::AcqRel)
     }
 
     fn get(&self, shard: ShardId) -> u64 {
-        self.0[usize::from(shard)].load(Ordering::Acquire)
+        self.made_before_ms[usize::from(shard)].load(Ordering::Acquire)
     }
 }
 
 /// Whether a row is one that nobody will ask for again.
 pub fn is_dead(table: Table, key: &[u8], cutoffs: &Cutoffs) -> bool {
     match table {
-        Table::Request => request::Key::decode(key)
-            .is_some_and(|key| request::made_at_ms(&key.request_id) < cutoffs.get(shard_of(key.slot))),
+        Table::Request => request::Key::decode(key).is_some_and(|key| {
+            let shard = cutoffs.slots.shard_of(key.slot);
+            shard.is_some_and(|shard| request::made_at_ms(&key.request_id) < cutoffs.get(shard))
+        }),
         Table::DirectoryRequest => directory_request::decode(key)
             .is_some_and(|request_id| request::made_at_ms(&request_id) < cutoffs.get(DIRECTORY)),
         _ => false,
@@ -52,14 +60,14 @@ pub struct Expiry {
 struct Times {
     /// Log time of the last flush, by group.
     flushed_ms: BTreeMap<ShardId, u64>,
-    /// How many views are pinned, by group and log time.
-    pinned: BTreeMap<(ShardId, u64), usize>,
+    /// How many views are pinned, by log time. Of whatever group: rows may be another one's by now than in the view.
+    pinned: BTreeMap<u64, usize>,
 }
 
 impl Times {
     fn cutoff_ms(&self, shard: ShardId) -> u64 {
         let flushed = self.flushed_ms.get(&shard).copied().unwrap_or(0);
-        let oldest = self.pinned.range((shard, 0)..=(shard, u64::MAX)).next().map(|((_, log_time_ms), _)| *log_time_ms);
+        let oldest = self.pinned.keys().next().copied();
         oldest.map_or(flushed, |oldest| oldest.min(flushed)).saturating_sub(request::AGE_MS_MAX)
     }
 }
@@ -71,40 +79,40 @@ impl Expiry {
 
     /// A group's state of this log time is durable.
     pub fn note_flushed(&self, shard: ShardId, log_time_ms: u64) {
-        self.change(shard, |times| {
-            times.flushed_ms.insert(shard, log_time_ms);
-        });
-    }
-
-    /// While held, nothing goes that was alive at this log time. To be taken before the view.
-    pub fn pin(self: &Arc<Self>, shard: ShardId, log_time_ms: u64) -> Pin {
-        self.change(shard, |times| *times.pinned.entry((shard, log_time_ms)).or_default() += 1);
-        Pin { expiry: Arc::clone(self), shard, log_time_ms }
-    }
-
-    fn change(&self, shard: ShardId, change: impl FnOnce(&mut Times)) {
         let mut times = self.times.lock();
-        change(&mut times);
+        times.flushed_ms.insert(shard, log_time_ms);
         // Under the lock, so that cutoffs are set in order.
         self.engine.expire_requests(shard, times.cutoff_ms(shard));
     }
+
+    /// While held, nothing goes that was alive at this log time. To be taken before the view.
+    pub fn pin(self: &Arc<Self>, log_time_ms: u64) -> Pin {
+        self.change_pinned(|pinned| *pinned.entry(log_time_ms).or_default() += 1);
+        Pin { expiry: Arc::clone(self), log_time_ms }
+    }
+
+    fn change_pinned(&self, change: impl FnOnce(&mut BTreeMap<u64, usize>)) {
+        let mut times = self.times.lock();
+        change(&mut times.pinned);
+        for shard in times.flushed_ms.keys() {
+            self.engine.expire_requests(*shard, times.cutoff_ms(*shard));
+        }
+    }
 }
 
-/// Holds back a group's cutoff until it is dropped.
+/// Holds back all cutoffs until it is dropped.
 pub struct Pin {
     expiry: Arc<Expiry>,
-    shard: ShardId,
     log_time_ms: u64,
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let place = (self.shard, self.log_time_ms);
-        self.expiry.change(self.shard, |times| {
-            let left = times.pinned.get(&place).copied().unwrap_or(0).saturating_sub(1);
+        self.expiry.change_pinned(|pinned| {
+            let left = pinned.get(&self.log_time_ms).copied().unwrap_or(0).saturating_sub(1);
             match left {
-                0 => times.pinned.remove(&place),
-                left => times.pinned.insert(place, left),
+                0 => pinned.remove(&self.log_time_ms),
+                left => pinned.insert(self.log_time_ms, left),
             };
         });
     }
@@ -118,6 +126,7 @@ mod tests {
     use super::super::StateOp;
     use super::super::memory::MemoryState;
     use super::*;
+    use crate::Slots;
 
     const HOUR_MS: u64 = request::AGE_MS_MAX;
 
@@ -133,17 +142,26 @@ mod tests {
         let expiry = Expiry::new(Arc::clone(&engine) as Arc<dyn StateEngine>);
         let there = |key: &[u8]| engine.get(Table::Request, key).unwrap().is_some();
         let keys = [10, 20, 30].map(|ms| row(0, ms));
-        let other_shard = row(u16::MAX, 10);
-        for key in keys.iter().chain([&other_shard]) {
+        let (other_shard, nobodys) = (row(u16::MAX, 10), row(100, 10));
+        engine.slots().set(1, Some(Slots { first: 0, last: 99 }));
+        engine.slots().set(2, Some(Slots { first: 1_000, last: u16::MAX }));
+        for key in keys.iter().chain([&other_shard, &nobodys]) {
             engine.write(&[StateOp::Put { table: Table::Request, key: key.clone(), value: Bytes::new() }]).unwrap();
         }
         expiry.note_flushed(1, HOUR_MS);
         assert!(keys.iter().all(|key| there(key)), "the age is reached by none");
-        let pin = expiry.pin(1, HOUR_MS + 20);
+        let pin = expiry.pin(HOUR_MS + 20);
         expiry.note_flushed(1, HOUR_MS + 1_000);
         assert_eq!(keys.each_ref().map(|key| there(key)), [false, true, true], "a view of an hour and 20 is pinned");
         drop(pin);
         assert_eq!(keys.each_ref().map(|key| there(key)), [false; 3]);
         assert!(there(&other_shard), "every group has a log time of its own");
+        assert!(there(&nobodys), "it goes from one shard to another");
+        let pin = expiry.pin(HOUR_MS + 5);
+        expiry.note_flushed(2, HOUR_MS + 1_000);
+        assert!(there(&other_shard), "it may be in the view, as another shard's");
+        drop(pin);
+        assert!(!there(&other_shard));
+        assert!(there(&nobodys));
     }
 }

@@ -24,7 +24,7 @@ use crate::metrics::METRICS;
 use crate::store::log::writer::LogWriter;
 use crate::store::table::applied;
 use crate::store::{EngineError, abort_on_lost_durability};
-use crate::{ShardId, all_shards};
+use crate::{ShardId, Slot, SlotMap, Slots, all_shards};
 
 /// What may gather before a flush.
 const FLUSH_BYTES: usize = 64 << 20;
@@ -132,6 +132,16 @@ impl StateStore {
         Arc::clone(&self.inner.engine)
     }
 
+    /// Which shard holds which slots here.
+    pub fn slots(&self) -> &SlotMap {
+        self.inner.engine.slots()
+    }
+
+    /// For reads of the rows of a slot, whichever shard holds it.
+    pub fn reader_of(&self, slot: Slot) -> Result<Reader<'_>, EngineError> {
+        self.reader(self.slots().shard_of(slot).ok_or(EngineError::Unplaced)?)
+    }
+
     /// For reads of a group's rows.
     pub fn reader(&self, shard: ShardId) -> Result<Reader<'_>, EngineError> {
         Reader::new(self.engine(), &self.inner.replacements[usize::from(shard)])
@@ -143,8 +153,8 @@ impl StateStore {
     }
 
     /// While held, no row goes by itself that a view of this log time needs.
-    pub fn pin(&self, shard: ShardId, log_time_ms: u64) -> Pin {
-        self.inner.expiry.pin(shard, log_time_ms)
+    pub fn pin(&self, log_time_ms: u64) -> Pin {
+        self.inner.expiry.pin(log_time_ms)
     }
 
     /// Writes a group's batch.
@@ -218,7 +228,11 @@ impl Inner {
             changed: Condvar::new(),
             engine,
         };
-        inner.note_flushed(positions(inner.engine.as_ref())?);
+        let positions = positions(inner.engine.as_ref())?;
+        for (shard, row) in &positions {
+            inner.engine.slots().set(*shard, row.slots.as_ref().and_then(Slots::from_pb));
+        }
+        inner.note_flushed(positions);
         Ok(inner)
     }
 

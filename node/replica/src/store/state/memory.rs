@@ -1,15 +1,15 @@
 //! The state engine's twin in memory, for differential tests and simulation: a crash leaves what was flushed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::expiry::{self, Cutoffs};
 use super::{StateEngine, StateOp, StateRows, StateView, Table};
-use crate::ShardId;
 use crate::store::EngineError;
+use crate::{ShardId, SlotMap};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
 
@@ -17,6 +17,7 @@ type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
 pub struct MemoryState {
     rows: Mutex<Maps>,
     cutoffs: Cutoffs,
+    damage: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -35,7 +36,7 @@ impl MemoryState {
     pub fn after_crash(&self) -> Self {
         let durable = self.rows.lock().durable.clone();
         let maps = Maps { visible: Arc::new(durable.clone()), durable, ..Maps::default() };
-        Self { rows: Mutex::new(maps), cutoffs: Cutoffs::default() }
+        Self { rows: Mutex::new(maps), ..Self::default() }
     }
 
     /// All rows, to compare states.
@@ -104,10 +105,16 @@ impl StateEngine for MemoryState {
 
     /// Drops at once: what may happen at any time must be harmless at the earliest.
     fn expire_requests(&self, shard: ShardId, made_before_ms: u64) {
-        self.cutoffs.set(shard, made_before_ms);
+        if !self.cutoffs.set(shard, made_before_ms) {
+            return;
+        }
         let mut maps = self.rows.lock();
         expire(Arc::make_mut(&mut maps.visible), &self.cutoffs);
         expire(&mut maps.durable, &self.cutoffs);
+    }
+
+    fn slots(&self) -> &SlotMap {
+        &self.cutoffs.slots
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -146,5 +153,13 @@ impl StateEngine for MemoryState {
         flushed.iter().flatten().for_each(|op| apply(&mut maps.durable, op));
         expire(&mut maps.durable, &self.cutoffs);
         Ok(())
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    fn note_damage(&self, detail: &str) {
+        let _first = self.damage.get_or_init(|| detail.to_owned());
     }
 }

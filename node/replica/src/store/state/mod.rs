@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::EngineError;
 use super::figures::EngineFigures;
 use super::table::{after_prefix, version};
-use crate::ShardId;
+use crate::{ShardId, SlotMap};
 
 /// The tables. A file each in [`super::table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,10 +37,11 @@ pub enum Table {
     Index,
     Upload,
     Part,
+    Handover,
 }
 
 impl Table {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Version,
         Self::Chart,
         Self::Key,
@@ -55,6 +56,7 @@ impl Table {
         Self::Index,
         Self::Upload,
         Self::Part,
+        Self::Handover,
     ];
 
     /// Whose rows are in it, and how a group's rows are found.
@@ -64,6 +66,7 @@ impl Table {
             Self::Upload | Self::Part => Scope::Slot,
             Self::Ledger | Self::Applied => Scope::Shard,
             Self::Cluster | Self::Tenant | Self::Grant | Self::DirectoryRequest => Scope::Directory,
+            Self::Handover => Scope::Node,
         }
     }
 
@@ -94,6 +97,7 @@ impl Table {
             Self::Index => "index",
             Self::Upload => "upload",
             Self::Part => "part",
+            Self::Handover => "handover",
         }
     }
 }
@@ -107,6 +111,8 @@ pub enum Scope {
     Shard,
     /// With anything: all rows are the directory's.
     Directory,
+    /// With anything: the rows are this node's, and in no snapshot.
+    Node,
 }
 
 /// One change of a row.
@@ -162,6 +168,8 @@ pub trait StateEngine: Send + Sync + 'static {
     /// From now on, rows of `request` of this group whose id was made before this may be dropped at any time: nobody
     /// will ever ask for them.
     fn expire_requests(&self, shard: ShardId, made_before_ms: u64);
+    /// Which shard holds which slots here. Kept by whoever writes the groups' rows.
+    fn slots(&self) -> &SlotMap;
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
     /// Rows of `from..to` in order, until they exceed a limit; the first always.
     fn scan(
@@ -186,7 +194,7 @@ pub trait StateEngine: Send + Sync + 'static {
         EngineFigures::default()
     }
     /// What was found first, if anything ever was read that is not what was written.
-    fn damage(&self) -> Option<&str> {
-        None
-    }
+    fn damage(&self) -> Option<&str>;
+    /// The same as having read such a thing.
+    fn note_damage(&self, detail: &str);
 }

@@ -19,10 +19,10 @@ use rocksdb::{
 use super::expiry::{self, Cutoffs};
 use super::holes::Holes;
 use super::{StateEngine, StateOp, StateRows, StateView, Table};
-use crate::ShardId;
 use crate::store::figures::EngineFigures;
 use crate::store::table::after_prefix;
 use crate::store::{EngineError, limit_background_writes};
+use crate::{ShardId, SlotMap};
 
 /// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
 const MEMTABLE_BYTES: usize = 256 << 20;
@@ -78,7 +78,7 @@ impl RocksState {
     /// Remembers what says that files are damaged.
     fn note<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
         if let Err(EngineError::Damaged { detail, .. }) = &done {
-            let _first = self.damage.get_or_init(|| detail.clone());
+            self.note_damage(detail);
         }
         done
     }
@@ -302,6 +302,10 @@ impl StateEngine for RocksState {
         self.cutoffs.set(shard, made_before_ms);
     }
 
+    fn slots(&self) -> &SlotMap {
+        &self.cutoffs.slots
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let row = self.db.get_cf_opt(&self.family(table)?, key, &read_options(table));
         Ok(self.note(row.map_err(unreadable))?.map(Bytes::from))
@@ -388,6 +392,10 @@ impl StateEngine for RocksState {
 
     fn damage(&self) -> Option<&str> {
         self.damage.get().map(String::as_str)
+    }
+
+    fn note_damage(&self, detail: &str) {
+        let _first = self.damage.get_or_init(|| detail.to_owned());
     }
 }
 

@@ -8,6 +8,7 @@ pub mod chart;
 pub mod cluster;
 pub mod directory_request;
 pub mod grant;
+pub mod handover;
 pub mod index;
 pub mod key;
 pub mod ledger;

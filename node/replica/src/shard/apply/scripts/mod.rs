@@ -8,11 +8,12 @@
 //!   commit r1 [made=4000] [chart=b] [key=k2] [print=x]: put type/id [absent | =3], delete ..., check ...
 //!     put type/id of:u1:3        in place of a body the upload u1 with its 3 parts
 //!   part u1 0 [last] [chart=b] [key=k2] [print=x] | drop u1 [idle=1000] [chart=b]
+//!   give 4096-8191 to=2 | take 8192-16383 [of=1 seq=3 at-ms=5000]        given by nobody, or by a shard at that point
 //!   index term type/id [chart=b] | unindex term type/id seen=5000 [chart=b]
 //!   init r1 | tenant r1 name | grant r1 tenant principal | ungrant r1 tenant principal      [made=..] [print=x]
 //!   blank | members 1 2 | raw <hex>
 //!   any command: [issued=3000]
-//! records | charts | uploads | requests | index | ledger | directory | progress
+//! records | charts | uploads | requests | index | ledger | directory | handovers | progress
 //! ```
 //! Charts are `a` with the key `k1`, unless said otherwise; a request is made at its log time.
 
@@ -26,6 +27,7 @@ use charthold_proto::internal as pb;
 use super::{Applier, Entry};
 use crate::store::state::StateEngine;
 use crate::store::state::memory::MemoryState;
+use crate::testing::applier;
 
 /// One file's state.
 struct World {
@@ -37,7 +39,7 @@ struct World {
 impl World {
     fn new(shard: crate::ShardId) -> Self {
         let state = MemoryState::default();
-        let applier = Applier::restore(shard, &state).unwrap();
+        let applier = applier(shard, &state);
         Self { state, applier, next_index: 1 }
     }
 
@@ -49,7 +51,7 @@ impl World {
                 String::new()
             }
             "restart" => {
-                self.applier = Applier::restore(self.applier.shard, &self.state).unwrap();
+                self.applier = applier(self.applier.shard, &self.state);
                 String::new()
             }
             "apply" => {
@@ -65,6 +67,7 @@ impl World {
             "index" => print::index(&self.state),
             "ledger" => print::ledger(&self.state, self.applier.shard, &self.applier.progress),
             "directory" => print::directory(&self.state),
+            "handovers" => print::handovers(&self.state),
             "progress" => print::progress(&self.applier.progress),
             unknown => panic!("unknown directive {unknown}"),
         }

@@ -68,6 +68,14 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
             let made = commit([0; 16], chart, words.option("key").unwrap_or("k1"), mutations);
             Command::Commit(pb::Commit { request_id: id, fingerprint, ..made })
         }
+        "give" => {
+            let to = words.option("to").unwrap().parse().unwrap();
+            Command::GiveSlots(pb::GiveSlots { slots: Some(slots(words.next())), to })
+        }
+        "take" => {
+            let given = words.option("of").map(|shard| given(shard, &words));
+            Command::TakeSlots(pb::TakeSlots { slots: Some(slots(words.next())), given })
+        }
         "index" => Command::PutIndex(index(&mut words)),
         "unindex" => {
             let row = Some(index(&mut words));
@@ -126,6 +134,23 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
     let issued_ms = words.option("issued").map_or(u64::MAX, |issued| issued.parse().unwrap());
     let issued = sign(&command.encode(defaults.slot), 1, issued_ms, |_| [0; 16]).unwrap();
     Payload::Command(stamp(&issued, defaults.at).unwrap())
+}
+
+fn slots(range: &str) -> pb::SlotRange {
+    let (first, last) = range.split_once('-').unwrap();
+    pb::SlotRange { first: first.parse().unwrap(), last: last.parse().unwrap() }
+}
+
+/// Whose frontier is of zeros.
+fn given(shard: &str, words: &Words<'_>) -> pb::Given {
+    let seq = words.option("seq").unwrap().parse::<u64>().unwrap();
+    pb::Given {
+        shard: shard.parse().unwrap(),
+        seq,
+        log_time_ms: words.option("at-ms").unwrap().parse().unwrap(),
+        frontier: vec![Bytes::from_static(&[0; 32]); seq.count_ones() as usize],
+        ..Default::default()
+    }
 }
 
 fn index(words: &mut Words<'_>) -> pb::PutIndex {

@@ -12,8 +12,9 @@ use super::super::merkle::{Frontier, Hash};
 use super::super::recorder::leaf_of;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::{StateEngine, Table};
-use crate::store::table::{after_prefix, chart, grant, index, key, ledger, ledger_by_chart, part, request, tenant};
-use crate::store::table::{upload, version};
+use crate::store::table::{
+    after_prefix, chart, grant, handover, index, key, ledger, ledger_by_chart, part, request, tenant, upload, version,
+};
 use crate::testing::name_of;
 
 fn rows(state: &MemoryState, table: Table) -> Vec<(Vec<u8>, Bytes)> {
@@ -167,8 +168,20 @@ pub fn directory(state: &MemoryState) -> String {
     clusters + &tenants + &grants
 }
 
+pub fn handovers(state: &MemoryState) -> String {
+    lines(state, Table::Handover, |key, row: handover::Row| {
+        let (key, slots, given) = (handover::Key::decode(&key).unwrap(), row.slots.unwrap(), row.given.unwrap());
+        let at = format!("seq={} time={} subtrees={}", given.seq, given.log_time_ms, given.frontier.len());
+        format!("{}-{} from {} to {} {at}", slots.first, slots.last, key.giver, key.taker)
+    })
+}
+
 pub fn progress(progress: &Progress) -> String {
     let index = progress.log_id.map_or(0, |log_id| log_id.index);
     let roots = progress.recent_roots().iter().map(|(seq, _)| *seq).collect::<Vec<_>>();
-    format!("index={index} seq={} time={} roots at {roots:?}\n", progress.seq, progress.log_time_ms)
+    let slots = progress.slots.map_or("none".to_owned(), |slots| format!("{}-{}", slots.first, slots.last));
+    let origin = |origin: &pb::Origin| format!(" of {} at {}", origin.shard, origin.seq);
+    let origins = progress.origins.iter().map(origin).collect::<String>();
+    let time = progress.log_time_ms;
+    format!("index={index} seq={} time={time} slots={slots}{origins} roots at {roots:?}\n", progress.seq)
 }

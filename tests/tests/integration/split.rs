@@ -1,0 +1,80 @@
+//! Shards are split while clients write: none is lost, doubled or stale, and what was said before still means something.
+
+use charthold_client::{Chart, ListQuery, Put, RecordId};
+use charthold_tests::harness::{Cluster, Writers, until};
+use serde_json::Value;
+
+const CHARTS: usize = 12;
+const RECORDS: usize = 5;
+
+fn chart(number: usize) -> Chart {
+    Chart::patient(format!("split-{number}"))
+}
+
+fn record(number: usize) -> RecordId {
+    RecordId::new("Note", format!("n{number}"))
+}
+
+/// What each shard holds, in order; spare ones and the directory are left out.
+async fn held(cluster: &Cluster) -> Vec<(u64, u64)> {
+    let shards = cluster.operator_cli(&["shard", "list", "--output", "json"]).await.ok().json();
+    let slots = |shard: &Value| Some((shard["slots"]["first"].as_u64()?, shard["slots"]["last"].as_u64()?));
+    let mut held = shards.as_array().unwrap().iter().filter_map(slots).collect::<Vec<_>>();
+    held.sort_unstable();
+    held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twice_the_shards_while_clients_write() {
+    let mut cluster = Cluster::start(3).await;
+    assert_eq!(held(&cluster).await, [(0, 32_767), (32_768, 65_535)]);
+    let client = cluster.client();
+    for number in 0..CHARTS {
+        for at in 0..RECORDS {
+            client.put(&chart(number), &record(at), Put::fhir(r#"{"was":"before"}"#)).await.unwrap();
+        }
+    }
+    let mut begun = Vec::new();
+    for number in 0..CHARTS {
+        begun.push(client.list_page(&chart(number), &ListQuery::default(), 2, None).await.unwrap());
+    }
+    let writers = Writers::start(&cluster, 4);
+    for shard in ["1", "2", "3", "1", "2", "4"] {
+        cluster.operator_cli(&["shard", "split", shard]).await.ok();
+    }
+    let shards = held(&cluster).await;
+    assert_eq!(shards.len(), 8);
+    assert!(shards.windows(2).all(|pair| pair[1].0 == pair[0].1 + 1), "{shards:?}");
+    assert_eq!((shards[0].0, shards[7].1), (0, 65_535));
+    let refused = cluster.operator_cli(&["shard", "split", "1"]).await;
+    assert!(refused.code != 0 && refused.stderr.contains("CANNOT_CHANGE"), "{}", refused.stderr);
+
+    // What lists and positions from before show is as it was.
+    for (number, page) in begun.into_iter().enumerate() {
+        client.put(&chart(number), &record(0), Put::fhir(r#"{"was":"after"}"#)).await.unwrap();
+        let then = client.at_position(&page.position);
+        assert_eq!(then.get(&chart(number), &record(0)).await.unwrap().body.as_ref(), br#"{"was":"before"}"#);
+        let (mut headers, mut next) = (page.items, page.next);
+        while let Some(token) = next {
+            let page = client.list_page(&chart(number), &ListQuery::default(), 2, Some(&token)).await.unwrap();
+            headers.extend(page.items);
+            next = page.next;
+        }
+        assert!(headers.iter().all(|header| header.version == 1), "as of the first page");
+        assert_eq!(headers.len(), RECORDS);
+    }
+    let before = writers.acknowledged();
+    cluster.kill(0);
+    until("writes go on", || async {
+        let more = writers.acknowledged() - before;
+        if more >= 30 { Ok(()) } else { Err(format!("{more} more commits")) }
+    })
+    .await;
+    cluster.restart(0);
+    cluster.wait_ready().await;
+    for log in writers.stop().await {
+        assert!(log.acknowledged() > 0);
+        log.check(&client).await;
+    }
+    cluster.operator_cli(&["shard", "check"]).await.ok();
+}
