@@ -106,10 +106,10 @@ pub async fn check(client: &Client, told: &[Told]) {
     }
 }
 
-/// Each shard's last log position on a node.
+/// The last log position on a node of each shard that has charts.
 pub async fn log_ends(cluster: &Cluster, node: usize) -> HashMap<u32, u64> {
     let status = cluster.status_of(node).await.expect("a node's status");
-    status.shards.iter().filter(|shard| shard.shard > 0).map(|shard| (shard.shard, shard.log_index)).collect()
+    status.shards.iter().filter(|shard| shard.slots.is_some()).map(|shard| (shard.shard, shard.log_index)).collect()
 }
 
 /// Until a node's log begins after these positions, in every shard.
