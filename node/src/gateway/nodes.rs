@@ -33,13 +33,20 @@ impl From<ChangeError> for GatewayError {
 }
 
 /// A change as its audit event tells it.
-struct Audited<'a, Said> {
-    method: &'a str,
-    operator: &'a str,
-    context: Option<RequestContext>,
-    request_id: &'a str,
-    said: Said,
-    subject: &'a str,
+pub(super) struct Audited<'a, Said> {
+    pub method: &'a str,
+    pub operator: &'a str,
+    pub context: Option<RequestContext>,
+    pub request_id: &'a str,
+    pub said: Said,
+    pub subject: &'a str,
+}
+
+/// What its command has of that.
+pub(super) struct Recorded {
+    pub request_id: Bytes,
+    pub audit_event: Bytes,
+    pub fingerprint: Bytes,
 }
 
 fn is_retired(row: &pb::ClusterRow, id: NodeId) -> bool {
@@ -73,7 +80,7 @@ impl Gateway {
             said,
             subject: &member.name,
         };
-        let done = self.record_change(audited, None, deadline).await?;
+        let done = self.record_change(audited, |recorded| change_node(recorded, None), deadline).await?;
         self.replica.change_member(MemberChange::Add(id, member.clone()), deadline).await?;
         tracing::info!(node = member.name, site = member.site, "a node was added: it catches up, then it votes");
         Ok(AddNodeResponse { answer: self.answer(DIRECTORY, done.seq), node: Some(node_info(&(id, member))) })
@@ -107,7 +114,7 @@ impl Gateway {
             subject: &member.name,
         };
         let retired = pb::RetiredNode { id, name: member.name.clone() };
-        let done = self.record_change(audited, Some(retired), deadline).await?;
+        let done = self.record_change(audited, |recorded| change_node(recorded, Some(retired)), deadline).await?;
         if !is_retired(&self.cluster_row(deadline).await?, id) {
             // A repeat that came so late that another node has this name by now.
             return self.removed_before(&request.node, deadline).await?.ok_or(GatewayError::OutcomeUnknown);
@@ -156,10 +163,11 @@ impl Gateway {
         self.replica.directory().cluster()?.ok_or(GatewayError::NotInitialized)
     }
 
-    async fn record_change(
+    /// Has the directory record a change, once.
+    pub(super) async fn record_change(
         &self,
         change: Audited<'_, impl Message>,
-        retired: Option<pb::RetiredNode>,
+        command: impl FnOnce(Recorded) -> Command,
         deadline: Instant,
     ) -> Result<pb::Done, GatewayError> {
         let request_id = validate::request_id(change.request_id)?;
@@ -167,12 +175,18 @@ impl Gateway {
             subject: change.subject.to_owned(),
             ..self.audit_event(change.method, change.operator, &change.context.unwrap_or_default())
         };
-        let command = Command::ChangeNode(pb::ChangeNode {
+        let recorded = Recorded {
             request_id: Bytes::copy_from_slice(&request_id),
-            retired,
             audit_event: self.seal_directory_event(&event, &NO_TENANT, &request_id)?,
             fingerprint: self.directory_fingerprint(change.method, change.operator, &change.said),
-        });
-        self.propose_to_directory(command, deadline).await
+        };
+        self.propose_to_directory(command(recorded), deadline).await
     }
+}
+
+fn change_node(
+    Recorded { request_id, audit_event, fingerprint }: Recorded,
+    retired: Option<pb::RetiredNode>,
+) -> Command {
+    Command::ChangeNode(pb::ChangeNode { request_id, retired, audit_event, fingerprint })
 }

@@ -120,7 +120,7 @@ impl Gateway {
         };
         if !of_chart || !of_record {
             tracing::error!(
-                slot = chart.address.slot,
+                shard = self.replica.shard_of(chart.address.slot),
                 "an envelope holds another record than its place says: data was moved, by damage or by somebody; compare \
                  the replicas' roots (charthold cluster status) and replace the node that differs"
             );

@@ -1,7 +1,6 @@
 //! Shards that are split: recorded in the directory's plan, with who asked for it; the shards follow
 //! ([`charthold_replica::replica::slots`]).
 
-use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::{ShardSlots, SlotRange, SplitShardRequest, SplitShardResponse};
 use charthold_replica::DIRECTORY;
@@ -10,9 +9,9 @@ use charthold_replica::shard::command::Command;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::access::NO_TENANT;
 use super::error::GatewayError;
-use super::validate::{self, Violations};
+use super::nodes::{Audited, Recorded};
+use super::validate::Violations;
 
 impl Gateway {
     pub(super) async fn split_shard(
@@ -24,19 +23,18 @@ impl Gateway {
         let mut violations = Violations::default();
         violations.context(request.context.as_ref());
         violations.into_result()?;
-        let request_id = validate::request_id(&request.request_id)?;
-        let said = SplitShardRequest { shard: request.shard, ..Default::default() };
-        let event = pb::AuditEvent {
-            subject: request.shard.to_string(),
-            ..self.audit_event("SplitShard", operator, &request.context.unwrap_or_default())
+        let audited = Audited {
+            method: "SplitShard",
+            operator,
+            context: request.context,
+            request_id: &request.request_id,
+            said: SplitShardRequest { shard: request.shard, ..Default::default() },
+            subject: &request.shard.to_string(),
         };
-        let command = Command::SplitShard(pb::SplitShard {
-            request_id: Bytes::copy_from_slice(&request_id),
-            shard: request.shard,
-            audit_event: self.seal_directory_event(&event, &NO_TENANT, &request_id)?,
-            fingerprint: self.directory_fingerprint("SplitShard", operator, &said),
-        });
-        let done = self.propose_to_directory(command, deadline).await?;
+        let command = |Recorded { request_id, audit_event, fingerprint }: Recorded| {
+            Command::SplitShard(pb::SplitShard { request_id, shard: request.shard, audit_event, fingerprint })
+        };
+        let done = self.record_change(audited, command, deadline).await?;
         tracing::info!(shard = request.shard, "an operator had a shard split");
         let shards = self.cluster_row(deadline).await?.shards;
         Ok(SplitShardResponse {

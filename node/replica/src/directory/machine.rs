@@ -118,14 +118,9 @@ impl Applier {
             tenant: Bytes::new(),
             fingerprint: change.fingerprint,
         };
-        self.once(overlay, request, |overlay, _| {
-            let row = read_row::<cluster::Row>(overlay, Table::Cluster, cluster::encode())?;
-            let Some(mut row) = row else { return Ok(Some(Reason::NotInitialized)) };
-            if let Some(retired) = change.retired.filter(|node| !row.retired_nodes.contains(node)) {
-                row.retired_nodes.push(retired);
-                overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
-            }
-            Ok(None)
+        self.change_cluster(overlay, request, |row| {
+            row.retired_nodes.extend(change.retired.filter(|node| !row.retired_nodes.contains(node)));
+            None
         })
     }
 
@@ -137,13 +132,30 @@ impl Applier {
             tenant: Bytes::new(),
             fingerprint: split.fingerprint,
         };
+        self.change_cluster(overlay, request, |row| match plan::split(&row.shards, split.shard) {
+            None => Some(Reason::CannotSplit),
+            Some(shards) => {
+                row.shards = shards;
+                None
+            }
+        })
+    }
+
+    /// Changes the cluster's row, unless there is a reason not to.
+    fn change_cluster(
+        &mut self,
+        overlay: &mut Overlay,
+        request: Request,
+        change: impl FnOnce(&mut cluster::Row) -> Option<Reason>,
+    ) -> Result<Answer, ApplyError> {
         self.once(overlay, request, |overlay, _| {
             let row = read_row::<cluster::Row>(overlay, Table::Cluster, cluster::encode())?;
             let Some(mut row) = row else { return Ok(Some(Reason::NotInitialized)) };
-            let Some(shards) = plan::split(&row.shards, split.shard) else { return Ok(Some(Reason::CannotSplit)) };
-            row.shards = shards;
-            overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
-            Ok(None)
+            let refused = change(&mut row);
+            if refused.is_none() {
+                overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
+            }
+            Ok(refused)
         })
     }
 

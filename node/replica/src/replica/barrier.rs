@@ -181,12 +181,7 @@ impl Replica {
     }
 
     /// Waits until this node's rows of a shard are as current as asked for.
-    pub async fn moment(
-        &self,
-        shard: ShardId,
-        freshness: Freshness,
-        deadline: Instant,
-    ) -> Result<Moment, ReplicaError> {
+    async fn moment(&self, shard: ShardId, freshness: Freshness, deadline: Instant) -> Result<Moment, ReplicaError> {
         let _timed = timed(&METRICS.read_barrier);
         let _queued = counted(&METRICS.barrier_queued);
         let mut span = trace::span("barrier", trace::Kind::Internal);

@@ -61,8 +61,8 @@ impl Damage {
         };
         tracing::error!(
             why,
-            "a file of the state is damaged: this node ends when all others are well, and its next start has the state \
-             made anew by them; check the disk"
+            "a file of the state is damaged, or rows are missing: this node ends when all others are well, and its next \
+             start has the state made anew by them; if a file is damaged, check the disk"
         );
         METRICS.state_damaged.set(1);
         self.disks.note_damage();

@@ -97,7 +97,7 @@ impl PlanFollower {
             let giver = self.groups.iter().find(|giver| u32::from(giver.shard) == origin.shard);
             let since = giver.map_or(0, |giver| giver.log_index().saturating_sub(origin.log_index));
             if since > self.keep_entries / 2 {
-                group.purge_log().await;
+                group.purge_log_beyond(origin.taker_log_index).await;
             }
         }
     }

@@ -63,10 +63,11 @@ impl Group {
         self.origins().iter().any(|origin| origin.shard == u32::from(shard) && seq <= origin.seq)
     }
 
-    /// Where its shard has its slots from, while this replica's log still begins before it took them.
+    /// Where its shard has its slots from, while this replica's log still has the entry that took them.
     pub fn took_by_log(&self) -> Option<pb::Origin> {
         let origin = self.origins().first().copied()?;
-        self.raft().metrics().borrow_watched().purged.is_none().then_some(origin)
+        let purged = self.raft().metrics().borrow_watched().purged;
+        purged.is_none_or(|purged| purged.index <= origin.taker_log_index).then_some(origin)
     }
 
     /// The end of this replica's log.
@@ -74,10 +75,10 @@ impl Group {
         self.raft().metrics().borrow_watched().last_log_index.unwrap_or(0)
     }
 
-    /// Makes this replica's state durable, and purges its log up to there. To be called again until that is done.
-    pub async fn purge_log(&self) {
+    /// Makes this replica's state durable and purges its log, beyond an entry. To be called again until that is done.
+    pub async fn purge_log_beyond(&self, index: u64) {
         let flushed = self.raft().metrics().borrow_watched().snapshot;
-        let asked = match flushed {
+        let asked = match flushed.filter(|flushed| flushed.index > index) {
             Some(flushed) => self.raft().trigger().purge_log(flushed.index).await,
             None => self.raft().trigger().snapshot().await,
         };
@@ -138,7 +139,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_waits_until_nobody_else_has_its_slots() {
         let state = store();
-        let origins = vec![pb::Origin { shard: 1, seq: 7, log_index: 9 }];
+        let origins = vec![pb::Origin { shard: 1, seq: 7, ..Default::default() }];
         let meta = pb::SnapshotMeta { slots: Some(UPPER.to_pb()), origins, ..Default::default() };
         let waits = async || tokio::time::timeout(Duration::from_secs(1), await_free(2, &state, &meta)).await;
         assert!(waits().await.is_err(), "the giver would come to hold them");

@@ -22,7 +22,7 @@ use crate::store::state::memory::MemoryState;
 use crate::store::state::{StateEngine, StateOp, StateRows, StateView, Table};
 use crate::testing::disk::{Disk, MemoryDisk, RocksDisk};
 use crate::testing::slots_of;
-use crate::{ShardId, SlotMap};
+use crate::{ShardId, SlotMap, Slots};
 
 const SHARD: ShardId = 1;
 const BYSTANDER: ShardId = 2;
@@ -252,6 +252,12 @@ fn what_is_no_snapshot_of_the_group_is_refused() {
     let earlier = pb::LogId { index: 1, ..meta.last_log_id.unwrap() };
     let earlier = pb::SnapshotMeta { last_log_id: Some(earlier), ..meta.clone() };
     assert!(check(SHARD, &earlier, &chunks).is_err(), "another position");
+    let held = slots_of(SHARD).unwrap();
+    let more = Slots { last: held.last + 1, ..held }.to_pb();
+    let more = pb::SnapshotMeta { slots: Some(more), ..meta.clone() };
+    assert!(check(SHARD, &more, &chunks).is_err(), "other slots than its rows are of");
+    let others = pb::SnapshotMeta { origins: vec![pb::Origin::default()], ..meta.clone() };
+    assert!(check(SHARD, &others, &chunks).is_err(), "from elsewhere");
     let swapped = |a: usize, b: usize| {
         let mut swapped = chunks.clone();
         swapped.swap(a, b);

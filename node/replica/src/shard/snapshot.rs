@@ -129,7 +129,7 @@ impl PinnedRows {
         if !state.has_threads() {
             let mut chunks = Vec::new();
             engine.with_view(&mut |view| {
-                read_all(ranges.clone(), view, &mut |chunk| {
+                read_all(&ranges, view, &mut |chunk| {
                     chunks.push(chunk);
                     true
                 });
@@ -142,7 +142,7 @@ impl PinnedRows {
             let mut pinned = Some(pinned);
             engine.with_view(&mut |view| {
                 let _waiter_gone = pinned.take().map(|pinned| pinned.send(()));
-                read_all(ranges.clone(), view, &mut |chunk| sender.blocking_send(chunk).is_ok());
+                read_all(&ranges, view, &mut |chunk| sender.blocking_send(chunk).is_ok());
             });
             // The view has gone by now: only then may rows that it holds.
             drop::<Pin>(held);
@@ -159,10 +159,11 @@ impl PinnedRows {
 }
 
 /// Reads a group's rows until they are all taken, or nobody wants more (`send` says so).
-fn read_all(ranges: Vec<RowRange>, view: &dyn StateView, send: &mut dyn FnMut(Chunk) -> bool) {
-    for (table, mut from, to) in ranges {
+fn read_all(ranges: &[RowRange], view: &dyn StateView, send: &mut dyn FnMut(Chunk) -> bool) {
+    for (table, from, to) in ranges {
+        let (table, mut from) = (*table, from.clone());
         loop {
-            let mut rows = match view.scan(table, &from, &to, CHUNK_ROWS, CHUNK_BYTES) {
+            let mut rows = match view.scan(table, &from, to, CHUNK_ROWS, CHUNK_BYTES) {
                 Ok(rows) => rows,
                 Err(error) => {
                     let _receiver_gone = send(Err(error));

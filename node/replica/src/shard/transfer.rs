@@ -98,10 +98,14 @@ pub async fn send(
     vote: &Vote,
     snapshot: Snapshot,
 ) -> Result<SnapshotResponse<TypeConfig>, SendError> {
+    if !client.is_up(Lane::Bulk) {
+        return Err(CallFailure::NotConnected.into());
+    }
+    // From here on, also while others are sent: the rows are pinned already.
+    let _held = outgoing.held_logs.hold(shard);
     let _place = outgoing.place().await?;
     let mut parts = Parts::new(Some(codec::vote_to_pb(vote)), &snapshot)?;
     let (sender, mut answers) = client.open_stream(Lane::Bulk, Kind::Snapshot, shard)?;
-    let _held = outgoing.held_logs.hold(shard);
     let (mut in_flight, mut sent_bytes) = (0, 0);
     while let Some(message) = parts.next().await? {
         outgoing.pace(message.len()).await;

@@ -32,6 +32,7 @@ pub fn of(report: &Report) -> Vec<Finding> {
     }
     let mut found = Vec::new();
     shards(report, &mut found);
+    slots(report, &mut found);
     nodes(report, &mut found);
     versions(report, &mut found);
     found
@@ -67,6 +68,15 @@ fn shards(report: &Report, found: &mut Vec<Finding>) {
                 }
             }
         }
+    }
+}
+
+fn slots(report: &Report, found: &mut Vec<Finding>) {
+    // That no node answers is told of below.
+    let known = !report.shards().is_empty();
+    if let Some(first) = report.nobodys_slots().filter(|_| known) {
+        let what = format!("no shard holds slot {first}: its charts, and maybe others, cannot be read or written");
+        found.push(finding(what, "a shard is being split: a moment; if it lasts, see that all shards have leaders"));
     }
 }
 
@@ -137,7 +147,7 @@ fn versions(report: &Report, found: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use charthold_client::FollowerLag;
+    use charthold_client::{FollowerLag, SlotRange};
 
     use super::super::report::tests::{shard, well};
     use super::*;
@@ -172,6 +182,13 @@ mod tests {
         check(
             |report| report.status.node_status[2].shards = vec![shard("02", 3, &[(8, 9)])],
             &["shard 1: replicas differ, they have other Merkle roots at seq 8"],
+        );
+        check(
+            |report| {
+                let halved = Some(SlotRange { first: 0, last: 32_767 });
+                report.status.node_status.iter_mut().for_each(|node| node.shards[0].slots = halved);
+            },
+            &["no shard holds slot 32768: its charts, and maybe others, cannot be read or written"],
         );
         check(
             |report| report.status.node_status[2].shards[0].stopped = Some("an unknown entry".to_owned()),

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use charthold_client::{Certificate, ClusterStatus, Node, NodeStatus, ShardStatus};
+use charthold_client::{Certificate, ClusterStatus, Node, NodeStatus, ShardStatus, SlotRange};
+
+/// The highest one.
+const SLOT_MAX: u32 = 65_535;
 
 /// One moment of a cluster.
 pub struct Report {
@@ -66,6 +69,16 @@ impl Report {
         replicas.filter(|(id, view)| view.leader_node_id.as_deref() == Some(*id)).max_by_key(|(_, view)| view.term)
     }
 
+    /// The first slot that no shard holds.
+    pub fn nobodys_slots(&self) -> Option<u32> {
+        let furthest = |shard| self.replicas(shard).into_iter().max_by_key(|(_, view)| view.applied_index);
+        let held = self.shards().into_iter().filter_map(furthest).filter_map(|(_, view)| view.slots);
+        let mut held = held.collect::<Vec<SlotRange>>();
+        held.sort_by_key(|slots| slots.first);
+        let next = held.iter().fold(0, |next, slots| if slots.first <= next { next.max(slots.last + 1) } else { next });
+        (next <= SLOT_MAX).then_some(next)
+    }
+
     /// Shards in which a node has a vote, as their leaders know it.
     pub fn votes(&self, id: &str) -> usize {
         let has_a_vote = |shard: &u32| {
@@ -125,7 +138,7 @@ pub fn free_percent(node: &NodeStatus) -> Option<u64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use charthold_client::{FollowerLag, Root, SlotRange};
+    use charthold_client::{FollowerLag, Root};
 
     use super::*;
 
@@ -146,7 +159,7 @@ pub(super) mod tests {
             degraded: false,
             voter_node_ids: ["01", "02", "03"].map(str::to_owned).to_vec(),
             learner_node_ids: Vec::new(),
-            slots: Some(SlotRange { first: 0, last: 8_191 }),
+            slots: Some(SlotRange { first: 0, last: SLOT_MAX }),
         }
     }
 

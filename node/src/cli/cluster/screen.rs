@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(lines[0], "cluster test, initialized, as node a1 sees it");
         assert_eq!(lines[3], "a1 a ready 0 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 a1:7400");
         assert_eq!(lines[4], "b1 b ready 1 1 d 60 GiB 60 % 500 MiB -3 ms 90 d 0.1.0 b1:7400");
-        assert_eq!(lines[8], "1 0-8191 b1 3 9 a1 b1 c1 a1 0, c1 0 01010101 at 8");
+        assert_eq!(lines[8], "1 0-65535 b1 3 9 a1 b1 c1 a1 0, c1 0 01010101 at 8");
         assert_eq!(lines.last().map(String::as_str), Some("nothing is wrong"));
     }
 

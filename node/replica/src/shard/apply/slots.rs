@@ -46,8 +46,13 @@ impl Applier {
             log_time_ms: self.progress.log_time_ms,
             frontier: subtrees.iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
             origins: self.progress.origins.clone(),
-            log_index: self.progress.log_id.map_or(0, |log_id| log_id.index),
+            log_index: self.log_index(),
         }
+    }
+
+    /// Of the entry before this one.
+    fn log_index(&self) -> u64 {
+        self.progress.log_id.map_or(0, |log_id| log_id.index)
     }
 
     /// That all rows of the slots are here is for whoever applies to see, before.
@@ -61,7 +66,8 @@ impl Applier {
             self.progress.seq = given.seq;
             self.progress.frontier = frontier;
             self.progress.log_time_ms = self.progress.log_time_ms.max(given.log_time_ms);
-            self.progress.origins = vec![pb::Origin { shard: given.shard, seq: given.seq, log_index: given.log_index }];
+            let (shard, seq, log_index) = (given.shard, given.seq, given.log_index);
+            self.progress.origins = vec![pb::Origin { shard, seq, log_index, taker_log_index: self.log_index() }];
             self.progress.origins.extend(given.origins);
             overlay.delete(Table::Handover, handover::Key { giver, taker: self.shard }.encode());
         }
