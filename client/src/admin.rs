@@ -244,6 +244,30 @@ impl Admin {
         Ok(answer.shards.into_iter().filter_map(held).collect())
     }
 
+    /// Has every replica of every shard read all its rows, as of one place of its log, and gives the check's id and the
+    /// shards. Returns at once; [`Admin::status_of_all`] tells what they come to. For operators.
+    pub async fn check_rows(&self) -> Result<(String, Vec<u32>), Error> {
+        let message = v1::CheckRowsRequest { context: self.context() };
+        self.run(Route::Any, None, |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { ClusterClient::new(attempt.channel).check_rows(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|answer| (answer.check_id, answer.shards))
+    }
+
+    /// Has the cluster use the newest format that all its nodes know, and gives it. A repeat changes nothing. For operators.
+    pub async fn raise_format(&self) -> Result<u32, Error> {
+        let request_id = new_request_id();
+        let message = v1::RaiseFormatRequest { context: self.context(), request_id: request_id.to_string() };
+        self.run(Route::Any, Some(request_id), |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { ClusterClient::new(attempt.channel).raise_format(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|answer| answer.format)
+    }
+
     /// Where the gateways are. For everyone with a grant.
     pub async fn topology(&self) -> Result<Topology, Error> {
         let message = v1::TopologyRequest { context: self.context() };

@@ -126,11 +126,11 @@ pub enum Error {
         /// Which node, and what is wrong with it.
         why: String,
     },
-    /// A node cannot be added or removed: its name is taken, it was removed before, or too few nodes with keys would be
-    /// left.
+    /// The cluster cannot be changed as asked: a node's name is taken, too few nodes with keys would be left, no shard is
+    /// spare, not all nodes know a newer format, or something needs one.
     #[error("{why}")]
     CannotChange {
-        /// Which node, and why.
+        /// Why, and which node if it is one.
         why: String,
     },
     /// A defect, or a gateway that speaks another version. For a commit: says nothing of whether it happened.

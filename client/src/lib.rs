@@ -251,7 +251,7 @@ pub use error::{Error, InvalidField};
 pub use find::{FindQuery, Match};
 pub use list::{ListQuery, Order, Pager};
 pub use profile::Profile;
-pub use status::{Certificate, ClusterStatus, FollowerLag, NodeStatus, Root, ShardStatus, SlotRange};
+pub use status::{Certificate, ClusterStatus, FollowerLag, NodeStatus, Root, RowsCheck, ShardStatus, SlotRange};
 pub use types::{
     Chart, ChartKind, Committed, Document, Durability, Freshness, Header, IndexTerm, Mutation, Page, PageToken,
     Precondition, Put, Record, RecordId, RequestContext, new_request_id,

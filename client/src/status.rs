@@ -18,6 +18,8 @@ pub struct ClusterStatus {
     pub version: String,
     /// Whether the cluster was formed.
     pub initialized: bool,
+    /// What its nodes send each other and write; 0 before it was formed, and at a gateway that is too old to say.
+    pub format: u32,
     /// All nodes of the cluster.
     pub nodes: Vec<Node>,
     /// Those that this node has a replica of.
@@ -33,6 +35,7 @@ impl ClusterStatus {
             node_id: status.node_id,
             version: status.version,
             initialized: status.initialized,
+            format: status.format,
             nodes: status.nodes.into_iter().map(Node::from_proto).collect(),
             shards: status.shards.into_iter().map(ShardStatus::from_proto).collect(),
             node_status: status.node_status.into_iter().map(NodeStatus::from_proto).collect(),
@@ -69,6 +72,8 @@ pub struct NodeStatus {
     pub shards: Vec<ShardStatus>,
     /// It leads nothing that another can lead, as an operator told it.
     pub drained: bool,
+    /// The newest format that it knows; 0 at a gateway that is too old to say.
+    pub format_max: u32,
 }
 
 /// A certificate that a node shows.
@@ -100,6 +105,7 @@ impl NodeStatus {
             not_ready: some(node.not_ready),
             shards: node.shards.into_iter().map(ShardStatus::from_proto).collect(),
             drained: node.drained,
+            format_max: node.format_max,
         }
     }
 }
@@ -144,6 +150,39 @@ pub struct ShardStatus {
     pub learner_node_ids: Vec<String>,
     /// What the shard holds of the charts; none: it is spare, or the directory.
     pub slots: Option<SlotRange>,
+    /// The newest check of this replica's rows, if there was one since its node was started.
+    pub rows_check: Option<RowsCheck>,
+}
+
+/// A check of a replica's rows, after [`Admin::check_rows`](crate::Admin::check_rows).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsCheck {
+    /// Which check.
+    pub check_id: String,
+    /// The place in the replica's log that it is of: results of one place can be compared.
+    pub log_index: u64,
+    /// How many outcomes the replica had recorded then.
+    pub seq: u64,
+    /// What was read so far.
+    pub rows: u64,
+    /// The same in bytes.
+    pub bytes: u64,
+    /// SHA-256 over all rows, once they are read: equal on replicas that are well. Or why they could not be read.
+    pub sha256: Option<Result<Vec<u8>, String>>,
+}
+
+impl RowsCheck {
+    fn from_proto(check: v1::RowsCheck) -> Self {
+        let read = (!check.sha256.is_empty()).then_some(Ok(check.sha256.into()));
+        Self {
+            check_id: check.check_id,
+            log_index: check.log_index,
+            seq: check.seq,
+            rows: check.rows,
+            bytes: check.bytes,
+            sha256: some(check.failed).map(Err).or(read),
+        }
+    }
 }
 
 /// A part of the 65,536 slots that charts are dealt out to, both ends included.
@@ -206,6 +245,7 @@ impl ShardStatus {
             voter_node_ids: shard.voter_node_ids,
             learner_node_ids: shard.learner_node_ids,
             slots: SlotRange::from_proto(shard.slots),
+            rows_check: shard.rows_check.map(RowsCheck::from_proto),
         }
     }
 }

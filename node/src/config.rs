@@ -36,6 +36,10 @@
 //! degrade_after_ms = 5000                # both-keyed: how long it waits for a site, then without it until it keeps up
 //! leader_sites = ["a", "b"]              # where leaders should be, near the clients; empty: spread over all sites
 //! keyless_snapshots = false              # whether a snapshot is taken from a node without keys: only if no other has the data
+//! [shards]                               # a shard that outgrows a bound for so long is split, while one is spare
+//! split_above_bytes = 68719476736        # of its rows on one node; 0: never
+//! split_above_commits_per_s = 0          # 0: never; more shards pay where cores are idle
+//! split_after_s = 60
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
@@ -53,6 +57,7 @@
 //! ```
 
 mod raft;
+mod shards;
 mod validate;
 
 use std::net::SocketAddr;
@@ -64,6 +69,7 @@ use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
 pub use self::raft::{Durability, Raft};
+pub use self::shards::Shards;
 use crate::tls::TlsFiles;
 
 pub(crate) use self::validate::is_name;
@@ -96,7 +102,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 38] = [
+const KEYS: [(&str, Form); 41] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -125,6 +131,9 @@ const KEYS: [(&str, Form); 38] = [
     ("raft.durability", Form::Text),
     ("raft.degrade_after_ms", Form::Number),
     ("raft.keyless_snapshots", Form::Flag),
+    ("shards.split_above_bytes", Form::Number),
+    ("shards.split_above_commits_per_s", Form::Number),
+    ("shards.split_after_s", Form::Number),
     ("limits.body_bytes_max", Form::Number),
     ("limits.index_sweep_after_s", Form::Number),
     ("limits.document_bytes_max", Form::Number),
@@ -159,6 +168,8 @@ pub struct Config {
     pub keys: Keys,
     #[serde(default)]
     pub raft: Raft,
+    #[serde(default)]
+    pub shards: Shards,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
@@ -345,7 +356,8 @@ impl Config {
     /// The keys whose values differ and count from the next start only. All others can be changed while a node runs:
     /// where the TLS files are (unless it is whether there are any), and the limits.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self { name, site, data, join, listen, advertise, tls, keys, raft, limits, disk, log, telemetry } = self;
+        let Self { name, site, data, join, listen, advertise, tls, keys, raft, shards, limits, disk, log, telemetry } =
+            self;
         let differs = [
             ("name", *name != new.name),
             ("site", *site != new.site),
@@ -356,6 +368,7 @@ impl Config {
             ("tls.service", tls.service.is_some() != new.tls.service.is_some()),
             ("keys", *keys != new.keys),
             ("raft", *raft != new.raft),
+            ("shards", *shards != new.shards),
             ("limits.index_sweep_after_s", limits.index_sweep_after_s != new.limits.index_sweep_after_s),
             ("limits.document_bytes_max", limits.document_bytes_max != new.limits.document_bytes_max),
             ("limits.upload_idle_ms", limits.upload_idle_ms != new.limits.upload_idle_ms),
@@ -571,6 +584,7 @@ mod tests {
         refused("raft.heartbeat_ms", "1", "10 to 60000");
         refused("raft.election_min_ms", "499", "twice");
         refused("raft.election_max_ms", "750", "exceed");
+        refused("shards.split_after_s", "0", "1 to 86400");
         refused("limits.body_bytes_max", "0", "1 to 4194304");
         refused("limits.body_bytes_max", "4194305", "1 to 4194304");
         refused("disk.reserve_bytes", "16777215", "at least 16777216");

@@ -152,4 +152,5 @@ pub async fn away_for(cluster: &mut Cluster, commits: u64) {
     cluster.restart(other);
     cluster.wait_ready().await;
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
 }

@@ -15,6 +15,7 @@
 //! - [`metrics`], [`trace`]: what is measured on the way, and a request followed over nodes.
 
 pub mod directory;
+pub mod format;
 pub mod metrics;
 pub mod peer;
 pub mod planted;

@@ -39,6 +39,8 @@ impl Config {
         self.validate_names(&check)?;
         self.validate_keys(&check)?;
         self.validate_raft(&check)?;
+        let after = (1..=86_400).contains(&self.shards.split_after_s);
+        check.that(after, "shards.split_after_s", "must be 1 to 86400")?;
         self.validate_limits(&check)?;
         self.validate_disk(&check)?;
         self.validate_telemetry(&check)

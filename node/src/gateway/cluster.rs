@@ -6,14 +6,14 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::cluster_server::Cluster;
 use charthold_proto::v1::{
-    AddNodeRequest, AddNodeResponse, DrainNodeRequest, DrainNodeResponse, InitRequest, InitResponse, RemoveNodeRequest,
-    RemoveNodeResponse, Role, SplitShardRequest, SplitShardResponse, StatusRequest, StatusResponse, TopologyRequest,
-    TopologyResponse,
+    AddNodeRequest, AddNodeResponse, CheckRowsRequest, CheckRowsResponse, DrainNodeRequest, DrainNodeResponse,
+    InitRequest, InitResponse, RaiseFormatRequest, RaiseFormatResponse, RemoveNodeRequest, RemoveNodeResponse, Role,
+    SplitShardRequest, SplitShardResponse, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
 };
 use charthold_replica::directory::plan::{self, SHARDS_AT_FIRST};
 use charthold_replica::replica::form::FormError;
 use charthold_replica::shard::command::Command;
-use charthold_replica::{DIRECTORY, SHARD_COUNT};
+use charthold_replica::{DIRECTORY, SHARD_COUNT, format};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -45,20 +45,26 @@ impl Gateway {
         }
         let expected = (request.expected_nodes > 0).then_some(request.expected_nodes as usize);
         let formed = tokio::time::timeout_at(deadline, self.replica.form(expected)).await;
-        let nodes = formed.map_err(|_| GatewayError::OutcomeUnknown)?.map_err(|error| match error {
+        let formed = formed.map_err(|_| GatewayError::OutcomeUnknown)?.map_err(|error| match error {
             FormError::Unreachable { .. } => GatewayError::NodesMissing(error.to_string()),
             _ => GatewayError::CannotForm(error.to_string()),
         })?;
-        let command = self.init_command(principal, &request, shards as u16)?;
+        let command = self.init_command(principal, &request, shards as u16, formed.format)?;
         let done = self.propose_to_directory(command, deadline).await?;
         Ok(InitResponse {
             answer: self.answer(DIRECTORY, done.seq),
             cluster: self.replica.cluster.clone(),
-            nodes: nodes.iter().map(node_info).collect(),
+            nodes: formed.members.iter().map(node_info).collect(),
         })
     }
 
-    fn init_command(&self, principal: &Principal, request: &InitRequest, shards: u16) -> Result<Command, GatewayError> {
+    fn init_command(
+        &self,
+        principal: &Principal,
+        request: &InitRequest,
+        shards: u16,
+        format: u32,
+    ) -> Result<Command, GatewayError> {
         let uri = principal.uri();
         let request_id = uuid::Uuid::now_v7().into_bytes();
         let place = GrantPlace { tenant: None, principal: self.root.principal_token(&uri) };
@@ -76,6 +82,7 @@ impl Gateway {
             }),
             audit_event: self.seal_directory_event(&event, &NO_TENANT, &request_id)?,
             fingerprint: self.directory_fingerprint("Init", &uri, &InitRequest::default()),
+            format: format::to_row(format),
         }))
     }
 }
@@ -133,5 +140,20 @@ impl Cluster for ClusterService {
         let deadline = deadline(request.metadata());
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.split_shard(&operator, request.into_inner(), deadline).await?))
+    }
+
+    async fn check_rows(&self, request: Request<CheckRowsRequest>) -> Result<Response<CheckRowsResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.check_rows(request.into_inner(), deadline).await?))
+    }
+
+    async fn raise_format(
+        &self,
+        request: Request<RaiseFormatRequest>,
+    ) -> Result<Response<RaiseFormatResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let operator = self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.raise_format(&operator, request.into_inner(), deadline).await?))
     }
 }

@@ -55,7 +55,7 @@ pub enum GatewayError {
     AlreadyInitialized,
     #[error("the cluster cannot be formed: {0}")]
     CannotForm(String),
-    #[error("the nodes are not changed: {0}")]
+    #[error("nothing is changed: {0}")]
     CannotChange(String),
     #[error("not all nodes are there yet: {0}")]
     NodesMissing(String),

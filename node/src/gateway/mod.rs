@@ -31,6 +31,8 @@ mod connections;
 mod documents;
 pub mod error;
 mod find;
+mod formats;
+pub mod growth;
 mod keyring;
 mod list;
 mod malformed;

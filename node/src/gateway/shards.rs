@@ -1,17 +1,20 @@
 //! Shards that are split: recorded in the directory's plan, with who asked for it; the shards follow
-//! ([`charthold_replica::replica::slots`]).
+//! ([`charthold_replica::replica::slots`]). And shards whose replicas are compared.
 
+use bytes::Bytes;
 use charthold_proto::internal as pb;
-use charthold_proto::v1::{ShardSlots, SlotRange, SplitShardRequest, SplitShardResponse};
-use charthold_replica::DIRECTORY;
+use charthold_proto::v1::{
+    CheckRowsRequest, CheckRowsResponse, ShardSlots, SlotRange, SplitShardRequest, SplitShardResponse,
+};
 use charthold_replica::directory::plan;
 use charthold_replica::shard::command::Command;
+use charthold_replica::{DIRECTORY, ShardId, format};
 use tokio::time::Instant;
 
-use super::Gateway;
 use super::error::GatewayError;
 use super::nodes::{Audited, Recorded};
 use super::validate::Violations;
+use super::{Gateway, formats};
 
 impl Gateway {
     pub(super) async fn split_shard(
@@ -40,6 +43,33 @@ impl Gateway {
         Ok(SplitShardResponse {
             answer: self.answer(DIRECTORY, done.seq),
             shards: shards.iter().filter_map(shard_slots).collect(),
+        })
+    }
+}
+
+impl Gateway {
+    /// Not recorded: it changes nothing, and tells nothing of a record.
+    pub(super) async fn check_rows(
+        &self,
+        request: CheckRowsRequest,
+        deadline: Instant,
+    ) -> Result<CheckRowsResponse, GatewayError> {
+        let mut violations = Violations::default();
+        violations.context(request.context.as_ref());
+        violations.into_result()?;
+        let cluster = self.cluster_row(deadline).await?;
+        formats::check(&cluster, format::CHECKS_ROWS)?;
+        let check_id = uuid::Uuid::now_v7();
+        let command = Command::CheckRows(pb::CheckRows { check_id: Bytes::copy_from_slice(check_id.as_bytes()) });
+        let planned = cluster.shards.iter().filter_map(|range| ShardId::try_from(range.shard).ok());
+        let shards = [DIRECTORY].into_iter().chain(planned).collect::<Vec<_>>();
+        let checks = shards.iter().map(|shard| self.replica.propose(*shard, command.encode(0), deadline));
+        futures::future::try_join_all(checks).await?;
+        tracing::info!(check = %check_id, "an operator had all rows checked");
+        Ok(CheckRowsResponse {
+            answer: self.answer(DIRECTORY, self.replica.seq(DIRECTORY)),
+            check_id: check_id.to_string(),
+            shards: shards.into_iter().map(u32::from).collect(),
         })
     }
 }

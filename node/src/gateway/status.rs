@@ -2,11 +2,11 @@
 
 use charthold_proto::internal as pb;
 use charthold_proto::v1::{
-    Certificate, FollowerLag, NodeInfo, NodeStatus, Root, ShardStatus, StatusRequest, StatusResponse,
+    Certificate, FollowerLag, NodeInfo, NodeStatus, Root, RowsCheck, ShardStatus, StatusRequest, StatusResponse,
 };
 use charthold_replica::replica::observe::NodeView;
 use charthold_replica::shard::types::Member;
-use charthold_replica::{DIRECTORY, NodeId, Slots};
+use charthold_replica::{DIRECTORY, NodeId, Slots, format};
 
 use super::Gateway;
 use super::error::GatewayError;
@@ -16,15 +16,17 @@ impl Gateway {
     pub(super) async fn status(&self, request: StatusRequest) -> Result<StatusResponse, GatewayError> {
         let views = if request.all_nodes { self.replica.survey().await } else { Vec::new() };
         let own = self.replica.observer().describe();
+        let cluster = self.replica.directory().cluster()?;
         Ok(StatusResponse {
             answer: self.answer(DIRECTORY, self.replica.seq(DIRECTORY)),
             cluster: self.replica.cluster.clone(),
             node_id: node_id(self.replica.node_id),
             version: own.version,
-            initialized: self.replica.directory().cluster()?.is_some(),
+            initialized: cluster.is_some(),
             nodes: self.nodes(),
             shards: own.groups.into_iter().map(shard_status).collect(),
             node_status: views.into_iter().map(node_status).collect(),
+            format: cluster.as_ref().map_or(0, format::of),
         })
     }
 
@@ -76,6 +78,7 @@ fn node_status(view: NodeView) -> NodeStatus {
         not_ready: status.not_ready,
         shards: status.groups.into_iter().map(shard_status).collect(),
         drained: status.gives_way,
+        format_max: format::named(status.format_max),
     }
 }
 
@@ -99,5 +102,18 @@ fn shard_status(group: pb::GroupStatus) -> ShardStatus {
         voter_node_ids: group.voters.into_iter().map(node_id).collect(),
         learner_node_ids: group.learners.into_iter().map(node_id).collect(),
         slots: group.slots.as_ref().and_then(Slots::from_pb).map(slot_range),
+        rows_check: group.rows_check.map(rows_check),
+    }
+}
+
+fn rows_check(check: pb::RowsCheck) -> RowsCheck {
+    RowsCheck {
+        check_id: uuid::Uuid::from_slice(&check.check_id).unwrap_or_default().to_string(),
+        seq: check.seq,
+        rows: check.rows,
+        bytes: check.bytes,
+        sha256: check.sha256,
+        failed: check.failed,
+        log_index: check.log_index,
     }
 }

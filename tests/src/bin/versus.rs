@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use charthold_tests::versus::load::{self, Call, Case, Figures, Keys};
-use charthold_tests::versus::report::{self, Row, Target};
+use charthold_tests::versus::load::{self, Call, Case, Figures, Pace, Subject};
+use charthold_tests::versus::report::{self, Row, Targets};
+use charthold_tests::versus::values::{Kind, Values};
 use charthold_tests::versus::{Charthold, Etcd, Postgresql, Store};
 use clap::{Parser, ValueEnum};
 
 /// Written before the first measurement.
 const FILLED: u64 = 20_000;
+/// Of calls under way.
+const CALLERS: [usize; 4] = [1, 16, 64, 256];
 
 #[derive(Parser)]
 #[command(about = "Charthold beside etcd and PostgreSQL, three nodes each on this machine", long_about = None)]
@@ -26,7 +29,10 @@ struct Arguments {
     /// How long one run of a case is measured
     #[arg(long, value_name = "N", default_value_t = 5)]
     seconds: u64,
-    /// A value
+    /// What is stored
+    #[arg(long, value_enum, default_value_t = Kind::Random)]
+    values: Kind,
+    /// A random value
     #[arg(long, value_name = "BYTES", default_value_t = 1_024)]
     size: usize,
     /// Where to write the rows as JSON
@@ -37,6 +43,7 @@ struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Peer {
     Etcd,
+    EtcdTls,
     Postgresql,
 }
 
@@ -44,36 +51,41 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Etcd => "etcd",
+            Self::EtcdTls => "etcd-tls",
             Self::Postgresql => "postgresql",
         }
     }
 
     fn is_possible(self) -> bool {
         match self {
-            Self::Etcd => Etcd::is_possible(),
+            Self::Etcd | Self::EtcdTls => Etcd::is_possible(),
             Self::Postgresql => Postgresql::is_possible(),
         }
     }
 
     async fn start(self) -> Arc<dyn Store> {
         match self {
-            Self::Etcd => Arc::new(Etcd::start().await),
+            Self::Etcd => Arc::new(Etcd::start(false).await),
+            Self::EtcdTls => Arc::new(Etcd::start(true).await),
             Self::Postgresql => Arc::new(Postgresql::start().await),
         }
     }
 
     /// What is aimed at against it.
-    fn target(self, call: Call, in_flight: usize) -> Target {
-        let per_s = match (self, call, in_flight) {
-            (Self::Etcd, Call::Put, 1) => 1.5,
-            (Self::Etcd, Call::Put, 64) => 3.0,
-            (Self::Etcd, Call::Put, 256) => 3.0,
-            (Self::Etcd, Call::Get, 64..) => 4.0,
-            (Self::Postgresql, Call::Put, 64..) => 2.0,
-            _ => 1.0,
-        };
-        let cpu = (self == Self::Etcd && call == Call::Put).then_some(1.0 / 3.0);
-        Target { per_s, cpu }
+    fn targets(self, case: &Case) -> Targets {
+        let none = Targets::default();
+        if self != Self::Etcd {
+            return none;
+        }
+        let third = Some(1.0 / 3.0);
+        match (case.call, case.pace) {
+            (Call::Put, Pace::Closed(1)) => Targets { per_s: Some(1.5), cpu_us: third, ..none },
+            (Call::Put, Pace::Closed(64..)) => Targets { per_s: Some(3.0), cpu_us: third, ..none },
+            (Call::PutAlone, Pace::Closed(_)) => Targets { per_s: Some(1.5), ..none },
+            (Call::Get, Pace::Closed(64..)) => Targets { per_s: Some(4.0), ..none },
+            (Call::Put, Pace::Open(_)) => Targets { p99_ms: Some(0.5), ..none },
+            _ => none,
+        }
     }
 }
 
@@ -87,7 +99,7 @@ async fn main() -> ExitCode {
     }
     let mut rows = Vec::new();
     for peer in &peers {
-        rows.extend(against(*peer, &arguments).await);
+        rows.extend(Contest::start(*peer, &arguments).await.all_cases().await);
     }
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{}", report::table(&rows)).is_err() {
@@ -103,29 +115,68 @@ async fn main() -> ExitCode {
     if missing.is_empty() || arguments.peers.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }
 
-/// Both run all the time; only one at a time has a load.
-async fn against(peer: Peer, arguments: &Arguments) -> Vec<Row> {
-    let stores: [Arc<dyn Store>; 2] = [Arc::new(Charthold::start().await), peer.start().await];
-    let keys = [Arc::new(Keys::default()), Arc::new(Keys::default())];
-    for (store, keys) in stores.iter().zip(&keys) {
-        keys.fill(store, FILLED, arguments.size).await;
-    }
-    let mut rows = Vec::new();
-    for (call, in_flight) in [Call::Put, Call::Get].into_iter().flat_map(|call| [1, 16, 64, 256].map(|n| (call, n))) {
+/// Ours and a peer's: both run all the time, only one at a time has a load.
+struct Contest {
+    peer: Peer,
+    pairs: usize,
+    time: Duration,
+    ours: Arc<Subject>,
+    theirs: Arc<Subject>,
+    rows: Vec<Row>,
+}
+
+impl Contest {
+    async fn start(peer: Peer, arguments: &Arguments) -> Self {
+        let values = Arc::new(Values::new(arguments.values, arguments.size));
+        let ours = Subject::new(Arc::new(Charthold::start().await), Arc::clone(&values));
+        let theirs = Subject::new(peer.start().await, values);
+        for subject in [&ours, &theirs] {
+            subject.fill(FILLED).await;
+        }
         let time = Duration::from_secs(arguments.seconds);
-        let case = Case { call, in_flight, value_bytes: arguments.size, time };
-        let mut found: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
-        for _ in 0..arguments.pairs.max(1) {
-            for which in 0..2 {
-                found[which].push(load::run(&stores[which], &keys[which], case).await);
+        Self { peer, pairs: arguments.pairs.max(1), time, ours, theirs, rows: Vec::new() }
+    }
+
+    /// Throughput at all numbers of callers; then latency at half of what the peer can take at most.
+    async fn all_cases(mut self) -> Vec<Row> {
+        let mut best = [0.0_f64; 2];
+        for callers in CALLERS {
+            for (best, per_s) in best.iter_mut().zip(self.case(Call::Put, Pace::Closed(callers)).await) {
+                *best = best.max(per_s);
             }
         }
-        let name = format!("{} {in_flight}", call.name());
-        let new = report::rows(peer.name(), &name, &peer.target(call, in_flight), &found[0], &found[1]);
-        say(&report::table(&new));
-        rows.extend(new);
+        let [ours, theirs] = best;
+        let target = (self.peer == Peer::Postgresql).then_some(2.0);
+        self.add(vec![report::compared(self.peer.name(), "put best per_s".into(), ours, theirs, target, "higher")]);
+        self.case(Call::PutAlone, Pace::Closed(CALLERS[3])).await;
+        self.case(Call::Put, Pace::Open(theirs / 2.0)).await;
+        let mut best_get = 0.0_f64;
+        for callers in CALLERS {
+            best_get = best_get.max(self.case(Call::Get, Pace::Closed(callers)).await[1]);
+        }
+        self.case(Call::Get, Pace::Open(best_get / 2.0)).await;
+        self.rows
     }
-    rows
+
+    /// Answers how many calls a second ours took, and theirs.
+    async fn case(&mut self, call: Call, pace: Pace) -> [f64; 2] {
+        let case = Case { call, pace, time: self.time };
+        let mut found: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
+        for _ in 0..self.pairs {
+            for (found, subject) in found.iter_mut().zip([&self.ours, &self.theirs]) {
+                found.push(load::run(subject, case).await);
+            }
+        }
+        let [ours, theirs] = &found;
+        let targets = self.peer.targets(&case);
+        self.add(report::rows(self.peer.name(), &case.name(), targets, ours, theirs));
+        found.each_ref().map(|figures| report::median(figures, |it| it.per_s))
+    }
+
+    fn add(&mut self, rows: Vec<Row>) {
+        say(&report::table(&rows));
+        self.rows.extend(rows);
+    }
 }
 
 fn say(text: &str) {

@@ -86,6 +86,7 @@ pub async fn run(plan: &Plan) -> Report {
     let (mut violations, searched) = check(&mut operations, &stored);
     violations.extend(transfers.check(&cluster.client()).await);
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
     violations.extend(traces::check(&mut cluster));
     violations.extend(salts::check(&cluster));
     if let Some(path) = &plan.history {

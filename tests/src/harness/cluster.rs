@@ -1,5 +1,6 @@
 //! A cluster: its processes, and those who talk to it.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 
 use super::disk::build_shim;
 use super::files::{self, Files};
-use super::process::{Background, Finished, Running, command, command_at};
+use super::process::{Background, Finished, Running, command, program, without_surroundings};
 use super::until;
 use super::wan::Wan;
 use crate::fault_disk::{FaultDisk, Lost};
@@ -58,6 +59,8 @@ pub struct Cluster {
     nodes: Vec<Option<Running>>,
     disks: Vec<FaultDisk>,
     clock_shim: Option<PathBuf>,
+    /// Of nodes that do not run the program under test.
+    programs: BTreeMap<usize, PathBuf>,
     options: Options,
     tenant: String,
     files: Files,
@@ -96,7 +99,8 @@ impl Cluster {
         if clock_shim.is_some() {
             (0..options.sites).for_each(|node| files.set_clock(node, 0));
         }
-        Self { nodes, disks, clock_shim, options, tenant: String::new(), files, wan, folder: Some(folder) }
+        let (programs, tenant) = Default::default();
+        Self { nodes, disks, clock_shim, programs, options, tenant, files, wan, folder: Some(folder) }
     }
 
     /// Forms the cluster of running nodes, makes the tenant and its service.
@@ -198,15 +202,25 @@ impl Cluster {
         assert!(!process.is_running(), "node {node} runs");
     }
 
+    /// From its next start on a node runs this program; none: the one under test.
+    pub fn set_program(&mut self, node: usize, program: Option<&Path>) {
+        match program {
+            Some(program) => self.programs.insert(node, program.to_owned()),
+            None => self.programs.remove(&node),
+        };
+    }
+
     /// Starts a node that is not running. Does not wait for it.
     pub fn restart(&mut self, node: usize) {
         assert!(self.nodes[node].is_none(), "node {node} is running");
         let config = self.files.config(node);
         let start = ["start", "--config"];
-        let mut start = match &self.wan {
-            Some(wan) => command_at(wan, node, &start),
-            None => command(&start),
+        let program = self.programs.get(&node).cloned().unwrap_or_else(program);
+        let start_at = match &self.wan {
+            Some(wan) => wan.command_at(node, &program),
+            None => Command::new(&program),
         };
+        let mut start = without_surroundings(start_at, &start);
         start.arg(config).arg("--stop-with-parent").envs(self.options.environment.iter().cloned());
         if let Some(shim) = &self.clock_shim {
             start.env("LD_PRELOAD", shim).env("CLOCK_SHIM_OFFSET", self.files.clock(node));

@@ -105,6 +105,12 @@ impl Cluster {
         .await;
     }
 
+    /// Has all replicas read all their rows, as an operator does: they must come to the same.
+    pub async fn assert_rows_equal(&self) {
+        let checked = self.operator_cli(&["shard", "check", "--rows"]).await;
+        assert_eq!(checked.code, 0, "{}{}", String::from_utf8_lossy(&checked.stdout), checked.stderr);
+    }
+
     /// Until these nodes, and no others, vote in every shard, as its leader sees it.
     pub async fn wait_voters(&self, nodes: &[usize]) {
         let names: Vec<String> = nodes.iter().map(|node| self.name(*node)).collect();

@@ -34,12 +34,8 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     without_surroundings(Command::new(program()), arguments)
 }
 
-/// The same, at a site.
-pub fn command_at<S: AsRef<OsStr>>(wan: &super::Wan, site: usize, arguments: &[S]) -> Command {
-    without_surroundings(wan.command_at(site, &program()), arguments)
-}
-
-fn without_surroundings<S: AsRef<OsStr>>(mut command: Command, arguments: &[S]) -> Command {
+/// Likewise, of a command that is to run some program of ours.
+pub fn without_surroundings<S: AsRef<OsStr>>(mut command: Command, arguments: &[S]) -> Command {
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CHARTHOLD_") || name == "RUST_LOG") {

@@ -1,4 +1,4 @@
-//! etcd, three members, plain: its fastest. By its own gRPC API, of which two calls are written down here.
+//! etcd, three members, plain (its fastest) or with mutual TLS on both ports. By its own gRPC API, of which two calls are written down here.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 use super::Store;
-use super::servers::cpu_s_of_tree;
+use super::tls::Certificates;
 use crate::harness::{Running, free_ports, until};
 
 const MEMBERS: usize = 3;
@@ -54,25 +54,36 @@ impl Etcd {
         Command::new("etcd").arg("--version").output().is_ok_and(|output| output.status.success())
     }
 
-    pub async fn start() -> Self {
+    pub async fn start(with_tls: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("versus-etcd-").tempdir().expect("a temporary folder");
+        let certificates = with_tls.then(|| Certificates::create(folder.path()).expect("certificates"));
+        let scheme = if with_tls { "https" } else { "http" };
         let ports = free_ports(2 * MEMBERS);
-        let peer = |member: usize| format!("http://127.0.0.1:{}", ports[2 * member]);
-        let client = |member: usize| format!("http://127.0.0.1:{}", ports[2 * member + 1]);
+        let peer = |member: usize| format!("{scheme}://127.0.0.1:{}", ports[2 * member]);
+        let client = |member: usize| format!("127.0.0.1:{}", ports[2 * member + 1]);
         let all = (0..MEMBERS).map(|member| format!("m{member}={}", peer(member))).collect::<Vec<_>>().join(",");
         let start = |member: usize| {
             let mut command = Command::new("etcd");
+            let client_url = format!("{scheme}://{}", client(member));
             command.args(["--name", &format!("m{member}"), "--initial-cluster", &all]);
             command.args(["--listen-peer-urls", &peer(member), "--initial-advertise-peer-urls", &peer(member)]);
-            command.args(["--listen-client-urls", &client(member), "--advertise-client-urls", &client(member)]);
+            command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
             command.args(["--quota-backend-bytes", "8589934592", "--data-dir"]);
             command.arg(folder.path().join(format!("m{member}")));
+            if let Some(certificates) = &certificates {
+                secure(&mut command, certificates);
+            }
             Running::with_log(command, &folder.path().join(format!("m{member}.log")), "etcd")
         };
         let members = (0..MEMBERS).map(start).collect::<Vec<_>>();
         let channel = |number: usize| {
-            let endpoint = Endpoint::from_shared(client(number % MEMBERS)).expect("an address");
-            endpoint.timeout(Duration::from_secs(30)).connect_lazy()
+            let address = client(number % MEMBERS);
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+            let endpoint = endpoint.timeout(Duration::from_secs(30));
+            match &certificates {
+                Some(certificates) => certificates.channel(endpoint, address),
+                None => endpoint.connect_lazy(),
+            }
         };
         let etcd = Self { channels: (0..CHANNELS).map(channel).collect(), members, _folder: folder };
         until("etcd takes writes", || etcd.put(0, b"first".to_vec())).await;
@@ -90,6 +101,16 @@ impl Etcd {
         let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
         let answer = grpc.unary(tonic::Request::new(request), path, codec).await;
         answer.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+    }
+}
+
+/// The same certificate for both ports, asked for from whoever calls.
+fn secure(command: &mut Command, certificates: &Certificates) {
+    for port in ["", "peer-"] {
+        command.arg(format!("--{port}client-cert-auth"));
+        command.arg(format!("--{port}trusted-ca-file")).arg(&certificates.authority);
+        command.arg(format!("--{port}cert-file")).arg(&certificates.certificate);
+        command.arg(format!("--{port}key-file")).arg(&certificates.key);
     }
 }
 
@@ -111,7 +132,7 @@ impl Store for Etcd {
         .boxed()
     }
 
-    fn cpu_s(&self) -> f64 {
-        self.members.iter().map(|member| cpu_s_of_tree(member.id())).sum()
+    fn processes(&self) -> Vec<u32> {
+        self.members.iter().map(Running::id).collect()
     }
 }

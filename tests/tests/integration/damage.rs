@@ -73,6 +73,7 @@ async fn a_spoiled_state_is_noticed_answered_by_others_and_made_anew() {
     assert!(says(&cluster, "the shard's rows were fetched"), "its log alone has too little");
     assert_eq!(RECORDS.read_all(&cluster.client_at(SPOILED)).await, 0);
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
     let left = ["DAMAGED", "REFILLING", "state.damaged"].map(|name| cluster.data_dir(SPOILED).join(name).exists());
     assert_eq!(left, [false; 3], "nothing of it is left");
 }

@@ -39,6 +39,7 @@ async fn a_keyless_site_votes_stores_and_reads_nothing() {
         log.check(&client).await;
     }
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
     // Without b there would be one with keys and one without.
     let refused = cluster.operator_cli(&["node", "remove", "b1"]).await;
     assert!(refused.code == 1 && refused.stderr.contains("CANNOT_CHANGE"), "{}", refused.stderr);

@@ -35,6 +35,7 @@ async fn an_import_survives_the_loss_of_a_site() {
     let versions = patients::assert_stored(&cluster.client(), &expected).await;
     assert!(versions.values().all(|version| *version == 1), "something was stored twice");
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
     // The gateway that was away serves everything too.
     patients::assert_stored(&cluster.client_at(leader), &expected).await;
 }

@@ -56,6 +56,7 @@ async fn what_was_acknowledged_survives_ten_power_cuts() {
     let versions = patients::assert_stored(&client, &expected).await;
     assert!(versions.values().all(|version| *version == 1), "something was stored twice");
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
 }
 
 #[allow(clippy::print_stderr)]

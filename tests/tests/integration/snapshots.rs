@@ -103,6 +103,7 @@ async fn a_node_killed_at_each_step_of_an_install_ends_correct() {
     wait_purged_beyond(&cluster, 2, &ends).await;
     cluster.wait_ready().await;
     cluster.wait_roots_equal().await;
+    cluster.assert_rows_equal().await;
     // Read from its own rows.
     let client = cluster.client_at(2);
     for chart in 0..CHARTS {

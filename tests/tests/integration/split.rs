@@ -1,7 +1,7 @@
 //! Shards are split while clients write: none is lost, doubled or stale, and what was said before still means something.
 
 use charthold_client::{Chart, ListQuery, Put, RecordId};
-use charthold_tests::harness::{Cluster, Writers, until};
+use charthold_tests::harness::{Cluster, Options, Writers, until};
 use serde_json::Value;
 
 const CHARTS: usize = 12;
@@ -22,6 +22,24 @@ async fn held(cluster: &Cluster) -> Vec<(u64, u64)> {
     let mut held = shards.as_array().unwrap().iter().filter_map(slots).collect::<Vec<_>>();
     held.sort_unstable();
     held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_shard_is_split_by_itself() {
+    let config = "[shards]\nsplit_above_commits_per_s = 5\nsplit_after_s = 3\n".to_owned();
+    let cluster = Cluster::start_with(Options { config, ..Options::default() }).await;
+    assert_eq!(held(&cluster).await.len(), 2);
+    let writers = Writers::start(&cluster, 8);
+    until("one is split", || async {
+        let held = held(&cluster).await;
+        if held.len() >= 3 { Ok(()) } else { Err(format!("{held:?}")) }
+    })
+    .await;
+    for log in writers.stop().await {
+        log.check(&cluster.client()).await;
+    }
+    let nodes = (0..cluster.size()).map(|node| std::fs::read_to_string(cluster.log(node)).unwrap());
+    assert!(nodes.collect::<String>().contains("a shard is over its bound: it is split"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,5 +94,9 @@ async fn twice_the_shards_while_clients_write() {
         assert!(log.acknowledged() > 0);
         log.check(&client).await;
     }
-    cluster.operator_cli(&["shard", "check"]).await.ok();
+    let checked = cluster.operator_cli(&["shard", "check", "--rows", "--output", "json"]).await.ok().json();
+    let replicas = checked.as_array().unwrap();
+    assert_eq!(replicas.len(), 3 * (1 + 8), "of all shards and the directory");
+    let read = |replica: &Value| replica["rows"].as_u64() > Some(0) && replica["sha256"].is_string();
+    assert!(replicas.iter().all(read), "{checked}");
 }

@@ -5,6 +5,7 @@
 
 mod away;
 mod bit_flips;
+mod build;
 mod chaos;
 mod documents;
 mod failover;
@@ -14,6 +15,9 @@ mod overload;
 mod planted;
 mod simulation;
 mod strangers;
+mod transfers;
+mod upgrade;
+mod waits;
 
 use std::time::Duration;
 
@@ -27,6 +31,12 @@ fn minutes(meant: u64) -> Duration {
 #[ignore = "takes half an hour; a figure"]
 async fn failover() {
     failover::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes; a figure"]
+async fn transfers() {
+    transfers::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,6 +103,12 @@ async fn strangers() {
 #[ignore = "takes half an hour; a proof that the tests bite"]
 fn planted() {
     planted::run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes fifteen minutes, most of them to build an older version; a proof"]
+async fn upgrade() {
+    upgrade::run().await;
 }
 
 #[test]

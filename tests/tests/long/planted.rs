@@ -11,6 +11,8 @@ use charthold_replica::planted::{Bug, VARIABLE};
 use charthold_tests::chaos::Kind;
 use charthold_tests::harness::{PROGRAM_VARIABLE, program};
 
+use super::build::{again, cargo, root};
+
 /// A run of `simulate` or `chaos` is caught in most of so many.
 const SEEDS: u64 = 3;
 /// Of the cluster's time.
@@ -103,30 +105,23 @@ pub fn run() {
 fn build(folder: &Path) -> PathBuf {
     let with_bugs = [&["build", "--locked", "--workspace", "--bins"], &FEATURE[..]].concat();
     let unit_tests = [&["test", "--locked", "--workspace", "--lib", "--no-run"], &FEATURE[..]].concat();
-    let without = ["build", "--locked", "--workspace", "--all-targets"];
     let built = folder.join("charthold");
-    assert!(cargo(&with_bugs).status().unwrap().success(), "building the bugs");
+    assert!(cargo(root(), &with_bugs).status().unwrap().success(), "building the bugs");
     std::fs::copy(program(), &built).unwrap();
     std::fs::copy(env!("CARGO_BIN_EXE_simulate"), built.with_file_name(SIMULATE)).unwrap();
-    assert!(cargo(&unit_tests).status().unwrap().success(), "building unit tests with the bugs");
-    assert!(cargo(&without).status().unwrap().success(), "building without the bugs");
+    assert!(cargo(root(), &unit_tests).status().unwrap().success(), "building unit tests with the bugs");
+    again();
     built
-}
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
-    command
 }
 
 fn catch(catcher: Catcher, program: &Path, folder: &Path, bug: Option<Bug>, seed: u64) -> Ended {
     let mut command = match catcher {
         Catcher::Unit(filter) => {
             let unit = [&["test", "--quiet", "--locked", "--workspace", "--lib"], &FEATURE[..], &["--", filter]];
-            cargo(&unit.concat())
+            cargo(root(), &unit.concat())
         }
         Catcher::Test(binary, name) => {
-            cargo(&["test", "--quiet", "--locked", "--workspace", "--test", binary, "--", "--exact", name])
+            cargo(root(), &["test", "--quiet", "--locked", "--workspace", "--test", binary, "--", "--exact", name])
         }
         Catcher::Simulation => {
             let mut simulate = Command::new(program.with_file_name(SIMULATE));

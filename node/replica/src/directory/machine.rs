@@ -41,6 +41,7 @@ impl Applier {
                 cluster: init.cluster,
                 root_check: init.root_check,
                 shards: init.shards,
+                format: init.format,
                 ..Default::default()
             };
             overlay.put(Table::Cluster, cluster::encode(), row.encode_to_vec().into());
@@ -138,6 +139,20 @@ impl Applier {
                 row.shards = shards;
                 None
             }
+        })
+    }
+
+    /// Never down: a node that knew the old one only may be gone by now.
+    pub(crate) fn raise_format(&mut self, overlay: &mut Overlay, raise: pb::RaiseFormat) -> Result<Answer, ApplyError> {
+        let request = Request {
+            request_id: raise.request_id,
+            audit_event: raise.audit_event,
+            tenant: Bytes::new(),
+            fingerprint: raise.fingerprint,
+        };
+        self.change_cluster(overlay, request, |row| {
+            row.format = row.format.max(raise.format);
+            None
         })
     }
 

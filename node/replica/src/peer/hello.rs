@@ -23,12 +23,10 @@ use super::registry::{Presence, Registry, Start};
 use super::server::Caller;
 use super::transport::{PeerIdentity, Stream};
 use super::{HANDSHAKE_MAX, Lane, MARK_INTERVAL};
-use crate::NodeId;
 use crate::store::identity::Boot;
 use crate::store::log::writer::LogWriter;
+use crate::{NodeId, format};
 
-/// The one format of frames and entries that this version speaks. In 1, commands had no authors.
-const FORMAT: u32 = 2;
 /// Far more than a cluster has.
 const CALLERS_MAX: usize = 64;
 const HELLO_BYTES_MAX: usize = 16 << 10;
@@ -49,6 +47,8 @@ pub trait Roster: Send + Sync {
     fn known(&self) -> (Option<pb::LogId>, Vec<pb::Member>);
     /// The same, by the directory of a member with keys.
     fn hear(&self, at: Option<pb::LogId>, members: Vec<pb::Member>);
+    /// The format that the cluster uses, as far as this node knows.
+    fn format(&self) -> Option<u32>;
 }
 
 /// This node's side of every handshake.
@@ -159,8 +159,8 @@ impl Greeter {
             Lane::Bulk => pb::hello::Lane::Bulk,
         };
         pb::Hello {
-            format_min: FORMAT,
-            format_max: FORMAT,
+            format_min: format::OLDEST,
+            format_max: format::NEWEST,
             cluster: self.cluster.clone(),
             member: Some(self.member.clone()),
             boot: Some(boot_to_pb(self.start.boot)),
@@ -183,12 +183,10 @@ impl Greeter {
     ) -> Result<Presence, String> {
         let member = hello.member.as_ref().ok_or("the hello names no node")?;
         let (id, name) = (member.id, member.name.as_str());
-        if !(hello.format_min..=hello.format_max).contains(&FORMAT) {
-            return Err(format!("formats {} to {}, here is {FORMAT}", hello.format_min, hello.format_max));
-        }
         if hello.cluster != self.cluster || identity.cluster != self.cluster {
             return Err(format!("another cluster: this one is {}", self.cluster));
         }
+        self.check_format(hello)?;
         if name != identity.name || member.keyed != identity.keyed {
             return Err(format!("node {name} shows the certificate of {}", identity.name));
         }
@@ -200,6 +198,22 @@ impl Greeter {
         }
         let standing = if called == Some(0) { Standing::Candidate } else { self.roster.admit(id, name)? };
         self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
+    }
+
+    fn check_format(&self, hello: &pb::Hello) -> Result<(), String> {
+        let (oldest, newest) = (hello.format_min, hello.format_max);
+        let advice = |used: u32| if newest < used { "upgrade it" } else { "start an older version there" };
+        match self.roster.format() {
+            Some(used) if !(oldest..=newest).contains(&used) => {
+                let advice = advice(used);
+                Err(format!("it knows formats {oldest} to {newest}, the cluster uses {used}: {advice}"))
+            }
+            None if newest < format::OLDEST || oldest > format::NEWEST => {
+                let (oldest_here, newest_here, advice) = (format::OLDEST, format::NEWEST, advice(format::OLDEST));
+                Err(format!("it knows formats {oldest} to {newest}, here are {oldest_here} to {newest_here}: {advice}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, and whether it leads,
@@ -224,6 +238,7 @@ impl Greeter {
         let mark = pb::Mark::decode(payload).map_err(std::io::Error::other)?;
         let member = from.hello.member.as_ref().ok_or_else(|| std::io::Error::other("a node without a name"))?;
         let standing = self.roster.admit(member.id, &member.name).map_err(std::io::Error::other)?;
+        self.check_format(&from.hello).map_err(std::io::Error::other)?;
         self.clock.hear(member.id, mark.clock_ms);
         self.disks.hear(member.id, disks::level_from_pb(mark.disk()));
         self.leadership.hear(member.id, mark.gives_way);
@@ -324,6 +339,28 @@ mod tests {
         check(greeter(1, "a", "c", 1, 1), identity("x", "c"), 2, Err("shows the certificate of x")).await;
         check(greeter(2, "a", "c", 1, 1), identity("a", "c"), 2, Err("copy")).await;
         check(greeter(66, "a", "c", 1, 1), identity("a", "c"), 2, Err("no member")).await;
+    }
+
+    #[tokio::test]
+    async fn who_does_not_know_the_clusters_format_is_refused() {
+        let of = |format| Greeter {
+            roster: Arc::new(AllBut66 { format, ..AllBut66::default() }),
+            ..greeter(2, "b", "c", 1, 1)
+        };
+        let (oldest, newest) = (format::OLDEST, format::NEWEST);
+        for (used, known, wanted) in [
+            (None, (oldest, newest), true),
+            (Some(newest), (oldest, newest), true),
+            (Some(newest), (newest, newest + 1), true),
+            (Some(oldest), (oldest, oldest), true),
+            (Some(newest), (oldest, newest - 1), false),
+            (Some(oldest), (oldest + 1, newest), false),
+            (None, (newest + 1, newest + 2), false),
+            (None, (0, oldest - 1), false),
+        ] {
+            let hello = pb::Hello { format_min: known.0, format_max: known.1, ..pb::Hello::default() };
+            assert_eq!(of(used).check_format(&hello).is_ok(), wanted, "{used:?} {known:?}");
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 mod author_tests;
 mod member_tests;
 mod refill_tests;
+mod rows_tests;
 mod split_tests;
 mod trust_tests;
 

@@ -7,13 +7,13 @@ use charthold_proto::internal as pb;
 use tokio::time::Instant;
 
 use super::Replica;
-use crate::NodeId;
 use crate::peer::Lane;
 use crate::peer::hello::Greeter;
 use crate::peer::transport::Transport;
 use crate::shard::codec;
 use crate::shard::members::keyless_are_few;
 use crate::shard::types::Member;
+use crate::{NodeId, format};
 
 /// So long a node is waited for that is to be a member.
 const REACH_MAX: Duration = Duration::from_secs(5);
@@ -31,16 +31,26 @@ pub enum FormError {
     Refused(String),
 }
 
+/// What a cluster was formed of.
+#[derive(Debug)]
+pub struct Formed {
+    pub members: Vec<(NodeId, Member)>,
+    /// The newest that all of them know.
+    pub format: u32,
+}
+
 impl Replica {
     /// Gives all groups the same members: this node and those it was told to join. Fine to repeat.
-    pub async fn form(&self, expected: Option<usize>) -> Result<Vec<(NodeId, Member)>, FormError> {
+    pub async fn form(&self, expected: Option<usize>) -> Result<Formed, FormError> {
         let mut members = BTreeMap::from([(self.node_id, self.member.clone())]);
+        let mut format = format::NEWEST;
         for address in &self.join {
             let hello = self.probe(address).await?;
             let member = hello.member.unwrap_or_default();
             if member.keyed && hello.key_check != self.greeter.key_check {
                 return Err(FormError::Refused(format!("node {} holds another root key than this one", member.name)));
             }
+            format = format.min(hello.format_max);
             members.insert(member.id, codec::member_from_pb(member));
         }
         let expected = expected.unwrap_or(self.join.len() + 1);
@@ -65,7 +75,7 @@ impl Replica {
         for group in &self.groups {
             group.initialize(&members).await.map_err(FormError::Refused)?;
         }
-        Ok(members)
+        Ok(Formed { members, format })
     }
 
     /// Waits for the connections: without them the first campaign of every group would fail, and the next one comes an

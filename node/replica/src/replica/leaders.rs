@@ -1,4 +1,5 @@
-//! Who should lead: this node gives away what it leads and another one should.
+//! Who should lead: this node gives away what it leads and another one should, and follows who fell silent
+//! ([`super::succession`]).
 //!
 //! - *At once*, all of it: while its disk is full or hangs, after an operator told it to give way, and while it has no
 //!   keys: such a node leads as a caretaker only.
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use super::Replica;
 use crate::peer::disks::ClusterDisks;
 use crate::peer::leadership::Leadership;
+use crate::shard::config::Timing;
 use crate::shard::group::Group;
 use crate::shard::types::Member;
 use crate::store::disk::DiskLevel;
@@ -41,18 +43,24 @@ pub(super) struct Leaders {
     pub leadership: Arc<Leadership>,
     /// Where leaders should be, if there is a choice.
     pub sites: Vec<String>,
+    pub timing: Timing,
 }
 
 /// Why this node leads nothing.
 #[derive(Clone, Copy)]
-enum Reason {
+pub(super) enum Reason {
     Disk(DiskLevel),
     NoKeys,
     Told,
 }
 
 impl Leaders {
-    pub async fn run(self) {
+    /// `campaigns_from`: this node may.
+    pub async fn run(self, campaigns_from: Instant) {
+        tokio::join!(self.give_away(), self.succeed(campaigns_from));
+    }
+
+    async fn give_away(&self) {
         let (mut given_away, mut going_home) = (Tried::default(), Tried::default());
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -96,7 +104,7 @@ impl Leaders {
         futures::future::join_all(going.iter().map(|(group, to)| hand_over(group, *to))).await;
     }
 
-    fn reason(&self) -> Option<Reason> {
+    pub(super) fn reason(&self) -> Option<Reason> {
         match self.disks.own() {
             _ if self.leadership.was_told() => Some(Reason::Told),
             DiskLevel::Good => self.leadership.gives_way().then_some(Reason::NoKeys),
@@ -134,7 +142,7 @@ impl Leaders {
 }
 
 /// Where a shard's leader belongs.
-fn home(shard: ShardId, mut voters: Vec<(NodeId, Member)>, sites: &[String]) -> Option<NodeId> {
+pub(super) fn home(shard: ShardId, mut voters: Vec<(NodeId, Member)>, sites: &[String]) -> Option<NodeId> {
     voters.retain(|(_, member)| member.keyed);
     let at_a_site = |(_, member): &(NodeId, Member)| sites.contains(&member.site);
     if voters.iter().any(at_a_site) {

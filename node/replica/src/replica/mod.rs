@@ -20,6 +20,7 @@ mod roster;
 pub mod rows;
 pub mod slots;
 pub mod stores;
+mod succession;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -53,9 +54,10 @@ use crate::platform::{Platform, blocking};
 use crate::shard::authors::{AuthorKey, Authors};
 use crate::shard::codec;
 use crate::shard::config::{Retention, Timing};
-use crate::shard::group::{Conditions, Group, GroupStatus, GroupStores};
+use crate::shard::group::{Conditions, Group, GroupStores};
 use crate::shard::inbound::{Describe, Inbound};
 use crate::shard::network::GroupNetwork;
+use crate::shard::status::GroupStatus;
 use crate::shard::transfer::Outgoing;
 use crate::shard::types::Member;
 use crate::store::StoreError;
@@ -63,7 +65,7 @@ use crate::store::disk::{Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
-use crate::{DIRECTORY, NodeId, ShardId, Slot};
+use crate::{DIRECTORY, NodeId, ShardId, Slot, format};
 
 pub use self::barrier::{Freshness, Moment};
 pub use self::propose::{Proposed, ReplicaError};
@@ -129,7 +131,10 @@ impl Replica {
     ) -> Result<Arc<Self>, StoreError> {
         let stores = Stores::open(&config, &platform)?;
         let (state, set_aside) = (stores.state.clone(), stores.set_aside.clone());
-        let started = Self::start(config, stores, transport, platform).await;
+        let started = match check_format(&stores) {
+            Ok(()) => Self::start(config, stores, transport, platform).await,
+            Err(error) => Err(error),
+        };
         if let (Err(_), Some(why)) = (&started, state.engine().damage()) {
             set_aside.mark_found(why)?;
         }
@@ -155,7 +160,7 @@ impl Replica {
         let logs = open_logs(&stores)?;
         refill_state(&config, &stores, &logs, &peers, &transport, &greeter).await?;
         let groups = start_groups(&config, &stores, logs, &peers, &outgoing, &conditions).await?;
-        roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]));
+        roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]), DirectoryView::new(stores.state.clone()));
         let silence = config.timing.restart_silence();
         let observer = Arc::new(new_observer(&config, &stores, &groups, &peers, &greeter, started));
         let describe = Arc::clone(&observer);
@@ -176,10 +181,12 @@ impl Replica {
         let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
         let damage = Damage::new(&stores, &groups, &disks);
         let given_up = damage.given_up();
-        let leaders = Leaders { groups: groups.clone(), disks, leadership, sites: config.leader_sites };
+        let (sites, timing) = (config.leader_sites, config.timing);
+        let leaders = Leaders { groups: groups.clone(), disks, leadership, sites, timing };
         let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention.keep_entries);
-        let server = tokio::spawn(async {
-            tokio::join!(server, reach_out, leaders.run(), damage.watch(), follow, plan.run()).0
+        let server = tokio::spawn(async move {
+            let leaders = leaders.run(started + silence);
+            tokio::join!(server, reach_out, leaders, damage.watch(), follow, plan.run()).0
         });
         allow_elections_later(groups.clone(), stores.disk, started + silence);
         let uploads = DocumentRows::new(stores.state.clone());
@@ -271,6 +278,11 @@ impl Replica {
         self.given_up.get().cloned()
     }
 
+    /// What all rows of this node take, about.
+    pub fn state_bytes(&self) -> u64 {
+        self.state.engine().figures().live_bytes
+    }
+
     /// Whether a file of the state was found damaged.
     pub fn is_damaged(&self) -> bool {
         self.state.engine().damage().is_some()
@@ -314,6 +326,15 @@ impl Replica {
             group.shutdown().await;
         }
         blocking(|| self.state.stop());
+    }
+}
+
+/// Refuses a state of a format that this version does not know, before anything is done with it.
+fn check_format(stores: &Stores) -> Result<(), StoreError> {
+    let cluster = DirectoryView::new(stores.state.clone()).cluster()?;
+    match cluster.as_ref().map(format::of).filter(|used| !format::is_known(*used)) {
+        Some(used) => Err(StoreError::Format(used)),
+        None => Ok(()),
     }
 }
 

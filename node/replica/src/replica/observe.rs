@@ -19,13 +19,14 @@ use crate::peer::client::CallFailure;
 use crate::peer::clock::ClusterClock;
 use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
-use crate::shard::group::{Group, GroupStatus};
+use crate::shard::group::Group;
 use crate::shard::inbound::Describe;
+use crate::shard::status::GroupStatus;
 use crate::shard::types::Member;
 use crate::store::figures::{EngineFigures, LEVELS};
 use crate::store::log::LogEngine;
 use crate::store::state::flusher::StateStore;
-use crate::{DIRECTORY, NodeId, Slots};
+use crate::{DIRECTORY, NodeId, Slots, format};
 
 /// For one node's answer: a dead one must not hold up what the others say for long.
 const ASK_MAX: Duration = Duration::from_secs(2);
@@ -76,6 +77,7 @@ impl Observer {
             connected: others.iter().filter(|(id, member)| up(*id, member)).map(|(id, _)| *id).collect(),
             groups: self.groups.iter().map(|group| group_to_pb(group.status())).collect(),
             gives_way: self.leadership.was_told(),
+            format_max: format::NEWEST,
             ..(self.above)()
         }
     }
@@ -210,6 +212,7 @@ fn group_to_pb(status: GroupStatus) -> pb::GroupStatus {
         stopped: status.stopped.unwrap_or_default(),
         degraded: status.degraded,
         slots: status.slots.map(Slots::to_pb),
+        rows_check: status.rows_check,
         learners: status.composition.learners().collect(),
         voters: status.composition.voters.into_iter().collect(),
     }

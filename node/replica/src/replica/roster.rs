@@ -10,16 +10,17 @@ use std::sync::{Arc, OnceLock};
 use charthold_proto::internal as pb;
 use parking_lot::Mutex;
 
-use crate::NodeId;
+use crate::directory::DirectoryView;
 use crate::peer::hello::{Roster, Standing};
 use crate::shard::codec;
 use crate::shard::group::Group;
 use crate::shard::members::MEMBERS_MAX;
 use crate::shard::types::LogId;
+use crate::{NodeId, format};
 
 #[derive(Default)]
 pub struct DirectoryRoster {
-    directory: OnceLock<Arc<Group>>,
+    directory: OnceLock<(Arc<Group>, DirectoryView)>,
     heard: Mutex<Heard>,
 }
 
@@ -45,14 +46,18 @@ impl Heard {
 
 impl DirectoryRoster {
     /// From now on it knows whom the directory knows.
-    pub fn begin(&self, directory: Arc<Group>) {
-        let _first = self.directory.set(directory);
+    pub fn begin(&self, directory: Arc<Group>, view: DirectoryView) {
+        let _first = self.directory.set((directory, view));
+    }
+
+    fn group(&self) -> Option<&Group> {
+        self.directory.get().map(|(group, _)| &**group)
     }
 }
 
 impl Roster for DirectoryRoster {
     fn admit(&self, id: NodeId, name: &str) -> Result<Standing, String> {
-        let formed = self.directory.get().filter(|directory| directory.member_count() > 0);
+        let formed = self.group().filter(|directory| directory.member_count() > 0);
         let Some(directory) = formed else { return Ok(Standing::Candidate) };
         let is_member = directory.member(id).is_some_and(|member| member.name == name);
         match is_member || self.heard.lock().knows(directory.members_at(), id, name) {
@@ -62,14 +67,20 @@ impl Roster for DirectoryRoster {
     }
 
     fn known(&self) -> (Option<pb::LogId>, Vec<pb::Member>) {
-        let Some(directory) = self.directory.get() else { return Default::default() };
+        let Some(directory) = self.group() else { return Default::default() };
         let members = directory.members().into_iter().map(|(id, member)| codec::member_to_pb(id, &member));
         (directory.members_at().as_ref().map(codec::log_id_to_pb), members.collect())
     }
 
     fn hear(&self, at: Option<pb::LogId>, members: Vec<pb::Member>) {
-        let own = self.directory.get().and_then(|directory| directory.members_at());
+        let own = self.group().and_then(Group::members_at);
         self.heard.lock().hear(own, at.as_ref().map(codec::log_id_from_pb), members);
+    }
+
+    fn format(&self) -> Option<u32> {
+        let (_, view) = self.directory.get()?;
+        // What cannot be read is told where it is needed.
+        view.cluster().ok().flatten().as_ref().map(format::of)
     }
 }
 

@@ -23,8 +23,9 @@ const AUTHOR: Range<usize> = 12..28;
 const CODE: Range<usize> = 28..44;
 const HEADER_BYTES: usize = CODE.end;
 pub const CODE_BYTES: usize = 16;
-/// Kind.
+/// Kinds.
 const TAKE_SLOTS: u8 = 8;
+const CHECK_ROWS: u8 = 9;
 /// With what wraps it, an entry must fit into one message between nodes: else it could not be replicated.
 const COMMAND_BYTES_MAX: usize = 8 << 20;
 
@@ -38,12 +39,14 @@ pub enum Command {
     DropUpload(pb::DropUpload),
     GiveSlots(pb::GiveSlots),
     TakeSlots(pb::TakeSlots),
+    CheckRows(pb::CheckRows),
     InitCluster(pb::InitCluster),
     PutTenant(pb::PutTenant),
     PutGrant(pb::PutGrant),
     RemoveGrant(pb::RemoveGrant),
     ChangeNode(pb::ChangeNode),
     SplitShard(pb::SplitShard),
+    RaiseFormat(pb::RaiseFormat),
 }
 
 /// A command with its header.
@@ -88,12 +91,14 @@ impl Command {
             Self::DropUpload(_) => 6,
             Self::GiveSlots(_) => 7,
             Self::TakeSlots(_) => TAKE_SLOTS,
+            Self::CheckRows(_) => CHECK_ROWS,
             Self::InitCluster(_) => 16,
             Self::PutTenant(_) => 17,
             Self::PutGrant(_) => 18,
             Self::RemoveGrant(_) => 19,
             Self::ChangeNode(_) => 20,
             Self::SplitShard(_) => 21,
+            Self::RaiseFormat(_) => 22,
         }
     }
 
@@ -114,12 +119,14 @@ impl Command {
             Self::DropUpload(payload) => payload.encode(&mut bytes),
             Self::GiveSlots(payload) => payload.encode(&mut bytes),
             Self::TakeSlots(payload) => payload.encode(&mut bytes),
+            Self::CheckRows(payload) => payload.encode(&mut bytes),
             Self::InitCluster(payload) => payload.encode(&mut bytes),
             Self::PutTenant(payload) => payload.encode(&mut bytes),
             Self::PutGrant(payload) => payload.encode(&mut bytes),
             Self::RemoveGrant(payload) => payload.encode(&mut bytes),
             Self::ChangeNode(payload) => payload.encode(&mut bytes),
             Self::SplitShard(payload) => payload.encode(&mut bytes),
+            Self::RaiseFormat(payload) => payload.encode(&mut bytes),
         };
         written.expect("invariant: a growing buffer has room");
         bytes.freeze()
@@ -151,12 +158,14 @@ fn decode_payload(kind: u8, payload: Bytes) -> Result<Command, CommandError> {
         6 => pb::DropUpload::decode(payload).map(Command::DropUpload),
         7 => pb::GiveSlots::decode(payload).map(Command::GiveSlots),
         TAKE_SLOTS => pb::TakeSlots::decode(payload).map(Command::TakeSlots),
+        CHECK_ROWS => pb::CheckRows::decode(payload).map(Command::CheckRows),
         16 => pb::InitCluster::decode(payload).map(Command::InitCluster),
         17 => pb::PutTenant::decode(payload).map(Command::PutTenant),
         18 => pb::PutGrant::decode(payload).map(Command::PutGrant),
         19 => pb::RemoveGrant::decode(payload).map(Command::RemoveGrant),
         20 => pb::ChangeNode::decode(payload).map(Command::ChangeNode),
         21 => pb::SplitShard::decode(payload).map(Command::SplitShard),
+        22 => pb::RaiseFormat::decode(payload).map(Command::RaiseFormat),
         unknown => return Err(CommandError::UnknownKind(unknown)),
     };
     command.map_err(|_| CommandError::Malformed)
@@ -188,8 +197,17 @@ pub fn sign(
 
 /// What a command takes, if it is one that takes slots.
 pub fn slots_taken(command: &Bytes) -> Option<pb::TakeSlots> {
-    let takes = command.get(1).is_some_and(|kind| *kind == TAKE_SLOTS);
-    takes.then(|| pb::TakeSlots::decode(command.slice(HEADER_BYTES.min(command.len())..)).ok()).flatten()
+    payload_if(command, TAKE_SLOTS)
+}
+
+/// What a command asks for, if it is one that has rows checked.
+pub fn rows_check(command: &Bytes) -> Option<pb::CheckRows> {
+    payload_if(command, CHECK_ROWS)
+}
+
+fn payload_if<Payload: Message + Default>(command: &Bytes, kind: u8) -> Option<Payload> {
+    let is_of_kind = command.get(1).is_some_and(|of| *of == kind);
+    is_of_kind.then(|| Payload::decode(command.slice(HEADER_BYTES.min(command.len())..)).ok()).flatten()
 }
 
 /// The log time of a command that its leader has stamped.

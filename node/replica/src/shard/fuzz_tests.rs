@@ -102,6 +102,8 @@ fn commands() -> Vec<Bytes> {
         Command::PutGrant(put_grant),
         Command::RemoveGrant(remove),
         Command::SplitShard(pb::SplitShard { request_id: id("split"), shard: 1, ..pb::SplitShard::default() }),
+        Command::CheckRows(pb::CheckRows { check_id: id("check") }),
+        Command::RaiseFormat(pb::RaiseFormat { request_id: id("raise"), format: 3, ..pb::RaiseFormat::default() }),
     ];
     commands.iter().map(|command| command.encode(0)).collect()
 }

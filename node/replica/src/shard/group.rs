@@ -14,15 +14,14 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::apply::Progress;
-use super::apply::merkle::Hash;
 use super::command;
 use super::config::{Retention, Timing, raft_config};
 use super::durability::{Durability, KeyedSites};
 use super::log::LogStorage;
 use super::machine::GroupMachine;
-use super::members::Composition;
 use super::network::GroupNetwork;
 use super::repair::repair;
+use super::rows_check::RowsChecks;
 use super::snapshot::Snapshot;
 use super::transfer::Outgoing;
 use super::types::{LogId, Member, Proposal, Raft};
@@ -35,7 +34,7 @@ use crate::store::incoming::Incoming;
 use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
 use crate::trace::{self, Kind, Span, Value};
-use crate::{DIRECTORY, NodeId, ShardId, Slots};
+use crate::{DIRECTORY, NodeId, ShardId};
 
 /// What a successor gets to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
@@ -95,30 +94,6 @@ impl Conditions {
     }
 }
 
-/// What a status page shows of a group.
-pub struct GroupStatus {
-    pub shard: ShardId,
-    pub leader: Option<NodeId>,
-    pub term: u64,
-    pub log_index: u64,
-    pub committed_index: u64,
-    pub applied_index: u64,
-    /// What is purged of the log, and what a flush has made durable of the state.
-    pub purged_index: u64,
-    pub flushed_index: u64,
-    pub seq: u64,
-    pub recent_roots: Vec<(u64, Hash)>,
-    pub composition: Composition,
-    /// On the leader: how many entries each follower lacks.
-    pub followers: Vec<(NodeId, u64)>,
-    pub stopped: Option<String>,
-    /// On the leader: it goes on without a site that it should wait for.
-    pub degraded: bool,
-    pub slots: Option<Slots>,
-    /// Where it has them from, the nearest first.
-    pub origins: Vec<pb::Origin>,
-}
-
 /// What a group keeps on disk.
 pub struct GroupStores {
     pub log: GroupLog,
@@ -133,12 +108,15 @@ pub struct Group {
     pub node: NodeId,
     raft: Raft,
     conditions: Arc<Conditions>,
-    keyed_sites: Arc<KeyedSites>,
+    pub(super) keyed_sites: Arc<KeyedSites>,
     proposals: Semaphore,
     lease_read_max: Duration,
     /// The newest log time given out: log time does not go back while this node leads.
     log_time_ms: Mutex<u64>,
-    progress: Arc<RwLock<Progress>>,
+    pub(super) progress: Arc<RwLock<Progress>>,
+    pub(super) rows_checks: Arc<RowsChecks>,
+    /// When a leader last brought something that was taken.
+    heard_at: Mutex<Option<Instant>>,
 }
 
 impl Group {
@@ -154,7 +132,7 @@ impl Group {
     ) -> std::io::Result<Self> {
         let GroupStores { log, state, incoming, outgoing } = stores;
         let machine = blocking(|| GroupMachine::open(shard, state, incoming, outgoing))?;
-        let progress = machine.progress();
+        let (progress, rows_checks) = (machine.progress(), machine.rows_checks());
         let at_start = progress.read().clone();
         repair(shard, &log, &at_start).await?;
         let config = raft_config(shard, timing, retention).map_err(std::io::Error::other)?;
@@ -176,6 +154,8 @@ impl Group {
             lease_read_max: timing.lease_read_max(),
             log_time_ms: Mutex::new(0),
             progress,
+            rows_checks,
+            heard_at: Mutex::default(),
         })
     }
 
@@ -186,6 +166,22 @@ impl Group {
     /// Lets the group campaign: once the restart rule allows.
     pub fn allow_elections(&self) {
         self.raft.runtime_config().elect(true);
+    }
+
+    pub(super) fn note_leader(&self) {
+        *self.heard_at.lock() = Some(Instant::now());
+    }
+
+    /// When a leader was last heard; none: not since the start.
+    pub fn heard_at(&self) -> Option<Instant> {
+        *self.heard_at.lock()
+    }
+
+    /// Campaigns, if a majority says that it would follow. Does nothing while the leader's lease holds here.
+    pub async fn ask_for_votes(&self) {
+        if let Err(error) = self.raft.trigger().elect(true).await {
+            tracing::debug!(shard = self.shard, %error, "a group that has stopped does not campaign");
+        }
     }
 
     /// The leader and its address, as far as known.
@@ -416,32 +412,9 @@ impl Group {
         running.err().map(|fatal| fatal.to_string())
     }
 
-    pub fn status(&self) -> GroupStatus {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched().clone();
-        let progress = self.progress.read().clone();
-        GroupStatus {
-            shard: self.shard,
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-            log_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: metrics.local_committed.map_or(0, |log_id| log_id.index),
-            applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
-            purged_index: metrics.purged.map_or(0, |log_id| log_id.index),
-            flushed_index: metrics.snapshot.map_or(0, |log_id| log_id.index),
-            seq: progress.seq,
-            composition: self.composition(),
-            recent_roots: progress.recent_roots(),
-            followers: self.followers(),
-            degraded: self.keyed_sites.is_degraded(),
-            slots: progress.slots,
-            origins: progress.origins,
-            stopped: metrics.running_state.err().map(|fatal| fatal.to_string()),
-        }
-    }
-
     /// Stops the group's tasks.
     pub async fn shutdown(&self) {
+        self.rows_checks.stop();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(shard = self.shard, %error, "a group did not stop cleanly: nothing is lost, its log is applied again at the next start");
         }

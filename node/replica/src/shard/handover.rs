@@ -13,7 +13,7 @@ use std::time::Duration;
 use charthold_proto::internal as pb;
 use openraft::async_runtime::WatchReceiver;
 
-use super::apply::{Entry, Payload};
+use super::apply::Entry;
 use super::command::slots_taken;
 use super::group::Group;
 use crate::store::EngineError;
@@ -27,8 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Before a spare group applies an entry: if it takes slots from another shard, their rows are here on return.
 pub(super) async fn await_rows(shard: ShardId, state: &StateStore, entry: &Entry) -> io::Result<()> {
-    let Payload::Command(command) = &entry.payload else { return Ok(()) };
-    let Some(take) = slots_taken(command) else { return Ok(()) };
+    let Some(take) = entry.command().and_then(slots_taken) else { return Ok(()) };
     let (Some(slots), Some(given)) = (take.slots.as_ref().and_then(Slots::from_pb), take.given) else { return Ok(()) };
     let Ok(giver) = ShardId::try_from(given.shard) else { return Ok(()) };
     await_given_up(shard, state, slots, &[giver]).await;
@@ -96,6 +95,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::shard::apply::Payload;
     use crate::shard::command::Command;
     use crate::store::log::memory::MemoryLog;
     use crate::store::log::writer::LogWriter;

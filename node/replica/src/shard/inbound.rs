@@ -255,7 +255,11 @@ impl Handler for Inbound {
             let request = network::append_request_from_pb(shard, bytes).ok()?;
             own(&request.vote, from.id).ok().filter(|()| is_in_order(&request))?;
             let has_room = request.entries.is_empty() || replica.takes_entries();
-            (has_room && authors.take(&replica, from, &request)).then_some(request)
+            if !(has_room && authors.take(&replica, from, &request)) {
+                return None;
+            }
+            replica.note_leader();
+            Some(request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);

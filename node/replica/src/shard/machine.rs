@@ -12,10 +12,11 @@ use prost::Message;
 
 use super::apply::{self, Applier, Progress};
 use super::install;
+use super::rows_check::RowsChecks;
 use super::snapshot::{GroupSnapshot, PinnedRows, Snapshot, SnapshotBuilder, SnapshotMeta, meta_of};
 use super::transfer::Outgoing;
 use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
-use super::{codec, handover, quorum, traced};
+use super::{codec, command, handover, quorum, traced};
 use crate::ShardId;
 use crate::metrics::{METRICS, timed};
 use crate::platform::blocking;
@@ -32,6 +33,7 @@ pub struct GroupMachine {
     state: StateStore,
     applier: Applier,
     shared: Arc<RwLock<Progress>>,
+    rows_checks: Arc<RowsChecks>,
     incoming: Incoming,
     outgoing: Arc<Outgoing>,
 }
@@ -42,7 +44,7 @@ impl GroupMachine {
         install::redo(shard, &state, &incoming)?;
         let applier = Applier::restore(shard, state.engine()).map_err(io::Error::other)?;
         let shared = Arc::new(RwLock::new(applier.progress.clone()));
-        Ok(Self { shard, state, applier, shared, incoming, outgoing })
+        Ok(Self { shard, state, applier, shared, rows_checks: Arc::default(), incoming, outgoing })
     }
 
     /// What others here see of the group from now on.
@@ -60,6 +62,11 @@ impl GroupMachine {
     /// How far the group is, for who looks from outside.
     pub fn progress(&self) -> Arc<RwLock<Progress>> {
         Arc::clone(&self.shared)
+    }
+
+    /// Likewise, the newest check of its rows.
+    pub fn rows_checks(&self) -> Arc<RowsChecks> {
+        Arc::clone(&self.rows_checks)
     }
 
     /// `leads`: somebody here waits for an outcome.
@@ -91,6 +98,17 @@ impl GroupMachine {
         Ok(Snapshot { meta: self.meta()?, snapshot: GroupSnapshot::pinned(rows) })
     }
 
+    /// Begins to read the rows as they are after the entry that asks for it.
+    async fn check_rows(&self, asked: pb::CheckRows) {
+        let progress = &self.applier.progress;
+        let log_index = progress.log_id.map_or(0, |log_id| log_id.index);
+        let check = pb::RowsCheck { check_id: asked.check_id, seq: progress.seq, log_index, ..Default::default() };
+        if !self.rows_checks.knows(&check.check_id) {
+            let rows = PinnedRows::pin(self.shard, &self.state, progress).await;
+            self.rows_checks.begin(self.shard, check, rows, Arc::clone(&self.outgoing));
+        }
+    }
+
     /// What is to be installed, as a file.
     async fn received(&self, snapshot: GroupSnapshot) -> io::Result<Received> {
         if let GroupSnapshot::Received(received) = &snapshot {
@@ -103,6 +121,10 @@ impl GroupMachine {
         }
         part.finish()
     }
+}
+
+fn is_done(outcome: &pb::Outcome) -> bool {
+    matches!(outcome.result, Some(pb::outcome::Result::Done(_)))
 }
 
 fn size_bytes_of(entry: &Entry) -> usize {
@@ -136,22 +158,27 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     {
         let mut stream = entries.fuse();
         while let Some(first) = stream.next().await {
-            let (mut entries, mut responders, mut size_bytes) = (Vec::new(), Vec::new(), 0);
+            let (mut entries, mut responders, mut size_bytes, mut check) = (Vec::new(), Vec::new(), 0, None);
             let mut next = Some(first);
             while let Some(item) = next {
                 let (entry, responder) = item?;
                 size_bytes += size_bytes_of(&entry);
                 let entry = to_apply(entry);
+                check = entry.command().and_then(command::rows_check);
                 if self.applier.progress.slots.is_none() {
                     handover::await_rows(self.shard, &self.state, &entry).await?;
                 }
                 entries.push(entry);
                 responders.push(responder);
-                let full = entries.len() == BATCH_ENTRIES_MAX || size_bytes >= BATCH_BYTES_MAX;
+                // A check is of the rows as they are after it, and not after the next one.
+                let full = check.is_some() || entries.len() == BATCH_ENTRIES_MAX || size_bytes >= BATCH_BYTES_MAX;
                 // What is not there at once goes into the next batch.
                 next = if full { None } else { stream.next().now_or_never().flatten() };
             }
             let outcomes = self.apply_batch(entries, responders.iter().any(Option::is_some))?;
+            if let Some(check) = check.filter(|_| outcomes.last().is_some_and(is_done)) {
+                self.check_rows(check).await;
+            }
             // Answers leave only now: the batch is written.
             for (responder, outcome) in responders.into_iter().zip(outcomes) {
                 if let Some(responder) = responder {

@@ -30,8 +30,10 @@ mod network_tests;
 pub mod parts;
 mod quorum;
 pub mod repair;
+pub mod rows_check;
 mod runtime;
 pub mod snapshot;
+pub mod status;
 #[cfg(test)]
 mod storage_suite;
 pub mod traced;

@@ -44,6 +44,8 @@ const OUTGOING_MAX: usize = 2;
 /// What all transfers of a node share: its share of the network.
 pub struct Outgoing {
     places: Semaphore,
+    /// Of checks of rows, which read as much and send nothing.
+    check_turn: Semaphore,
     bytes_per_s: u64,
     /// When the next part may go.
     next: Mutex<Instant>,
@@ -55,6 +57,7 @@ impl Outgoing {
     pub fn new(bytes_per_s: u64) -> Self {
         Self {
             places: Semaphore::new(OUTGOING_MAX),
+            check_turn: Semaphore::new(1),
             bytes_per_s,
             next: Mutex::new(Instant::now()),
             held_logs: HeldLogs::default(),
@@ -64,6 +67,11 @@ impl Outgoing {
     /// A place to send one; waits for it.
     pub(super) async fn place(&self) -> io::Result<SemaphorePermit<'_>> {
         self.places.acquire().await.map_err(|_| io::Error::other("the node is stopping"))
+    }
+
+    /// The turn to read a group's rows for a check; waits for it.
+    pub(super) async fn check_turn(&self) -> io::Result<SemaphorePermit<'_>> {
+        self.check_turn.acquire().await.map_err(|_| io::Error::other("the node is stopping"))
     }
 
     /// Waits for the turn of so many bytes.

@@ -29,6 +29,8 @@ pub mod table;
 
 use std::path::PathBuf;
 
+use crate::format;
+
 /// What one engine's flushes and compactions may write, at most. RocksDB tunes it down to a twentieth while they need no
 /// more: at full speed they would make the syncs of the log wait, and with them every commit (measured beside a 100 MiB
 /// document: the 99th percentile of small commits was three to eight times that without, and is under two times now).
@@ -59,6 +61,13 @@ pub enum StoreError {
          data. This node must not vote again: remove it and join a new node with an empty data directory"
     )]
     RolledBack { path: PathBuf, recovered: u64, synced: u64 },
+    #[error(
+        "the cluster uses format {0}, this version knows {oldest} to {newest}: start the version that was here last, or a \
+         newer one, in steps",
+        oldest = format::OLDEST,
+        newest = format::NEWEST
+    )]
+    Format(u32),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }

@@ -25,6 +25,8 @@ use crate::store::log::writer::LogWriter;
 #[derive(Default)]
 pub struct AllBut66 {
     pub heard: AtomicUsize,
+    /// Of the cluster.
+    pub format: Option<u32>,
 }
 
 impl Roster for AllBut66 {
@@ -38,6 +40,10 @@ impl Roster for AllBut66 {
 
     fn hear(&self, _at: Option<pb::LogId>, members: Vec<pb::Member>) {
         self.heard.store(members.len(), Ordering::SeqCst);
+    }
+
+    fn format(&self) -> Option<u32> {
+        self.format
     }
 }
 

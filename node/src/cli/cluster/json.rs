@@ -23,6 +23,8 @@ pub fn report(report: &Report, findings: &[Finding]) -> Value {
     json!({
         "cluster": report.status.cluster,
         "initialized": report.status.initialized,
+        "format": report.status.format,
+        "format_known_by_all": report.format_known_by_all(),
         "answered_by": report.status.node_id,
         "nodes": nodes.collect::<Vec<Value>>(),
         "wrong": findings.iter().map(finding).collect::<Vec<Value>>(),
@@ -56,6 +58,7 @@ fn add_status(value: &mut Value, status: &NodeStatus, leads: usize) {
         "ready": status.not_ready.is_none(),
         "not_ready": status.not_ready,
         "drained": status.drained,
+        "format_max": status.format_max,
         "shards": status.shards.iter().map(shard).collect::<Vec<_>>(),
     });
     if let (Value::Object(value), Value::Object(more)) = (value, more) {

@@ -1,4 +1,4 @@
-//! `charthold cluster init | status`: forms a cluster; shows how it is, on one screen.
+//! `charthold cluster init | status | raise-format`: forms a cluster; shows how it is, on one screen; ends an upgrade.
 //!
 //! ```text
 //! mod.rs     the arguments, init            report.rs    what the nodes said, and what follows from it
@@ -36,6 +36,9 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 0)]
         shards: u32,
     },
+    /// End an upgrade: have the cluster use the newest format that all its nodes know. An older version cannot be put back
+    /// after that. Every node must answer
+    RaiseFormat,
     /// Nodes and shards: who leads, how far everyone is, whether replicas agree, and what is wrong
     Status {
         /// End with exit code 1 when something is wrong, for a cron job or a deployment that waits
@@ -57,6 +60,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
                 let row = |node: &Node| vec![node.name.clone(), node.site.clone(), node.id.clone()];
                 output::table(&["NODE", "SITE", "ID"], &[], topology.nodes.iter().map(row))
             })
+        }
+        Command::RaiseFormat => {
+            let format = client.admin().raise_format().await?;
+            ctx.show(|| json!({ "format": format }), || format!("the cluster uses format {format}"))
         }
         Command::Status { check } => {
             let report = Report::new(client.admin().status_of_all().await?);

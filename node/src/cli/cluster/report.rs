@@ -79,6 +79,12 @@ impl Report {
         (next <= SLOT_MAX).then_some(next)
     }
 
+    /// The newest format that all nodes know; none while not all answer.
+    pub fn format_known_by_all(&self) -> Option<u32> {
+        let known = self.nodes().iter().map(|node| self.node(&node.id).ok().map(|status| status.format_max));
+        known.collect::<Option<Vec<u32>>>()?.into_iter().min()
+    }
+
     /// Shards in which a node has a vote, as their leaders know it.
     pub fn votes(&self, id: &str) -> usize {
         let has_a_vote = |shard: &u32| {
@@ -160,6 +166,7 @@ pub(super) mod tests {
             voter_node_ids: ["01", "02", "03"].map(str::to_owned).to_vec(),
             learner_node_ids: Vec::new(),
             slots: Some(SlotRange { first: 0, last: SLOT_MAX }),
+            rows_check: None,
         }
     }
 
@@ -185,6 +192,7 @@ pub(super) mod tests {
             not_ready: None,
             shards: vec![shard],
             drained: false,
+            format_max: 3,
         }
     }
 
@@ -210,6 +218,7 @@ pub(super) mod tests {
             node_id: "01".to_owned(),
             version: "0.1.0".to_owned(),
             initialized: true,
+            format: 3,
             nodes: vec![info("01", "a1"), info("02", "b1"), info("03", "c1")],
             shards: Vec::new(),
             node_status: vec![

@@ -16,8 +16,20 @@ const NONE: &str = "-";
 pub fn report(report: &Report, findings: &[Finding]) -> String {
     let state = if report.status.initialized { "initialized" } else { "not initialized" };
     let asked = report.name(&report.status.node_id);
-    let head = format!("cluster {}, {state}, as node {asked} sees it", report.status.cluster);
+    let head = format!("cluster {}, {state}, as node {asked} sees it{}", report.status.cluster, upgrade(report));
     format!("{head}\n\n{}\n\n{}\n\n{}", nodes(report), shards(report), wrong(findings))
+}
+
+/// Of interest only where the nodes know more than the cluster uses: an upgrade may be over.
+fn upgrade(report: &Report) -> String {
+    let used = report.status.format;
+    match report.format_known_by_all().filter(|known| report.status.initialized && *known > used) {
+        Some(known) => format!(
+            "\nit uses format {used}, all nodes know {known}: charthold cluster raise-format, once no older version is to be \
+             put back"
+        ),
+        None => String::new(),
+    }
 }
 
 pub fn nodes(report: &Report) -> String {

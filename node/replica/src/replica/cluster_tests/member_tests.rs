@@ -3,7 +3,7 @@
 use super::*;
 use crate::DIRECTORY;
 use crate::replica::members::MemberChange;
-use crate::shard::group::GroupStatus;
+use crate::shard::status::GroupStatus;
 
 /// Gives every group that this node leads to the one that is willing.
 async fn let_lead(cluster: &Cluster, leader: usize) {

@@ -102,8 +102,15 @@ pub fn payload(line: &str, defaults: &Defaults) -> Payload {
                 grant,
                 audit_event,
                 fingerprint,
+                format: 0,
             })
         }
+        "raise" => {
+            let (request_id, fingerprint) = words.request_id(defaults);
+            let format = words.next().parse().unwrap();
+            Command::RaiseFormat(pb::RaiseFormat { request_id, format, audit_event: event, fingerprint })
+        }
+        "check" => Command::CheckRows(pb::CheckRows { check_id: words.token() }),
         "tenant" => {
             let (request_id, fingerprint) = words.request_id(defaults);
             let name = words.next();

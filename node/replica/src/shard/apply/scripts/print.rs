@@ -156,7 +156,10 @@ pub fn ledger(state: &MemoryState, shard: crate::ShardId, progress: &Progress) -
 }
 
 pub fn directory(state: &MemoryState) -> String {
-    let clusters = lines(state, Table::Cluster, |_, row: pb::ClusterRow| format!("cluster {}", row.cluster));
+    let clusters = lines(state, Table::Cluster, |_, row: pb::ClusterRow| {
+        let format = if row.format == 0 { String::new() } else { format!(" format={}", row.format) };
+        format!("cluster {}{format}", row.cluster)
+    });
     let tenants = lines(state, Table::Tenant, |key, row: tenant::Row| {
         let uid = name_of(&tenant::decode(&key).unwrap());
         format!("tenant {uid}: {}, at={}", name_of(&row.sealed_name), row.log_time_ms)

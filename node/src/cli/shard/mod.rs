@@ -1,4 +1,10 @@
 //! `charthold shard list | split | check`: the shards and their replicas. Needs an operator's profile.
+//!
+//! ```text
+//! mod.rs    the arguments, roots      rows.rs   what replicas' rows come to
+//! ```
+
+mod rows;
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +16,8 @@ use super::cluster::{json, screen};
 use super::exit::CliError;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// For replicas that write, until they have a root at one seq.
+const ROOTS_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -33,17 +41,20 @@ enum Command {
     /// Compare every shard's replicas, while they serve: the Merkle roots over all that they have recorded, at one seq.
     /// Ends with exit code 1 if two differ, or if some replica cannot be compared
     Check {
-        /// How long to wait until all replicas can be compared
-        #[arg(long, value_name = "N", default_value_t = 30)]
-        wait_seconds: u64,
+        /// Have every replica read all its rows, too, and compare what they come to: as long as it takes to read the disks
+        #[arg(long)]
+        rows: bool,
+        /// How long to wait until all replicas can be compared: 30 if you say nothing; with `--rows`, until they are read
+        #[arg(long, value_name = "N")]
+        wait_seconds: Option<u64>,
     },
 }
 
 pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
     let client = ctx.client()?;
     let look = async || Ok::<_, CliError>(Report::new(client.admin().status_of_all().await?));
-    let wait_seconds = match args.command {
-        Command::Check { wait_seconds } => wait_seconds,
+    let (rows, wait) = match args.command {
+        Command::Check { rows, wait_seconds } => (rows, wait_seconds.map(Duration::from_secs)),
         Command::Split { shard, wait_seconds } => {
             let planned = client.admin().split_shard(shard).await?;
             until_held(&planned, Duration::from_secs(wait_seconds), &look).await?;
@@ -55,13 +66,16 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
             return ctx.show(|| json::shards(&report), || screen::shards(&report));
         }
     };
-    let (begun, limit) = (Instant::now(), Duration::from_secs(wait_seconds));
+    let begun = Instant::now();
     loop {
         let report = look().await?;
         let verdict = verdict(&report);
-        if verdict.is_err() && begun.elapsed() < limit && !differs(&report) {
+        if verdict.is_err() && begun.elapsed() < wait.unwrap_or(ROOTS_WAIT) && !differs(&report) {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
+        }
+        if rows && verdict.is_ok() {
+            return rows::check(&client, wait, ctx).await;
         }
         ctx.show(|| json::shards(&report), || screen::shards(&report))?;
         return verdict;

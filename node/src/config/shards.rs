@@ -1,0 +1,20 @@
+//! `[shards]`: when a shard is split by itself.
+
+use serde::Deserialize;
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shards {
+    /// Of the state, on one node; 0: however large.
+    pub split_above_bytes: u64,
+    /// 0: however busy.
+    pub split_above_commits_per_s: u64,
+    /// For so long it must be above one of them.
+    pub split_after_s: u32,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self { split_above_bytes: 64 << 30, split_above_commits_per_s: 0, split_after_s: 60 }
+    }
+}
