@@ -244,16 +244,16 @@ impl Admin {
         Ok(answer.shards.into_iter().filter_map(held).collect())
     }
 
-    /// Has every replica of every shard read all its rows, as of one place of its log, and gives the check's id and the
-    /// shards. Returns at once; [`Admin::status_of_all`] tells what they come to. For operators.
-    pub async fn check_rows(&self) -> Result<(String, Vec<u32>), Error> {
-        let message = v1::CheckRowsRequest { context: self.context() };
+    /// Has every replica of a shard (0: the directory) read all its rows, as of one place of its log, and gives the check's
+    /// id. Returns at once; [`Admin::status_of_all`] tells what they come to. For operators.
+    pub async fn check_rows(&self, shard: u32) -> Result<String, Error> {
+        let message = v1::CheckRowsRequest { context: self.context(), shard };
         self.run(Route::Any, None, |attempt| {
             let request = request(&message, attempt.timeout);
             async move { ClusterClient::new(attempt.channel).check_rows(request).await.map(Response::into_inner) }
         })
         .await
-        .map(|answer| (answer.check_id, answer.shards))
+        .map(|answer| answer.check_id)
     }
 
     /// Has the cluster use the newest format that all its nodes know, and gives it. A repeat changes nothing. For operators.

@@ -234,6 +234,11 @@ impl Failure {
             (Code::PermissionDenied, _) => (Error::Denied, false),
             (Code::Unauthenticated, _) => (Error::Unauthenticated { why: why() }, false),
             (Code::DataLoss, _) => return Self { error: Error::DataLoss, next: Next::Elsewhere },
+            // A gateway that is older than what is asked for; another one may not be.
+            (Code::Unimplemented, _) => {
+                let message = format!("the gateway is too old for this call: {}", status.message());
+                return Self { error: Error::Internal { message }, next: Next::Elsewhere };
+            }
             (code, _) => (Error::Internal { message: format!("{code:?}: {}", status.message()) }, false),
         };
         Self { error, next: Next::Stop { settled } }

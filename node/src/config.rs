@@ -37,7 +37,7 @@
 //! leader_sites = ["a", "b"]              # where leaders should be, near the clients; empty: spread over all sites
 //! keyless_snapshots = false              # whether a snapshot is taken from a node without keys: only if no other has the data
 //! [shards]                               # a shard that outgrows a bound for so long is split, while one is spare
-//! split_above_bytes = 68719476736        # of its rows on one node; 0: never
+//! split_above_bytes = 0                  # of its rows on one node; 0: never
 //! split_above_commits_per_s = 0          # 0: never; more shards pay where cores are idle
 //! split_after_s = 60
 //! [limits]

@@ -15,6 +15,6 @@ pub struct Shards {
 
 impl Default for Shards {
     fn default() -> Self {
-        Self { split_above_bytes: 64 << 30, split_above_commits_per_s: 0, split_after_s: 60 }
+        Self { split_above_bytes: 0, split_above_commits_per_s: 0, split_after_s: 60 }
     }
 }

@@ -3,7 +3,7 @@
 //! The node that leads the directory looks at all shards, again and again: how many outcomes each has recorded since, and how
 //! large it is. Slots are a keyed hash of charts, so a shard has the share of a node's state that it has of the slots. One
 //! that was over a bound at every look for the time that the configuration says is split as an operator would split it: in
-//! the directory's plan and ledger. One at a time, and not before all hold what they are to hold.
+//! the directory's plan and ledger. One at a time, not before all hold what they are to hold, and while all nodes are there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,6 +104,10 @@ impl Gateway {
     }
 
     async fn split_by_itself(&self, shard: ShardId) -> Result<(), GatewayError> {
+        // A node that is away would have to get the new shard as a snapshot; and it may be one that is being upgraded.
+        if let Some(away) = self.replica.survey().await.into_iter().find(|node| node.status.is_err()) {
+            return Err(GatewayError::NodesMissing(format!("node {} does not answer", away.member.name)));
+        }
         tracing::info!(shard, "a shard is over its bound: it is split");
         let context = RequestContext { actor: BY_ITSELF.to_owned(), reason: WHY.to_owned(), ..Default::default() };
         let request = SplitShardRequest {

@@ -59,10 +59,12 @@ pub enum Kind {
     Drain,
     /// A node that is removed for ever, loses its data, and comes back as a new one.
     Replace,
+    /// A shard gives half of its charts to a spare one; nothing happens once there is none.
+    Split,
 }
 
 impl Kind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
@@ -80,6 +82,7 @@ impl Kind {
         Self::FillDisk,
         Self::Drain,
         Self::Replace,
+        Self::Split,
     ];
 
     /// Whether it is a fault of the network, which only sites with networks of their own have.
@@ -116,6 +119,7 @@ impl Kind {
             Self::FillDisk => "fill-disk",
             Self::Drain => "drain",
             Self::Replace => "replace",
+            Self::Split => "split",
         }
     }
 }
@@ -222,6 +226,7 @@ impl<'a> Nemesis<'a> {
                 operate(cluster, async |operator| operator.admin().drain_node(&cluster.name(node), true).await).await;
             }
             Kind::Replace => replace(cluster, node).await,
+            Kind::Split => split(cluster, &mut self.random).await,
             Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::FillDisk => {
                 lost = self.break_disk(cluster, kind, node).await;
             }
@@ -310,6 +315,17 @@ async fn replace(cluster: &mut Cluster, node: usize) {
     cluster.restart(node);
     operate(cluster, async |operator| operator.admin().add_node(&cluster.peer_endpoint(node)).await).await;
     cluster.wait_voters(&(0..cluster.size()).collect::<Vec<_>>()).await;
+}
+
+async fn split(cluster: &Cluster, random: &mut fastrand::Rng) {
+    let status = operate(cluster, async |operator| operator.admin().status().await).await;
+    let held = status.shards.iter().filter(|shard| shard.slots.is_some()).map(|shard| shard.shard).collect::<Vec<_>>();
+    let Some(shard) = random.choice(held) else { return };
+    operate(cluster, async |operator| match operator.admin().split_shard(shard).await {
+        Err(Error::CannotChange { .. }) => Ok(()),
+        done => done.map(drop),
+    })
+    .await;
 }
 
 fn stop(cluster: &mut Cluster, node: usize) {

@@ -146,7 +146,7 @@ pub async fn run(subject: &Arc<Subject>, case: Case) -> Figures {
         p99_ms: at(0.99),
         p999_ms: at(0.999),
         cpu_us: used.cpu_s * 1e6 / calls,
-        disk_bytes: used.disk_bytes as f64 / calls,
+        disk_bytes: used.disk_bytes / calls,
     }
 }
 

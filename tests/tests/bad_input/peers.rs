@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use charthold_client::{Chart, Put, RecordId};
 use charthold_proto::internal as pb;
+use charthold_replica::format;
 use charthold_replica::peer::frame::{Assembler, Kind, Message, PAYLOAD_BYTES_MAX};
 use charthold_tests::harness::{CLUSTER, Cluster, resident_mib};
 use prost::Message as _;
@@ -86,8 +87,8 @@ fn hello(data: &Path) -> pb::Hello {
     let (counter, nonce) = boot.trim().split_once(' ').unwrap();
     let boot = pb::Boot { counter: counter.parse().unwrap(), nonce: u64::from_str_radix(nonce, 16).unwrap() };
     pb::Hello {
-        format_min: 2,
-        format_max: 2,
+        format_min: format::OLDEST,
+        format_max: format::NEWEST,
         cluster: CLUSTER.to_owned(),
         member: Some(pb::Member {
             id: u64::from_str_radix(id, 16).unwrap(),

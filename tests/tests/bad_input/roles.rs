@@ -209,7 +209,7 @@ impl Everybody {
             "RemoveNode" => v1::RemoveNodeRequest { context, request_id, node: "z9".to_owned() }.encode_to_vec(),
             "DrainNode" => v1::DrainNodeRequest { context, node: "a1".to_owned(), undo: true }.encode_to_vec(),
             "SplitShard" => v1::SplitShardRequest { context, request_id, shard: 99 }.encode_to_vec(),
-            "CheckRows" => v1::CheckRowsRequest { context }.encode_to_vec(),
+            "CheckRows" => v1::CheckRowsRequest { context, shard: 0 }.encode_to_vec(),
             "RaiseFormat" => v1::RaiseFormatRequest { context, request_id }.encode_to_vec(),
             "CreateTenant" => {
                 v1::CreateTenantRequest { context, request_id, name: "one more".to_owned() }.encode_to_vec()

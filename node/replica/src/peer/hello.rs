@@ -171,6 +171,7 @@ impl Greeter {
             refused,
             key_check: self.key_check.clone(),
             no_member: false,
+            format_used: self.roster.format().unwrap_or(0),
         }
     }
 
@@ -200,20 +201,20 @@ impl Greeter {
         self.registry.meet(id, &start_of(hello), standing == Standing::Member).await
     }
 
+    /// Whether both ends know what the cluster uses, as far as either has heard.
     fn check_format(&self, hello: &pb::Hello) -> Result<(), String> {
         let (oldest, newest) = (hello.format_min, hello.format_max);
-        let advice = |used: u32| if newest < used { "upgrade it" } else { "start an older version there" };
-        match self.roster.format() {
-            Some(used) if !(oldest..=newest).contains(&used) => {
-                let advice = advice(used);
-                Err(format!("it knows formats {oldest} to {newest}, the cluster uses {used}: {advice}"))
-            }
-            None if newest < format::OLDEST || oldest > format::NEWEST => {
-                let (oldest_here, newest_here, advice) = (format::OLDEST, format::NEWEST, advice(format::OLDEST));
-                Err(format!("it knows formats {oldest} to {newest}, here are {oldest_here} to {newest_here}: {advice}"))
-            }
-            _ => Ok(()),
+        if newest < format::OLDEST || oldest > format::NEWEST {
+            let here = format!("here are {} to {}", format::OLDEST, format::NEWEST);
+            return Err(format!("it knows formats {oldest} to {newest}, {here}: the older version is to be upgraded"));
         }
+        let used = self.roster.format().unwrap_or(0).max(hello.format_used);
+        if used == 0 || (oldest..=newest).contains(&used) && format::is_known(used) {
+            return Ok(());
+        }
+        Err(format!(
+            "it knows formats {oldest} to {newest}, the cluster uses {used}: a version that knows it is needed"
+        ))
     }
 
     /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, and whether it leads,
@@ -348,18 +349,22 @@ mod tests {
             ..greeter(2, "b", "c", 1, 1)
         };
         let (oldest, newest) = (format::OLDEST, format::NEWEST);
-        for (used, known, wanted) in [
-            (None, (oldest, newest), true),
-            (Some(newest), (oldest, newest), true),
-            (Some(newest), (newest, newest + 1), true),
-            (Some(oldest), (oldest, oldest), true),
-            (Some(newest), (oldest, newest - 1), false),
-            (Some(oldest), (oldest + 1, newest), false),
-            (None, (newest + 1, newest + 2), false),
-            (None, (0, oldest - 1), false),
+        for (here, there, known, wanted) in [
+            (None, 0, (oldest, newest), true),
+            (Some(newest), 0, (oldest, newest), true),
+            (Some(newest), newest, (newest, newest + 1), true),
+            (Some(oldest), 0, (oldest, oldest), true),
+            // This end was away when the format was raised.
+            (Some(oldest), newest, (newest, newest + 1), true),
+            (Some(oldest), newest + 1, (oldest, newest + 1), false),
+            (Some(newest), 0, (oldest, newest - 1), false),
+            (Some(oldest), 0, (oldest + 1, newest), false),
+            (None, 0, (newest + 1, newest + 2), false),
+            (None, 0, (0, oldest - 1), false),
         ] {
-            let hello = pb::Hello { format_min: known.0, format_max: known.1, ..pb::Hello::default() };
-            assert_eq!(of(used).check_format(&hello).is_ok(), wanted, "{used:?} {known:?}");
+            let hello =
+                pb::Hello { format_min: known.0, format_max: known.1, format_used: there, ..Default::default() };
+            assert_eq!(of(here).check_format(&hello).is_ok(), wanted, "{here:?} {there} {known:?}");
         }
     }
 

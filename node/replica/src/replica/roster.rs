@@ -22,6 +22,8 @@ use crate::{NodeId, format};
 pub struct DirectoryRoster {
     directory: OnceLock<(Arc<Group>, DirectoryView)>,
     heard: Mutex<Heard>,
+    /// What the cluster uses, and the directory's seq when that was read.
+    format: Mutex<Option<(u64, u32)>>,
 }
 
 /// The newest members that others told of, and the directory's entry that says so.
@@ -78,9 +80,14 @@ impl Roster for DirectoryRoster {
     }
 
     fn format(&self) -> Option<u32> {
-        let (_, view) = self.directory.get()?;
-        // What cannot be read is told where it is needed.
-        view.cluster().ok().flatten().as_ref().map(format::of)
+        let (group, view) = self.directory.get()?;
+        let (seq, mut known) = (group.seq(), self.format.lock());
+        // Asked for by every mark of every peer: not each time from the engine.
+        if known.is_none_or(|(at, _)| at != seq) {
+            // What cannot be read is told where it is needed.
+            *known = view.cluster().ok().flatten().map(|cluster| (seq, format::of(&cluster)));
+        }
+        known.map(|(_, format)| format)
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Openraft lets each voter wait for a time of its own, drawn by lot, after the silent leader's lease: most of an outage is
 //! that wait, and now and then two draw nearly the same and stand in each other's way. Here the voters take turns, in an
-//! order that all of them know: the first asks as soon as the lease is over, the next a heartbeat later, by when the first has
+//! order that all of them know: the first asks as soon as the lease is over everywhere, the next a heartbeat later, by when the first has
 //! won, or was refused because it lacks entries; after the last it is the first one's turn again. It asks whether it *would* be
-//! followed (a pre-vote), so a leader that a majority still hears is not disturbed. Openraft's own timer goes on as ever.
+//! followed (a pre-vote), so a leader that a majority still hears is not disturbed. Once somebody has campaigned in earnest, and
+//! beside all that, it is openraft's own timer that counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,17 +17,16 @@ use crate::shard::group::Group;
 use crate::shard::types::Member;
 use crate::{NodeId, ShardId};
 
-/// Parts of a heartbeat: how often silence is looked for, and what is waited beyond the lease, since others may have heard the
-/// leader a little later.
+/// In a heartbeat: how often silence is looked for.
 const LOOKS: u32 = 8;
-const MARGIN: u32 = 4;
 
 impl Leaders {
     /// From `begin` on, when this node may campaign.
     pub(super) async fn succeed(&self, begin: Instant) {
         tokio::time::sleep_until(begin).await;
         let heartbeat = Duration::from_millis(self.timing.heartbeat_ms);
-        let silence = Duration::from_millis(self.timing.election_max_ms) + heartbeat / MARGIN;
+        // Others may have heard the leader up to a heartbeat later, and keep its lease until then.
+        let silence = Duration::from_millis(self.timing.election_max_ms) + heartbeat;
         // By shard: when the leader was heard that this node wants to succeed, and when it last asked.
         let mut asked = BTreeMap::new();
         loop {
@@ -65,7 +65,8 @@ impl Leaders {
         let (silent, _) = group.leader()?;
         let composition = group.composition();
         let voters = composition.members.into_iter().filter(|(id, _)| composition.voters.contains(id));
-        let turns = turns(group.shard, voters.filter(|(id, _)| *id != silent).collect(), &self.sites);
+        let mut turns = turns(group.shard, voters.collect(), &self.sites);
+        turns.retain(|id| *id != silent);
         turns.iter().position(|id| *id == group.node).map(|turn| (turn as u32, turns.len() as u32))
     }
 }

@@ -24,7 +24,7 @@ use super::repair::repair;
 use super::rows_check::RowsChecks;
 use super::snapshot::Snapshot;
 use super::transfer::Outgoing;
-use super::types::{LogId, Member, Proposal, Raft};
+use super::types::{LogId, Member, Proposal, Raft, Vote};
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::planted::{self, Bug};
@@ -168,8 +168,12 @@ impl Group {
         self.raft.runtime_config().elect(true);
     }
 
-    pub(super) fn note_leader(&self) {
-        *self.heard_at.lock() = Some(Instant::now());
+    /// Somebody brings something as leader: is it the one that this replica follows, or a newer one?
+    pub(super) fn note_leader(&self, vote: &Vote) {
+        let metrics = self.raft.server_metrics();
+        if *vote >= metrics.borrow_watched().vote {
+            *self.heard_at.lock() = Some(Instant::now());
+        }
     }
 
     /// When a leader was last heard; none: not since the start.
@@ -414,10 +418,10 @@ impl Group {
 
     /// Stops the group's tasks.
     pub async fn shutdown(&self) {
-        self.rows_checks.stop();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(shard = self.shard, %error, "a group did not stop cleanly: nothing is lost, its log is applied again at the next start");
         }
+        self.rows_checks.stop();
     }
 }
 

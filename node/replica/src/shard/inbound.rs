@@ -258,7 +258,7 @@ impl Handler for Inbound {
             if !(has_room && authors.take(&replica, from, &request)) {
                 return None;
             }
-            replica.note_leader();
+            replica.note_leader(&request.vote);
             Some(request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));

@@ -103,7 +103,7 @@ impl GroupMachine {
         let progress = &self.applier.progress;
         let log_index = progress.log_id.map_or(0, |log_id| log_id.index);
         let check = pb::RowsCheck { check_id: asked.check_id, seq: progress.seq, log_index, ..Default::default() };
-        if !self.rows_checks.knows(&check.check_id) {
+        if !self.rows_checks.has_begun(&check.check_id) {
             let rows = PinnedRows::pin(self.shard, &self.state, progress).await;
             self.rows_checks.begin(self.shard, check, rows, Arc::clone(&self.outgoing));
         }

@@ -4,7 +4,7 @@
 //! them all, at the pace of snapshots and one group after the other, while further entries are applied. What they come to is
 //! told by the group's status until the next check or the node's end: replicas that are well have the same. What cannot be
 //! read is damage, and goes the way of all damage ([`crate::replica`]). A command that was proposed again stands at two
-//! places: the first one counts, and a result says which it is of.
+//! places: the first one counts, and a result says which it is of. The ids of checks are UUIDv7.
 //!
 //! ```text
 //! SHA-256 over, for each row in order:   table | 0 | key length 4 | key | value length 8 | value
@@ -41,8 +41,9 @@ impl RowsChecks {
         self.newest.lock().check.clone()
     }
 
-    pub(super) fn knows(&self, check_id: &Bytes) -> bool {
-        self.newest.lock().check.as_ref().is_some_and(|check| check.check_id == *check_id)
+    /// Whether a check was begun here, or a later one: ids are in order of time.
+    pub(super) fn has_begun(&self, check_id: &Bytes) -> bool {
+        self.newest.lock().check.as_ref().is_some_and(|newest| newest.check_id >= *check_id)
     }
 
     /// Reads rows that are pinned, in place of whatever was read before; or tells why there are none.
@@ -123,9 +124,7 @@ async fn hash(
         }
         check.rows += chunk.rows.len() as u64;
         check.bytes += bytes as u64;
-        if let Some(checks) = checks.upgrade() {
-            checks.note(check);
-        }
+        checks.upgrade().ok_or("the replica is stopping")?.note(check);
     }
     Ok(Bytes::copy_from_slice(&hash.finalize()))
 }

@@ -143,7 +143,7 @@ pub fn free_percent(node: &NodeStatus) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use charthold_client::{FollowerLag, Root};
 
     use super::*;

@@ -11,94 +11,123 @@ use super::super::cluster::report::Report;
 use super::super::{Ctx, output};
 use super::CliError;
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Questions in a row that nobody answers, on the way.
-const UNANSWERED_MAX: u32 = 10;
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// So long nobody answers, on the way.
+const UNANSWERED_MAX: Duration = Duration::from_secs(30);
+/// The leader has begun when it answers; others follow it.
+const BEGUN_WITHIN: Duration = Duration::from_secs(30);
 
 /// `limit`: none, until all is read.
 pub async fn check(client: &Client, limit: Option<Duration>, ctx: &Ctx) -> Result<(), CliError> {
-    let (check_id, shards) = client.admin().check_rows().await?;
-    let (begun, mut unanswered) = (Instant::now(), 0);
+    let report = Report::new(client.admin().status_of_all().await?);
+    let holds = |shard: &u32| *shard == 0 || report.replicas(*shard).iter().any(|(_, view)| view.slots.is_some());
+    let (begun, mut found) = (Instant::now(), Vec::new());
+    for shard in report.shards().into_iter().filter(holds) {
+        found.extend(check_one(client, shard, limit.map(|limit| limit.saturating_sub(begun.elapsed()))).await?);
+    }
+    ctx.show(|| found.iter().map(Replica::json).collect(), || table(&found))?;
+    verdict(&found)
+}
+
+/// What a shard's replicas came to within the time.
+async fn check_one(client: &Client, shard: u32, limit: Option<Duration>) -> Result<Vec<Replica>, CliError> {
+    let check_id = client.admin().check_rows(shard).await?;
+    let (begun, mut answered, mut place) = (Instant::now(), Instant::now(), None);
     loop {
-        let report = match client.admin().status_of_all().await {
-            Ok(status) => Report::new(status),
-            Err(_) if unanswered < UNANSWERED_MAX => {
-                unanswered += 1;
-                tokio::time::sleep(LOOK_INTERVAL).await;
-                continue;
+        let late = limit.is_some_and(|limit| begun.elapsed() >= limit);
+        match client.admin().status_of_all().await {
+            Ok(status) => {
+                let report = Report::new(status);
+                place = place.into_iter().chain(place_of(&report, shard, &check_id)).min();
+                let looked = Look { report: &report, shard, check_id: &check_id, place, since: begun.elapsed() };
+                let replicas = looked.replicas();
+                let unanswered = replicas.iter().any(|replica| matches!(replica.state, State::Unanswered(_)));
+                if !unanswered {
+                    answered = Instant::now();
+                }
+                let reading = replicas.iter().any(|replica| matches!(replica.state, State::Reading(_)));
+                if late || !reading && (!unanswered || answered.elapsed() > UNANSWERED_MAX) {
+                    return Ok(replicas);
+                }
             }
-            Err(error) => return Err(error.into()),
-        };
-        unanswered = 0;
-        let replicas = shards.iter().flat_map(|shard| replicas(&report, *shard, &check_id)).collect::<Vec<_>>();
-        let reading = replicas.iter().any(|replica| matches!(replica.state, State::Reading(_)));
-        if reading && limit.is_none_or(|limit| begun.elapsed() < limit) {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            continue;
+            Err(error) if late || answered.elapsed() > UNANSWERED_MAX => return Err(error.into()),
+            Err(_) => {}
         }
-        ctx.show(|| replicas.iter().map(Replica::json).collect(), || table(&replicas))?;
-        return verdict(&replicas);
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
-struct Replica<'a> {
+/// Where in the log the check is, as far as somebody tells it.
+fn place_of(report: &Report, shard: u32, check_id: &str) -> Option<u64> {
+    let found = report.replicas(shard).into_iter().filter_map(|(_, view)| view.rows_check.as_ref());
+    found.filter(|check| check.check_id == check_id).map(|check| check.log_index).min()
+}
+
+struct Replica {
     shard: u32,
-    node: &'a str,
-    state: State<'a>,
+    node: String,
+    state: State,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State<'a> {
+enum State {
     /// Or it has yet to begin: then without figures.
-    Reading(Option<&'a RowsCheck>),
-    Read(&'a RowsCheck, &'a [u8]),
-    /// Why there is no result.
-    None(&'a str),
+    Reading(Option<RowsCheck>),
+    Read(RowsCheck, Vec<u8>),
+    /// The node does not say.
+    Unanswered(String),
+    /// Why there will be no result.
+    None(String),
 }
 
-/// All replicas of a shard.
-fn replicas<'a>(report: &'a Report, shard: u32, check_id: &str) -> Vec<Replica<'a>> {
-    let of = |id: &str| {
-        let view = report.node(id)?.shards.iter().find(|view| view.shard == shard);
-        view.ok_or("it has no replica of the shard")
-    };
-    // Whoever is beyond the place where another one began, and has not begun, will not.
-    let found = report.nodes().iter().filter_map(|node| of(&node.id).ok()?.rows_check.as_ref());
-    let place = found.filter(|check| check.check_id == check_id).map(|check| check.log_index).min();
-    let state = |id: &str| {
-        let view = match of(id) {
-            Ok(view) => view,
-            Err(why) => return State::None(why),
+/// One look at a check.
+struct Look<'a> {
+    report: &'a Report,
+    shard: u32,
+    check_id: &'a str,
+    /// Of the check in the log, if any look has seen it.
+    place: Option<u64>,
+    since: Duration,
+}
+
+impl Look<'_> {
+    fn replicas(&self) -> Vec<Replica> {
+        let replica = |node: &Node| Replica { shard: self.shard, node: node.name.clone(), state: self.state(&node.id) };
+        self.report.nodes().iter().map(replica).collect()
+    }
+
+    fn state(&self, node: &str) -> State {
+        let none = |why: &str| State::None(why.to_owned());
+        let status = match self.report.node(node) {
+            Ok(status) => status,
+            Err(why) => return State::Unanswered(why.to_owned()),
         };
+        let view = status.shards.iter().find(|view| view.shard == self.shard);
+        let Some(view) = view else { return none("it has no replica of the shard") };
         match &view.rows_check {
-            Some(check) if check.check_id == check_id => state(check),
+            Some(check) if check.check_id == self.check_id => match &check.sha256 {
+                None => State::Reading(Some(check.clone())),
+                Some(Ok(sha256)) => State::Read(check.clone(), sha256.clone()),
+                Some(Err(why)) => none(why),
+            },
             // Ids are in order of time.
-            Some(check) if check.check_id.as_str() > check_id => State::None("another check took its place"),
-            _ if view.stopped.is_some() => State::None("the replica has stopped"),
-            _ if place.is_some_and(|place| view.applied_index >= place) => {
-                State::None("it was restarted, or came past it by a snapshot: check again")
+            Some(check) if check.check_id.as_str() > self.check_id => none("another check took its place"),
+            _ if view.stopped.is_some() => none("the replica has stopped"),
+            // Whoever is beyond the place and has not begun will not.
+            _ if self.place.is_some_and(|place| view.applied_index >= place) => {
+                none("it was restarted, or came past it by a snapshot: check again")
             }
+            _ if self.place.is_none() && self.since > BEGUN_WITHIN => none("the check is lost: check again"),
             _ => State::Reading(None),
         }
-    };
-    let replica = |node: &'a Node| Replica { shard, node: &node.name, state: state(&node.id) };
-    report.nodes().iter().map(replica).collect()
-}
-
-fn state(check: &RowsCheck) -> State<'_> {
-    match &check.sha256 {
-        None => State::Reading(Some(check)),
-        Some(Ok(sha256)) => State::Read(check, sha256),
-        Some(Err(why)) => State::None(why),
     }
 }
 
-impl Replica<'_> {
+impl Replica {
     fn json(&self) -> Value {
-        let (check, sha256, error) = match self.state {
-            State::Reading(check) => (check, None, None),
+        let (check, sha256, error) = match &self.state {
+            State::Reading(check) => (check.as_ref(), None, None),
             State::Read(check, sha256) => (Some(check), Some(hex::encode(sha256)), None),
-            State::None(why) => (None, None, Some(why)),
+            State::Unanswered(why) | State::None(why) => (None, None, Some(why)),
         };
         json!({
             "shard": self.shard,
@@ -114,18 +143,14 @@ impl Replica<'_> {
 
     fn row(&self) -> Vec<String> {
         let label = if self.shard == 0 { "directory".to_owned() } else { self.shard.to_string() };
-        let mut row = vec![label, self.node.to_owned()];
         let figures = |check: &RowsCheck| [check.seq, check.rows, check.bytes].map(|figure| figure.to_string());
-        match self.state {
-            State::Reading(Some(check)) | State::Read(check, _) => row.extend(figures(check)),
-            State::Reading(None) | State::None(_) => row.extend(["-", "-", "-"].map(str::to_owned)),
-        }
-        row.push(match self.state {
-            State::Reading(_) => "is being read".to_owned(),
-            State::Read(_, sha256) => hex::encode(sha256.get(..8).unwrap_or(sha256)),
-            State::None(why) => why.to_owned(),
-        });
-        row
+        let none = || ["-", "-", "-"].map(str::to_owned);
+        let (figures, last) = match &self.state {
+            State::Reading(check) => (check.as_ref().map_or_else(none, figures), "is being read".to_owned()),
+            State::Read(check, sha256) => (figures(check), hex::encode(sha256.get(..8).unwrap_or(sha256))),
+            State::Unanswered(why) | State::None(why) => (none(), why.clone()),
+        };
+        [vec![label, self.node.clone()], figures.to_vec(), vec![last]].concat()
     }
 }
 
@@ -153,8 +178,8 @@ fn verdict(replicas: &[Replica]) -> Result<(), CliError> {
 fn what_is_wrong(replicas: &[&Replica]) -> Option<String> {
     let mut nodes = BTreeMap::<(u64, &[u8]), Vec<&str>>::new();
     for replica in replicas {
-        if let State::Read(check, sha256) = replica.state {
-            nodes.entry((check.log_index, sha256)).or_default().push(replica.node);
+        if let State::Read(check, sha256) = &replica.state {
+            nodes.entry((check.log_index, sha256)).or_default().push(&replica.node);
         }
     }
     if nodes.len() > 1 {
@@ -172,22 +197,31 @@ fn what_is_wrong(replicas: &[&Replica]) -> Option<String> {
         });
     }
     let unread = replicas.iter().filter(|replica| !matches!(replica.state, State::Read(..)));
-    let unread = unread.map(|replica| replica.node).collect::<Vec<_>>();
+    let unread = unread.map(|replica| replica.node.as_str()).collect::<Vec<_>>();
     (!unread.is_empty()).then(|| format!("the rows of node {} were not compared", unread.join(", ")))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::cluster::report::tests::well;
     use super::*;
 
-    fn wrong(hashes: [Option<&'static [u8]>; 3]) -> Option<String> {
-        let check = RowsCheck { check_id: String::new(), log_index: 7, seq: 9, rows: 5, bytes: 50, sha256: None };
-        let replicas = hashes.iter().zip(["a1", "b1", "c1"]).map(|(hash, node)| Replica {
-            shard: 1,
-            node,
-            state: hash.map_or(State::None("it is not connected"), |hash| State::Read(&check, hash)),
-        });
-        let replicas = replicas.collect::<Vec<_>>();
+    const CHECK: &str = "0190-b";
+
+    fn check_of(id: &str, sha256: Option<&[u8]>) -> RowsCheck {
+        let sha256 = sha256.map(|sha256| Ok(sha256.to_vec()));
+        RowsCheck { check_id: id.to_owned(), log_index: 7, seq: 9, rows: 5, bytes: 50, sha256 }
+    }
+
+    fn wrong(hashes: [Option<&[u8]>; 3]) -> Option<String> {
+        let state = |hash: &Option<&[u8]>| match hash {
+            Some(hash) => State::Read(check_of(CHECK, Some(hash)), hash.to_vec()),
+            None => State::None("it has stopped".to_owned()),
+        };
+        let names = ["a1", "b1", "c1"];
+        let replica =
+            |(hash, node): (&Option<&[u8]>, &str)| Replica { shard: 1, node: node.to_owned(), state: state(hash) };
+        let replicas = hashes.iter().zip(names).map(replica).collect::<Vec<_>>();
         assert_eq!(table(&replicas).lines().count(), 4);
         what_is_wrong(&replicas.iter().collect::<Vec<_>>())
     }
@@ -200,5 +234,25 @@ mod tests {
         let no_most = "replicas have different rows, and no majority has the same: keep every node's data";
         assert_eq!(wrong([Some(b"x"), Some(b"y"), None]).as_deref(), Some(no_most));
         assert_eq!(wrong([Some(b"x"), None, Some(b"x")]).as_deref(), Some("the rows of node b1 were not compared"));
+    }
+
+    /// What is said of b1's replica, which has this check, at a look.
+    fn said(check: Option<RowsCheck>, place: Option<u64>, since: u64) -> String {
+        let mut report = well();
+        let view = &mut report.status.node_status[1].shards[0];
+        (view.rows_check, view.applied_index) = (check, 7);
+        let look = Look { report: &report, shard: 1, check_id: CHECK, place, since: Duration::from_secs(since) };
+        look.replicas()[1].row().pop().unwrap_or_default()
+    }
+
+    #[test]
+    fn nothing_is_waited_for_that_will_not_come() {
+        assert_eq!(said(Some(check_of(CHECK, None)), None, 1), "is being read");
+        assert_eq!(said(None, None, 1), "is being read");
+        assert_eq!(said(Some(check_of("0190-a", Some(b"x"))), Some(8), 99), "is being read");
+        assert_eq!(said(None, Some(8), 99), "is being read", "it has not come there yet");
+        assert_eq!(said(Some(check_of("0190-c", None)), None, 1), "another check took its place");
+        assert!(said(None, Some(7), 1).contains("check again"));
+        assert!(said(None, None, 99).contains("lost"));
     }
 }
