@@ -56,11 +56,23 @@ impl Leadership {
         heard.insert(node, Heard { at: now, willing_since: (!gives_way).then(|| before.unwrap_or(now)) });
     }
 
+    /// The connection on which a peer says it has ended: it may have died, and must not be given what it would have to lead.
+    /// If it lives it says so again in a moment.
+    pub fn forget(&self, node: NodeId) {
+        self.heard.lock().remove(&node);
+    }
+
     /// For how long a peer has said without a pause that it may lead; nothing if it does not.
     pub fn willing_for(&self, node: NodeId) -> Option<Duration> {
         let heard = self.heard.lock();
         let lately = heard.get(&node).filter(|heard| heard.at.elapsed() < HEARD_MAX)?;
         lately.willing_since.map(|since| since.elapsed())
+    }
+
+    /// Whether anything that a peer said is still here, however old.
+    #[cfg(test)]
+    pub fn remembers(&self, node: NodeId) -> bool {
+        self.heard.lock().contains_key(&node)
     }
 
     /// Whether a peer was heard of lately, whatever it said.
@@ -85,6 +97,9 @@ mod tests {
         assert!(leadership.willing_for(1) >= since, "it goes on being willing");
         leadership.hear(1, true);
         assert_eq!(leadership.willing_for(1), None);
+        leadership.hear(1, false);
+        leadership.forget(1);
+        assert!(leadership.willing_for(1).is_none() && !leadership.is_heard(1));
     }
 
     #[test]

@@ -122,6 +122,9 @@ async fn serve_one(
         streams: BTreeMap::new(),
     };
     let ended = connection::run(stream, &outbox, presence, |message| session.on_message(message)).await;
+    if session.introduced.hello.lane() == pb::hello::Lane::Control {
+        greeter.leadership.forget(session.from.id);
+    }
     greeter.registry.keep().await;
     tracing::debug!(peer = identity.name, error = %ended, "peer's connection ended");
 }

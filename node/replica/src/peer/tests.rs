@@ -100,6 +100,17 @@ async fn call(client: &PeerClient, lane: Lane, payload: Bytes) -> Result<Bytes, 
     client.call(lane, Kind::Forward, 3, payload, WAIT_MAX).await
 }
 
+/// Else a new leader would give its shards to whoever has just died.
+#[tokio::test]
+async fn who_has_gone_is_not_taken_for_well() {
+    let (network, called) = (MemoryNetwork::default(), greeter(2, "b"));
+    tokio::spawn(serve(network.join("b"), Arc::clone(&called), Arc::new(Echo::default())));
+    let _client = connected(&network).await;
+    eventually("it says that it may lead", async || called.leadership.willing_for(1)).await;
+    network.cut_off("a");
+    eventually("what it said is forgotten", async || (!called.leadership.remembers(1)).then_some(())).await;
+}
+
 #[tokio::test]
 async fn every_call_gets_its_own_answer() {
     let network = MemoryNetwork::default();

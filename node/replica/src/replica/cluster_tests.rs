@@ -355,3 +355,15 @@ async fn a_replica_that_lacks_what_is_purged_comes_back_by_a_snapshot() {
     cluster.check_equal(1_000).await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_take_turns_when_a_leader_falls_silent() {
+    let mut cluster = Cluster::formed().await;
+    propose(cluster.node(0), Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
+    let (leader, follower) = cluster.leader_and_follower(SHARD).await;
+    // Whoever leads then was not elected by openraft's own timer.
+    cluster.running().for_each(|node| node.groups.iter().for_each(|group| group.forbid_elections()));
+    cluster.stop(leader).await;
+    assert_eq!(commit_at(cluster.node(follower), 1).await, 1);
+    cluster.end().await;
+}

@@ -188,6 +188,12 @@ impl Group {
         }
     }
 
+    /// From now on nobody campaigns here unless he is told to.
+    #[cfg(test)]
+    pub fn forbid_elections(&self) {
+        self.raft.runtime_config().elect(false);
+    }
+
     /// The leader and its address, as far as known.
     pub fn leader(&self) -> Option<(NodeId, Member)> {
         let metrics = self.raft.server_metrics();
