@@ -16,6 +16,9 @@ pub mod fhir;
 pub mod gateway;
 pub mod health;
 pub mod metrics;
+#[cfg(test)]
+#[path = "../replica/src/testing/mutate.rs"]
+mod mutate;
 pub mod node;
 mod open_files;
 pub mod ops;

@@ -9,17 +9,20 @@
 //! 1  commands without authors
 //! 2
 //! 3  commands RaiseFormat and CheckRows
+//! 4  entries have a code of the leader that wrote them
 //! ```
 
 use charthold_proto::internal as pb;
 
 pub const OLDEST: u32 = 2;
-pub const NEWEST: u32 = 3;
+pub const NEWEST: u32 = 4;
 
 /// Of a cluster that names none: formed before formats were counted.
 const UNNAMED: u32 = 2;
 /// Replicas can be told to read and compare all their rows.
 pub const CHECKS_ROWS: u32 = 3;
+/// What a leader with keys wrote has its code: nodes wrote them before that, but not all did.
+pub const SIGNS_ENTRIES: u32 = 4;
 
 /// What a cluster uses.
 pub fn of(cluster: &pb::ClusterRow) -> u32 {

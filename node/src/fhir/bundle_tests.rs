@@ -3,8 +3,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::super::DEPTH_MAX;
 use super::*;
+use crate::mutate::mutated;
 
 const PATIENT: &str = r#"{"resource": {"resourceType": "Patient", "id": "p1"}}"#;
 
@@ -99,6 +102,34 @@ fn a_cut_or_damaged_bundle_is_refused_everywhere() {
         assert!(error.position.byte <= cut);
     }
     check_refused(&format!("{text}{text}"), None, Fault::Json(JsonFault::Trailing));
+}
+
+fn good_bundles() -> Vec<Bytes> {
+    let goal =
+        r#"{"resource": {"resourceType": "Goal", "id": "é1", "n": [1.50, -2e9, true, null, "\u00e9\ud83d\ude00"]}}"#;
+    let shared = r#"{"fullUrl": "urn:x", "resource": {"resourceType": "Practitioner", "id": "d1", "name": [{}]}}"#;
+    let dated = r#"{"resource": {"id": "o1", "resourceType": "Observation", "effectiveDateTime": "2020-01-01"}, "request": {}}"#;
+    let texts = [bundle(&[PATIENT]), bundle(&[PATIENT, goal, shared]), bundle(&[PATIENT, dated, goal, goal])];
+    texts.map(Bytes::from).to_vec()
+}
+
+proptest! {
+    /// What is read of it is read again, the same.
+    #[test]
+    fn a_changed_bundle_is_refused_or_read_whole(text in mutated(good_bundles())) {
+        let again = |bundle: &Bundle| {
+            let resource = |entry: &Entry| format!(r#"{{"resource": {}}}"#, std::str::from_utf8(&entry.body).unwrap());
+            self::bundle(&bundle.entries.iter().map(resource).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        match read_bundle(&text) {
+            Err(error) => prop_assert!(error.position.byte <= text.len()),
+            Ok(found) => {
+                let same = read_bundle(again(&found).as_bytes()).unwrap();
+                let place = |entry: &Entry| (entry.chart.clone(), entry.record_type.clone(), entry.id.clone(), entry.body.clone());
+                prop_assert!(same.entries.iter().map(place).eq(found.entries.iter().map(place)));
+            }
+        }
+    }
 }
 
 #[test]

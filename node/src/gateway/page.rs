@@ -111,11 +111,32 @@ mod tests {
     use charthold_proto::v1::ListRequest;
     use proptest::prelude::*;
 
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::mutate::mutated;
     use crate::seal::{Key, TenantKeys, Token};
 
     fn place(tenant: Option<&Arc<TenantKeys>>, principal: Token) -> GrantPlace {
         GrantPlace { tenant: tenant.cloned(), principal }
+    }
+
+    /// Of which others are made.
+    static GOOD: LazyLock<(RootKey, String)> = LazyLock::new(|| {
+        let root = RootKey::new(Key::generate());
+        let cursor = Cursor { as_of_seq: 7, next: vec![7; 32] };
+        let token = write(&root, &place(None, [7; 16]), "List", &ListRequest::default(), cursor, 0).ok().unwrap();
+        (root, token)
+    });
+
+    proptest! {
+        #[test]
+        fn no_other_text_is_a_token(text in mutated(vec![GOOD.1.clone().into(), "AQEB".into()])) {
+            let (root, good) = &*GOOD;
+            let text = String::from_utf8_lossy(&text);
+            let found = read(root, &place(None, [7; 16]), "List", &ListRequest::default(), &text, 0);
+            prop_assert!(found.is_err() || text == good.as_str());
+        }
     }
 
     proptest! {

@@ -41,9 +41,15 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let round_trip = Wan::is_possible().then(|| Duration::from_millis(arguments.rtt_ms));
+    let sites = usize::from(arguments.sites);
+    if let Some(kind) = arguments.faults.iter().find(|kind| kind.sites_min() > sites) {
+        say(&format!("{} takes {} sites at least", kind.name(), kind.sites_min()));
+        return ExitCode::from(2);
+    }
     let (faults, impossible) = Kind::ALL
         .into_iter()
         .filter(|kind| arguments.faults.is_empty() || arguments.faults.contains(kind))
+        .filter(|kind| kind.sites_min() <= sites)
         .partition::<Vec<_>, _>(|kind| kind.is_possible());
     if round_trip.is_none() {
         say("without root, all sites are on loopback: there is no round trip");
@@ -59,7 +65,7 @@ async fn main() -> ExitCode {
     let plan = Plan {
         time: Duration::from_secs(arguments.seconds),
         seed: arguments.seed,
-        sites: arguments.sites.into(),
+        sites,
         round_trip,
         faults,
         history: arguments.history,

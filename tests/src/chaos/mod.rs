@@ -7,6 +7,7 @@
 //! transfers.rs  commits over several records      stored.rs    what the cluster has of it at the end
 //! nemesis.rs    faults, and when                  sweep.rs     the verdict by versions
 //! report.rs     the run in one line               search.rs    the verdict by search, as a second opinion
+//! growth.rs     in place of faults: nodes come and go
 //! traces.rs     what the nodes' files must not hold
 //! salts.rs      what no two envelopes may share
 //! ```
@@ -16,6 +17,7 @@
 //! record, and which node is hit by what, follows from the seed; when things happen does not, these are real processes.
 
 mod choice;
+mod growth;
 mod history;
 mod nemesis;
 mod report;
@@ -39,7 +41,7 @@ pub use self::report::Report;
 pub use self::stored::Versions;
 pub use self::sweep::Violation;
 
-use self::nemesis::Nemesis;
+use self::nemesis::{Fault, Nemesis};
 use self::report::Also;
 use self::transfers::Transfers;
 use self::workload::Workload;
@@ -65,18 +67,38 @@ pub struct Plan {
 /// Runs it; the verdict is in the report.
 pub async fn run(plan: &Plan) -> Report {
     let options = Options {
-        sites: plan.sites,
-        round_trip: plan.round_trip,
         fault_disks: plan.faults.iter().any(|kind| kind.is_of_disk()),
         own_clocks: plan.faults.contains(&Kind::ClockJump),
-        config: format!("{RAFT}{SNAPSHOTS}"),
         ..Options::default()
     };
-    let mut cluster = Cluster::start_with(options).await;
+    let meanwhile = async |cluster: &mut Cluster, recorder: &Recorder| {
+        Nemesis::new(plan.seed, &plan.faults, recorder).run(cluster, plan.time).await
+    };
+    run_with(plan, options, meanwhile).await
+}
+
+/// The same without faults: two nodes come, and two others go, see [`growth`].
+pub async fn grow(plan: &Plan) -> Report {
+    let options = Options { members: growth::AT_FIRST, ..Options::default() };
+    let meanwhile = async |cluster: &mut Cluster, _: &Recorder| {
+        growth::run(cluster, plan.time).await;
+        Vec::new()
+    };
+    run_with(plan, options, meanwhile).await
+}
+
+/// Clients, something that happens meanwhile, and the verdict.
+async fn run_with(
+    plan: &Plan,
+    options: Options,
+    meanwhile: impl AsyncFnOnce(&mut Cluster, &Recorder) -> Vec<Fault>,
+) -> Report {
+    let (sites, round_trip, config) = (plan.sites, plan.round_trip, format!("{RAFT}{SNAPSHOTS}"));
+    let mut cluster = Cluster::start_with(Options { sites, round_trip, config, ..options }).await;
     let recorder = Arc::new(Recorder::new(Instant::now()));
     let transfers = Transfers::start(&cluster, plan.seed).await;
     let workload = Workload::start(&cluster, plan.seed, &recorder);
-    let faults = Nemesis::new(plan.seed, &plan.faults, &recorder).run(&mut cluster, plan.time).await;
+    let faults = meanwhile(&mut cluster, &recorder).await;
     workload.stop().await;
     let transfers = transfers.stop().await;
     cluster.wait_ready().await;

@@ -12,6 +12,7 @@ use crate::harness::{Cluster, Link, WAIT_MAX, Wan};
 const SLOW_DELAY: Duration = Duration::from_millis(150);
 const SLOW_LOST_PERCENT: u8 = 5;
 const SLOW_RATE: u64 = 256 << 10;
+const SLOW_SYNC_MS: std::ops::Range<u64> = 20..300;
 const CLOCK_JUMP_MS_MAX: i64 = 120_000;
 /// How often a node looks at its clock, and some.
 const CLOCK_LOOKS: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ pub enum Kind {
     Deaf,
     /// Two sites that do not reach each other; any third one reaches both.
     Bridge,
+    /// Each site reaches those beside it only: all have a majority, each another one. Nothing is cut of three.
+    Ring,
     /// A site behind a slow link that loses packets.
     SlowLink,
     /// A node dies, and its disk loses what was not synced.
@@ -53,6 +56,8 @@ pub enum Kind {
     PowerCutAll,
     /// A disk that answers nothing for up to six seconds.
     StallDisk,
+    /// A disk whose syncs take up to 0.3 s longer.
+    SlowDisk,
     /// A disk that somebody else fills.
     FillDisk,
     /// An operator drains a node: another one leads each of its shards, in the middle of everything.
@@ -64,7 +69,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
@@ -75,10 +80,12 @@ impl Kind {
         Self::Mute,
         Self::Deaf,
         Self::Bridge,
+        Self::Ring,
         Self::SlowLink,
         Self::PowerCut,
         Self::PowerCutAll,
         Self::StallDisk,
+        Self::SlowDisk,
         Self::FillDisk,
         Self::Drain,
         Self::Replace,
@@ -87,17 +94,22 @@ impl Kind {
 
     /// Whether it is a fault of the network, which only sites with networks of their own have.
     pub fn is_of_network(self) -> bool {
-        matches!(self, Self::Isolate | Self::Mute | Self::Deaf | Self::Bridge | Self::SlowLink)
+        matches!(self, Self::Isolate | Self::Mute | Self::Deaf | Self::Bridge | Self::Ring | Self::SlowLink)
     }
 
     /// Whether it needs fault disks.
     pub fn is_of_disk(self) -> bool {
-        matches!(self, Self::PowerCut | Self::PowerCutAll | Self::StallDisk | Self::FillDisk)
+        matches!(self, Self::PowerCut | Self::PowerCutAll | Self::StallDisk | Self::SlowDisk | Self::FillDisk)
     }
 
     /// Here, by this process.
     pub fn is_possible(self) -> bool {
         (!self.is_of_network() || Wan::is_possible()) && (!self.is_of_disk() || FaultDisk::is_possible())
+    }
+
+    /// How many sites it takes to mean anything.
+    pub fn sites_min(self) -> usize {
+        if self == Self::Ring { 4 } else { 3 }
     }
 
     pub fn name(self) -> &'static str {
@@ -112,10 +124,12 @@ impl Kind {
             Self::Mute => "mute",
             Self::Deaf => "deaf",
             Self::Bridge => "bridge",
+            Self::Ring => "ring",
             Self::SlowLink => "slow-link",
             Self::PowerCut => "power-cut",
             Self::PowerCutAll => "power-cut-all",
             Self::StallDisk => "stall-disk",
+            Self::SlowDisk => "slow-disk",
             Self::FillDisk => "fill-disk",
             Self::Drain => "drain",
             Self::Replace => "replace",
@@ -213,7 +227,7 @@ impl<'a> Nemesis<'a> {
                     cluster.forget(node);
                 }
             }
-            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Bridge | Kind::SlowLink => {
+            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Bridge | Kind::Ring | Kind::SlowLink => {
                 let wan = cluster.wan().expect("a fault of the network needs one");
                 self.break_network(wan, kind, node, cluster.size());
                 self.rest(2_000..10_000).await;
@@ -227,7 +241,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::Replace => replace(cluster, node).await,
             Kind::Split => split(cluster, &mut self.random).await,
-            Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::FillDisk => {
+            Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::SlowDisk | Kind::FillDisk => {
                 lost = self.break_disk(cluster, kind, node).await;
             }
         }
@@ -253,6 +267,11 @@ impl<'a> Nemesis<'a> {
                 self.rest(500..6_000).await;
                 cluster.disk(node).resume();
             }
+            Kind::SlowDisk => {
+                cluster.disk(node).slow_syncs(Duration::from_millis(self.random.u64(SLOW_SYNC_MS)));
+                self.rest(2_000..10_000).await;
+                cluster.disk(node).slow_syncs(Duration::ZERO);
+            }
             _ => {
                 let left = LEFT_BYTES[self.random.usize(0..LEFT_BYTES.len())];
                 cluster.disk(node).leave(left);
@@ -271,6 +290,13 @@ impl<'a> Nemesis<'a> {
                 let other = others[self.random.usize(0..others.len())];
                 wan.change(site, other, cut);
                 wan.change(other, site, cut);
+            }
+            Kind::Ring => {
+                let beside = |one: usize, other: usize| (one + 1) % sites == other || (other + 1) % sites == one;
+                let pairs = (0..sites).flat_map(|from| (0..sites).map(move |to| (from, to)));
+                pairs
+                    .filter(|(from, to)| from != to && !beside(*from, *to))
+                    .for_each(|(from, to)| wan.change(from, to, cut));
             }
             Kind::Mute => others.iter().for_each(|other| wan.change(site, *other, cut)),
             Kind::Deaf => others.iter().for_each(|other| wan.change(*other, site, cut)),

@@ -66,11 +66,11 @@ impl Transfers {
             tokio::spawn(move_money(client(), random, Arc::clone(&shared)))
         });
         let readers = (0..READERS).map(|number| {
-            let client = cluster.client_at(number as usize % cluster.size()).with_deadline(DEADLINE);
+            let client = cluster.client_number(number as usize).with_deadline(DEADLINE);
             tokio::spawn(read_sums(client, Arc::clone(&shared)))
         });
         let listers = (0..LISTERS).map(|number| {
-            let client = cluster.client_at((number + READERS) as usize % cluster.size()).with_deadline(DEADLINE);
+            let client = cluster.client_number((number + READERS) as usize).with_deadline(DEADLINE);
             tokio::spawn(list_all(client, Arc::clone(&shared)))
         });
         Self { clients: movers.chain(readers).chain(listers).collect(), shared }

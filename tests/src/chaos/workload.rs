@@ -42,7 +42,7 @@ impl Workload {
                 // Half of them know one gateway until an answer names the leader, the others all.
                 client: match number % 2 {
                     0 => cluster.client(),
-                    _ => cluster.client_at(number as usize % cluster.size()),
+                    _ => cluster.client_number(number as usize),
                 }
                 .with_deadline(DEADLINE),
                 number,

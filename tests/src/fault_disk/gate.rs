@@ -1,7 +1,8 @@
-//! What a fault disk is told to do wrong: errors for chosen operations, and a stall of all of them.
+//! What a fault disk is told to do wrong: errors for chosen operations, slow syncs, and a stall of everything.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// What a program asks of a disk, as far as faults tell it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,8 @@ pub struct Gate {
 struct State {
     stalled: bool,
     waiting: usize,
+    /// How much longer a sync takes.
+    slow_syncs: Duration,
     /// How many more of them fail with EIO.
     failing: BTreeMap<Operation, usize>,
     failed: BTreeMap<Operation, usize>,
@@ -38,6 +41,12 @@ impl Gate {
         state.waiting += 1;
         let mut state = self.resumed.wait_while(state, |state| state.stalled).expect("no holder of this lock panics");
         state.waiting -= 1;
+        if operation == Operation::Sync && !state.slow_syncs.is_zero() {
+            let slow_syncs = state.slow_syncs;
+            drop(state);
+            std::thread::sleep(slow_syncs);
+            state = self.lock();
+        }
         match state.failing.get_mut(&operation) {
             Some(left @ 1..) => {
                 *left -= 1;
@@ -55,6 +64,10 @@ impl Gate {
     pub fn resume(&self) {
         self.lock().stalled = false;
         self.resumed.notify_all();
+    }
+
+    pub fn slow_syncs(&self, by: Duration) {
+        self.lock().slow_syncs = by;
     }
 
     /// Whether somebody waits for a stalled disk.

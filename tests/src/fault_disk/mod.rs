@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! image.rs       what is stored, and what of it a power cut would leave
-//! gate.rs        errors and stalls to come
+//! gate.rs        errors, slow syncs and stalls to come
 //! filesystem.rs  the kernel's questions
 //! ```
 //!
@@ -17,6 +17,7 @@ mod image;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use fuser::{BackgroundSession, MountOption};
 
@@ -106,6 +107,11 @@ impl FaultDisk {
 
     pub fn resume(&self) {
         self.shared.gate.resume();
+    }
+
+    /// Each sync takes so much longer from now on, and all else waits for it, as on a disk that is busy.
+    pub fn slow_syncs(&self, by: Duration) {
+        self.shared.gate.slow_syncs(by);
     }
 
     /// Whether it stands still and somebody waits for it.

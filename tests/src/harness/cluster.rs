@@ -244,13 +244,21 @@ impl Cluster {
     }
 
     /// Started and not stopped by us; whether it still runs is another question.
-    pub(super) fn is_started(&self, node: usize) -> bool {
+    pub fn is_started(&self, node: usize) -> bool {
         self.nodes[node].is_some()
     }
 
     /// The process of a node, to wait for an end of its own.
     pub fn process(&mut self, node: usize) -> &mut Running {
         self.nodes[node].as_mut().unwrap_or_else(|| panic!("node {node} is not running"))
+    }
+
+    /// One of many clients: it knows one gateway until an answer names the leader. Where nodes are to come and go, it knows all.
+    pub fn client_number(&self, number: usize) -> Client {
+        match self.options.members == self.size() {
+            true => self.client_at(number % self.size()),
+            false => self.client(),
+        }
     }
 
     /// The service's client, for all gateways.

@@ -14,7 +14,7 @@ fn every_fault_once_and_nothing_wrong() {
     chaos.args(["--seconds", "1", "--seed", "7", "--rtt-ms", "4", "--history"]).arg(&history);
     let report = Finished::new(chaos.output().unwrap()).ok().json();
     assert_eq!(report["violations"], 0);
-    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_possible()) {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_possible() && kind.sites_min() <= 3) {
         assert_eq!(report["faults"][kind.name()], 1, "{report}");
     }
     if FaultDisk::is_possible() {

@@ -215,6 +215,19 @@ fn a_stalled_disk_answers_when_it_is_resumed() {
     });
 }
 
+/// At least so long; how long at most is the machine's affair.
+#[test]
+fn a_slow_disk_takes_its_time_to_sync() {
+    let Some(mounted) = mount() else { return };
+    let slow = Duration::from_millis(50);
+    mounted.disk.slow_syncs(slow);
+    let began = std::time::Instant::now();
+    mounted.write_safely("file", SYNCED);
+    assert!(began.elapsed() >= slow);
+    mounted.disk.slow_syncs(Duration::ZERO);
+    assert_eq!(fs::read(mounted.path("file")).unwrap(), SYNCED);
+}
+
 /// The same operations, drawn by chance, on it and on whatever disk the tests run on.
 #[test]
 fn without_faults_it_is_a_disk_like_any_other() {

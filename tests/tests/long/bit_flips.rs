@@ -79,7 +79,7 @@ fn has_meaning(file: &Path) -> bool {
 }
 
 fn random() -> fastrand::Rng {
-    fastrand::Rng::with_seed(std::env::var("CHARTHOLD_TEST_SEED").map_or(1, |seed| seed.parse().unwrap()))
+    fastrand::Rng::with_seed(super::seed())
 }
 
 // --- Engines.

@@ -6,9 +6,6 @@ use std::process::{Command, Stdio};
 use charthold_tests::chaos::Kind;
 use charthold_tests::harness::Finished;
 
-/// The first seed of so many in a row.
-const SEED_VARIABLE: &str = "CHARTHOLD_TEST_SEED";
-
 /// All faults, each run long enough for every one of them.
 const RUNS: u64 = 20;
 const RUN_SECONDS: u64 = 130;
@@ -36,8 +33,7 @@ impl Sum {
 
     /// One more run, with the next seed. It must not have seen anything wrong.
     fn run(&mut self, seconds: u64, faults: &[&str]) {
-        let first = std::env::var(SEED_VARIABLE).map_or(1, |seed| seed.parse::<u64>().unwrap());
-        let seed = first + self.runs;
+        let seed = super::seed() + self.runs;
         let mut chaos = Command::new(env!("CARGO_BIN_EXE_chaos"));
         chaos.args(["--rtt-ms", "10", "--seconds", &seconds.to_string(), "--seed", &seed.to_string()]);
         chaos.args(faults).stderr(Stdio::inherit());

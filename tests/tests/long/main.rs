@@ -9,6 +9,7 @@ mod build;
 mod chaos;
 mod documents;
 mod failover;
+mod growth;
 mod listing;
 mod month;
 mod overload;
@@ -27,6 +28,11 @@ fn minutes(meant: u64) -> Duration {
     Duration::from_secs(asked.unwrap_or(meant) * 60)
 }
 
+/// Of all that is drawn; the first one, of a proof that goes through some in a row.
+fn seed() -> u64 {
+    std::env::var("CHARTHOLD_TEST_SEED").map_or(1, |seed| seed.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half an hour; a figure"]
 async fn failover() {
@@ -37,6 +43,12 @@ async fn failover() {
 #[ignore = "takes five minutes; a figure"]
 async fn transfers() {
     transfers::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes six minutes; a proof"]
+async fn growth() {
+    growth::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,6 @@ use charthold_tests::harness::Finished;
 use charthold_tests::simulation::graphs;
 use serde_json::Value;
 
-/// The first seed of so many in a row.
-const SEED_VARIABLE: &str = "CHARTHOLD_TEST_SEED";
 const SEEDS: u64 = 50;
 /// Of the cluster's time, for each.
 const MINUTES: u64 = 15;
@@ -44,7 +42,7 @@ fn sum(reports: &[Value], name: &str) -> u64 {
 }
 
 pub fn run() {
-    let first = std::env::var(SEED_VARIABLE).map_or(1, |seed| seed.parse::<u64>().unwrap());
+    let first = super::seed();
     let arguments = |seed: u64| {
         // With keyless nodes as many as can be, fewer, none.
         let nodes = if seed.is_multiple_of(2) { 3 } else { 5 };
@@ -79,10 +77,9 @@ pub fn run() {
 }
 
 pub fn all_graphs() {
-    let seed = std::env::var(SEED_VARIABLE).unwrap_or_else(|_| "1".to_owned());
+    let seed = super::seed();
     let runs = [3, 5].into_iter().flat_map(|nodes| {
         let firsts = (0..graphs::count(nodes)).step_by(GRAPHS_AT_ONCE as usize);
-        let seed = seed.clone();
         firsts.map(move |first| {
             let text = format!("--seed {seed} --nodes {nodes} --first-graph {first} --graphs {GRAPHS_AT_ONCE}");
             text.split(' ').map(str::to_owned).collect::<Vec<_>>()

@@ -155,7 +155,8 @@ impl Replica {
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
         let (disks, leadership) = (Arc::clone(&greeter.disks), Arc::clone(&greeter.leadership));
-        let conditions = Conditions::new(Arc::clone(&greeter.clock), Arc::clone(&disks), config.keyed_sites_within);
+        let (clock, key) = (Arc::clone(&greeter.clock), config.author_key.clone());
+        let conditions = Conditions::new(clock, Arc::clone(&disks), config.keyed_sites_within, key);
         let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
         let logs = open_logs(&stores)?;
         refill_state(&config, &stores, &logs, &peers, &transport, &greeter).await?;
@@ -166,7 +167,7 @@ impl Replica {
         let describe = Arc::clone(&observer);
         let describe: Describe = Arc::new(move || describe.describe());
         let (clock, key) = (Arc::clone(&greeter.clock), config.author_key);
-        let authors = Arc::new(Authors::new(node_id, key, clock, config.keyless_snapshots));
+        let authors = Arc::new(Authors::new(node_id, key, clock, roster, config.keyless_snapshots));
         let inbound = Inbound::new(
             groups.clone(),
             stores.incoming.clone(),

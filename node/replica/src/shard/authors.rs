@@ -6,8 +6,8 @@
 //! keyless nodes decide; what it held back and brings late is refused by apply (see [`super::apply`]). From one that
 //! tried, nothing more is taken: another leader is elected.
 //!
-//! A code says who wrote a command, and not where in the log it stands: entries have none of their own yet. So a caretaker
-//! that claims an older leader's log ids can still order genuine commands otherwise than that leader did.
+//! Every entry that a leader with keys writes has its code, over its place too ([`super::entry`]): so what a caretaker passes on
+//! stands where it stood. Nor may it take back what is applied here, whatever log it claims to have.
 //!
 //! Knows no key: [`AuthorKey`] is given from above. What is asked of a keyless node beside this, and not proven:
 //! that it keeps what it acknowledged, and votes honestly.
@@ -22,14 +22,16 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::command::{self, Signed};
+use super::entry::{Entry, EntryCode};
 use super::group::{Group, GroupError};
 use super::members::keyless_are_few;
-use super::types::{Entry, EntryPayload, Member, Membership, TypeConfig, Vote};
+use super::types::{EntryPayload, LogId, Member, Membership, TypeConfig, Vote};
 use crate::metrics::METRICS;
 use crate::peer::clock::ClusterClock;
+use crate::peer::hello::Roster;
 use crate::peer::server::Caller;
 use crate::planted::{self, Bug};
-use crate::{NodeId, ShardId};
+use crate::{NodeId, ShardId, format};
 
 /// The first 128 bits of a MAC.
 pub type Code = [u8; command::CODE_BYTES];
@@ -62,6 +64,10 @@ pub enum Forged {
     Member,
     #[error("members among which those without keys decide")]
     Majority,
+    #[error("an entry that no leader with keys put there")]
+    Place,
+    #[error("another log than the one that was applied here")]
+    Past,
 }
 
 /// This node as author, and as judge of what others bring.
@@ -70,6 +76,8 @@ pub struct Authors {
     /// Nothing: this node has no keys, writes nothing and cannot judge.
     key: Option<Arc<dyn AuthorKey>>,
     clock: Arc<ClusterClock>,
+    /// Knows the cluster's format.
+    roster: Arc<dyn Roster>,
     /// Whether a snapshot may come from a node without keys: it has no codes.
     keyless_snapshots: bool,
     /// Who brought something forged, until this node is restarted.
@@ -85,10 +93,11 @@ impl Authors {
         node: NodeId,
         key: Option<Arc<dyn AuthorKey>>,
         clock: Arc<ClusterClock>,
+        roster: Arc<dyn Roster>,
         keyless_snapshots: bool,
     ) -> Self {
         let (distrusted, caretakers, told) = Default::default();
-        Self { node, key, clock, keyless_snapshots, distrusted, caretakers, told }
+        Self { node, key, clock, roster, keyless_snapshots, distrusted, caretakers, told }
     }
 
     pub fn has_keys(&self) -> bool {
@@ -131,7 +140,7 @@ impl Authors {
         if self.distrusted.lock().contains(&by) || self.leads_idly(group.shard, request) {
             return false;
         }
-        match request.entries.iter().try_for_each(|entry| self.check_entry(group, from, entry)) {
+        match self.check(group, from, request) {
             Ok(()) => true,
             // It may be this node's clock.
             Err(Forged::Time) => {
@@ -195,11 +204,30 @@ impl Authors {
         due
     }
 
-    fn check_entry(&self, group: &Group, from: Caller, entry: &Entry) -> Result<(), Forged> {
-        let own = entry.log_id.leader_id.node_id == from.id;
+    fn check(&self, group: &Group, from: Caller, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Forged> {
+        let mut before = request.prev_log_id;
+        is_not_taken_back(group, request.prev_log_id)?;
+        for entry in &request.entries {
+            is_not_taken_back(group, Some(entry.log_id))?;
+            self.check_entry(group, from, before, entry)?;
+            before = Some(entry.log_id);
+        }
+        Ok(())
+    }
+
+    fn check_entry(&self, group: &Group, from: Caller, before: Option<LogId>, entry: &Entry) -> Result<(), Forged> {
+        let Some(key) = &self.key else { return Ok(()) };
+        if let EntryCode::Of(_) = entry.code {
+            let signed = entry.is_signed(key.as_ref(), group.shard, before);
+            return if signed { Ok(()) } else { Err(Forged::Place) };
+        }
+        let leader = entry.log_id.leader_id.node_id;
+        let (own, all_sign) = (leader == from.id, self.roster.format() >= Some(format::SIGNS_ENTRIES));
         match &entry.payload {
-            EntryPayload::Blank => Ok(()),
+            EntryPayload::Blank if own || group.member(leader).is_some_and(|member| !member.keyed) => Ok(()),
             _ if own => Err(Forged::Own),
+            _ if all_sign => Err(Forged::Place),
+            EntryPayload::Blank => Ok(()),
             EntryPayload::Normal(proposal) => {
                 self.check_command(group.shard, &proposal.0)?;
                 check_time(&proposal.0, group.now_ms(), group.applied_time_ms())
@@ -224,6 +252,16 @@ impl Authors {
             true => Ok(()),
             false => Err(Forged::Majority),
         }
+    }
+}
+
+/// A leader that a majority could have elected has all that was applied anywhere. Openraft believes one that says otherwise.
+fn is_not_taken_back(group: &Group, told: Option<LogId>) -> Result<(), Forged> {
+    let Some(told) = told.filter(|told| Some(told.index) <= group.applied_index()) else { return Ok(()) };
+    match group.entry(told.index) {
+        Some(own) if own.log_id != told => Err(Forged::Past),
+        // Purged here: openraft leaves it alone.
+        _ => Ok(()),
     }
 }
 
@@ -255,11 +293,13 @@ mod tests {
     use crate::platform::Platform;
     use crate::shard::command::Command;
     use crate::shard::members::tests::nodes;
+    use crate::testing::peers::AllBut66;
     use crate::testing::{TestKey, ensure_key};
 
     fn authors(key: bool, keyless_snapshots: bool) -> Authors {
         let key = key.then(|| Arc::new(TestKey) as _);
-        Authors::new(1, key, Arc::new(ClusterClock::new(Platform::system())), keyless_snapshots)
+        let clock = Arc::new(ClusterClock::new(Platform::system()));
+        Authors::new(1, key, clock, Arc::new(AllBut66::default()), keyless_snapshots)
     }
 
     #[test]

@@ -4,11 +4,11 @@
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
-use openraft::entry::RaftEntry;
 use openraft::vote::RaftLeaderId;
 use prost::Message;
 
-use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Membership, Proposal, StoredMembership, Vote};
+use super::entry::{Entry, EntryCode};
+use super::types::{EntryPayload, LeaderId, LogId, Member, Membership, Proposal, StoredMembership, Vote};
 use crate::NodeId;
 
 /// Bytes that are not what they should be: damage, or a defect.
@@ -62,8 +62,8 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
         EntryPayload::Normal(proposal) => Payload::Command(proposal.0.clone()),
         EntryPayload::Membership(membership) => Payload::Membership(membership_to_pb(membership)),
     };
-    let entry = pb::LogEntry { log_id: Some(log_id_to_pb(&entry.log_id)), payload: Some(payload) };
-    entry.encode_to_vec().into()
+    let (log_id, code) = (Some(log_id_to_pb(&entry.log_id)), Bytes::copy_from_slice(entry.code.as_bytes()));
+    pb::LogEntry { log_id, payload: Some(payload), code }.encode_to_vec().into()
 }
 
 pub fn decode_entry(bytes: Bytes) -> Result<Entry, Malformed> {
@@ -76,7 +76,7 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, Malformed> {
         Payload::Command(command) => EntryPayload::Normal(Proposal(command, None)),
         Payload::Membership(membership) => EntryPayload::Membership(membership_from_pb(membership)?),
     };
-    Ok(Entry::new(log_id, payload))
+    Ok(Entry { log_id, payload, code: EntryCode::told(&entry.code) })
 }
 
 pub fn membership_to_pb(membership: &Membership) -> pb::Membership {
@@ -85,6 +85,11 @@ pub fn membership_to_pb(membership: &Membership) -> pb::Membership {
         configs: configs.map(|voters| pb::VoterSet { nodes: voters.iter().copied().collect() }).collect(),
         members: membership.nodes().map(|(id, member)| member_to_pb(*id, member)).collect(),
     }
+}
+
+/// As a leader's code is over it.
+pub fn encode_membership(membership: &Membership) -> Vec<u8> {
+    membership_to_pb(membership).encode_to_vec()
 }
 
 pub fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
@@ -174,8 +179,8 @@ mod tests {
                 EntryPayload::Normal(Proposal(command.into(), None)),
                 EntryPayload::Membership(membership),
             ];
-            for payload in payloads {
-                let entry = Entry::new(log_id, payload);
+            for (payload, code) in payloads.into_iter().zip([EntryCode::Absent, EntryCode::Of([7; 16]), EntryCode::Absent]) {
+                let entry = Entry { log_id, payload, code };
                 prop_assert_eq!(decode_entry(encode_entry(&entry)).unwrap(), entry);
             }
         }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::apply::Progress;
+use super::authors::AuthorKey;
 use super::command;
 use super::config::{Retention, Timing, raft_config};
 use super::durability::{Durability, KeyedSites};
@@ -24,7 +25,7 @@ use super::repair::repair;
 use super::rows_check::RowsChecks;
 use super::snapshot::Snapshot;
 use super::transfer::Outgoing;
-use super::types::{LogId, Member, Proposal, Raft, Vote};
+use super::types::{Entry, LogId, Member, Proposal, Raft, Vote};
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::planted::{self, Bug};
@@ -79,18 +80,26 @@ pub enum Confirmed {
     ByLease,
 }
 
-/// What a leader asks before it takes a proposal; all groups of a node share it.
+/// What a leader asks before it takes a proposal, and what it orders it with; all groups of a node share it.
 pub struct Conditions {
     pub clock: Arc<ClusterClock>,
     pub disks: Arc<ClusterDisks>,
     /// How long a commit waits for every site with keys, if it does.
     keyed_sites_within: Option<Duration>,
+    /// Signs entries; nothing: the node has no keys.
+    author_key: Option<Arc<dyn AuthorKey>>,
     room: Semaphore,
 }
 
 impl Conditions {
-    pub fn new(clock: Arc<ClusterClock>, disks: Arc<ClusterDisks>, keyed_sites_within: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self { clock, disks, keyed_sites_within, room: Semaphore::new(PROPOSED_KIB_MAX) })
+    pub fn new(
+        clock: Arc<ClusterClock>,
+        disks: Arc<ClusterDisks>,
+        keyed_sites_within: Option<Duration>,
+        author_key: Option<Arc<dyn AuthorKey>>,
+    ) -> Arc<Self> {
+        let room = Semaphore::new(PROPOSED_KIB_MAX);
+        Arc::new(Self { clock, disks, keyed_sites_within, author_key, room })
     }
 }
 
@@ -107,6 +116,7 @@ pub struct Group {
     pub shard: ShardId,
     pub node: NodeId,
     raft: Raft,
+    log: LogStorage,
     conditions: Arc<Conditions>,
     pub(super) keyed_sites: Arc<KeyedSites>,
     proposals: Semaphore,
@@ -137,7 +147,8 @@ impl Group {
         repair(shard, &log, &at_start).await?;
         let config = raft_config(shard, timing, retention).map_err(std::io::Error::other)?;
         let replays = shard == DIRECTORY || at_start.slots.is_some();
-        let raft = Raft::new(node, config, network, LogStorage::new(log, replays), machine).await;
+        let log = LogStorage::new(log, replays, conditions.author_key.clone());
+        let raft = Raft::new(node, config, network, log.clone(), machine).await;
         let raft = raft.map_err(std::io::Error::other)?;
         // Once it answers, the metrics tell the stored members: nobody takes the group for one that is not formed yet.
         raft.is_initialized().await.map_err(std::io::Error::other)?;
@@ -148,6 +159,7 @@ impl Group {
             shard,
             node,
             raft,
+            log,
             conditions,
             keyed_sites,
             proposals: Semaphore::new(PROPOSALS_MAX),
@@ -161,6 +173,12 @@ impl Group {
 
     pub(super) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// What is in this replica's log at an index; nothing if that is purged, or was never there.
+    pub(crate) fn entry(&self, index: u64) -> Option<Entry> {
+        // What cannot be read here stops the group where it is needed.
+        self.log.entry(index).ok().flatten()
     }
 
     /// Lets the group campaign: once the restart rule allows.
@@ -403,6 +421,11 @@ impl Group {
     /// Recorded outcomes so far.
     pub fn seq(&self) -> u64 {
         self.progress.read().seq
+    }
+
+    /// How far this replica's log is applied.
+    pub(crate) fn applied_index(&self) -> Option<u64> {
+        self.progress.read().log_id.map(|log_id| log_id.index)
     }
 
     /// Where its shard has its slots from, the nearest first.

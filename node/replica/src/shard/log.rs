@@ -3,11 +3,14 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
+use super::authors::AuthorKey;
+use super::entry::EntryCode;
 use super::types::{Entry, EntryPayload, LogId, Proposal, TypeConfig, Vote};
 use super::{codec, quorum, traced};
 use crate::store::log::Mark;
@@ -21,13 +24,29 @@ const APPEND_BYTES_MAX: usize = 2 << 20;
 pub struct LogStorage {
     log: GroupLog,
     replays: bool,
+    /// Signs what this node puts into the log as leader; nothing: it has no keys.
+    key: Option<Arc<dyn AuthorKey>>,
 }
 
 impl LogStorage {
     /// `replays`: whether openraft, before it has started, applies what it knows to be committed. Else it hears from the
     /// leader how far that is: a spare group may wait for another one, which has to have started.
-    pub fn new(log: GroupLog, replays: bool) -> Self {
-        Self { log, replays }
+    pub fn new(log: GroupLog, replays: bool, key: Option<Arc<dyn AuthorKey>>) -> Self {
+        Self { log, replays, key }
+    }
+
+    /// The entry at an index, if the log has it.
+    pub fn entry(&self, index: u64) -> io::Result<Option<Entry>> {
+        Ok(self.read(index, index + 1, usize::MAX)?.pop())
+    }
+
+    /// What stands before an index that is about to be written.
+    fn log_id_before(&self, index: u64) -> io::Result<Option<LogId>> {
+        let Some(before) = index.checked_sub(1) else { return Ok(None) };
+        match self.entry(before)? {
+            Some(entry) => Ok(Some(entry.log_id)),
+            None => self.log_id_mark(Mark::Purged),
+        }
     }
 
     fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -138,10 +157,20 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I::IntoIter: OptionalSend,
     {
         let shard = self.log.shard();
-        let mut first = None;
+        let (mut first, mut before) = (None, None);
         let mut encoded = Vec::new();
-        for entry in entries {
-            first.get_or_insert(entry.index());
+        for mut entry in entries {
+            if first.is_none() {
+                first = Some(entry.index());
+                // What a leader brings is signed, or will not be.
+                if entry.code == EntryCode::Due {
+                    before = self.log_id_before(entry.index())?;
+                }
+            }
+            if let Some(key) = &self.key {
+                entry.sign(key.as_ref(), shard, before);
+            }
+            before = Some(entry.log_id);
             if let EntryPayload::Normal(Proposal(_, Some(context))) = &entry.payload {
                 traced::remember(shard, entry.index(), *context);
             }

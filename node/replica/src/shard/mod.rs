@@ -11,6 +11,7 @@ pub mod config;
 #[cfg(test)]
 mod crash_tests;
 pub mod durability;
+pub mod entry;
 pub mod fetch;
 #[cfg(test)]
 mod fuzz_tests;

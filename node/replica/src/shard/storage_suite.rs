@@ -47,7 +47,7 @@ fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: tempfile:
     let state = StateStore::start(state, writer.clone()).unwrap();
     let incoming = Incoming::open(&folder.path().join("incoming")).unwrap();
     let machine = GroupMachine::open(SHARD, state.clone(), incoming, Arc::new(Outgoing::new(1 << 30))).unwrap();
-    let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap(), true);
+    let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap(), true, None);
     (Guard { log: writer, state, _folder: folder }, log, machine)
 }
 

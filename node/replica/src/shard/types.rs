@@ -10,12 +10,13 @@ use crate::NodeId;
 use crate::trace::Context;
 
 openraft::declare_raft_types!(
-    /// Small integers and our own node, entry, answer and runtime types; all else is openraft's default.
+    /// Small integers and our own node, command, answer, entry and runtime types; all else is openraft's default.
     pub TypeConfig:
         D = Proposal,
         R = Answer,
         NodeId = NodeId,
         Node = Member,
+        Entry = super::entry::Entry,
         AsyncRuntime = super::runtime::Runtime,
 );
 
@@ -23,7 +24,8 @@ pub type Raft = openraft::Raft<TypeConfig, super::machine::GroupMachine>;
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
-pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
+pub use super::entry::Entry;
 pub type EntryPayload = openraft::alias::EntryPayloadOf<TypeConfig>;
 pub type Membership = openraft::Membership<NodeId, Member>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;

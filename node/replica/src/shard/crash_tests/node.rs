@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::super::apply::Applier;
 use super::super::codec;
+use super::super::entry::EntryCode;
 use super::super::log::LogStorage;
 use super::super::machine::to_apply;
 use super::super::repair::repair;
@@ -122,7 +123,11 @@ impl<D: Disk> Node<D> {
         let first = of_group.model.next_index();
         let entry = |(index, step): (u64, &Step)| match of_group.committed.get(index as usize - 1) {
             Some(committed) => committed.clone(),
-            None => Entry::new(LogId::new(LeaderId::new(of_group.term, 1), index), payload(step, shard)),
+            None => Entry {
+                log_id: LogId::new(LeaderId::new(of_group.term, 1), index),
+                payload: payload(step, shard),
+                code: EntryCode::Absent,
+            },
         };
         let entries = (first..).zip(steps).map(entry).collect::<Vec<_>>();
         let (acknowledged, number) = (Arc::clone(&self.acknowledged), self.operations);
@@ -178,7 +183,7 @@ impl<D: Disk> Node<D> {
         if next >= end {
             return;
         }
-        let mut reader = LogStorage::new(group.log.clone(), true);
+        let mut reader = LogStorage::new(group.log.clone(), true, None);
         let read = async { futures::TryStreamExt::try_collect::<Vec<_>>(reader.entries_stream(next..end).await).await };
         let entries = self.runtime.block_on(read).unwrap();
         assert_eq!(entries, group.committed[next as usize - 1..end as usize - 1], "committed entries never change");
@@ -292,7 +297,7 @@ fn payload(step: &Step, shard: crate::ShardId) -> EntryPayload {
 
 /// A log as openraft reads it, in one go and in pieces.
 async fn read(log: &GroupLog) -> LogModel {
-    let mut storage = LogStorage::new(log.clone(), true);
+    let mut storage = LogStorage::new(log.clone(), true, None);
     let state = storage.get_log_state().await.unwrap();
     let first = state.last_purged_log_id.map_or(1, |purged| purged.index + 1);
     let entries = storage.try_get_log_entries(first..).await.unwrap();
