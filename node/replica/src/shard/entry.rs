@@ -9,7 +9,6 @@
 use std::fmt;
 
 use openraft::entry::RaftEntry;
-use openraft::vote::RaftLeaderId;
 
 use super::authors::{AuthorKey, Code};
 use super::codec;
@@ -108,6 +107,8 @@ impl RaftEntry for Entry {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+
+    use openraft::vote::RaftLeaderId;
 
     use super::*;
     use crate::shard::types::{LeaderId, Proposal};

@@ -156,7 +156,8 @@ fn frames() -> Vec<Bytes> {
 fn entries() -> Vec<Bytes> {
     let entry = |payload| {
         let log_id = Some(pb::LogId { term: 3, leader: 7, index: 9 });
-        Bytes::from(pb::LogEntry { log_id, payload: Some(payload) }.encode_to_vec())
+        let code = Bytes::from_static(&[7; 16]);
+        Bytes::from(pb::LogEntry { log_id, payload: Some(payload), code }.encode_to_vec())
     };
     let membership = pb::Membership {
         configs: vec![pb::VoterSet { nodes: vec![1, 2, 3] }],
