@@ -1,6 +1,7 @@
 //! `simulate` over many seeds, each twice, and over all ways to cut links.
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use charthold_tests::harness::Finished;
@@ -20,21 +21,25 @@ const GRAPHS_AT_ONCE: u32 = 128;
 
 /// Runs, two at once; each must have seen nothing wrong.
 fn run_all(runs: &[Vec<String>]) -> Vec<Value> {
-    let start = |arguments: &Vec<String>| {
-        let mut simulate = Command::new(env!("CARGO_BIN_EXE_simulate"));
-        simulate.args(arguments).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
-    };
-    let mut reports = Vec::new();
-    for pair in runs.chunks(2) {
-        let started = pair.iter().map(start).collect::<Vec<_>>();
-        for (run, arguments) in started.into_iter().zip(pair) {
-            let finished = Finished::new(run.wait_with_output().unwrap());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut reports = Vec::new();
+        while let Some((at, arguments)) = runs.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut simulate = Command::new(env!("CARGO_BIN_EXE_simulate"));
+            let finished = Finished::new(simulate.args(arguments).stderr(Stdio::inherit()).output().unwrap());
             println!("{}", finished.text().trim());
             assert_eq!(finished.code, 0, "simulate {}: see above", arguments.join(" "));
-            reports.push(finished.json());
+            reports.push((at, finished.json()));
         }
-    }
-    reports
+        reports
+    };
+    let mut reports = std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let own = work();
+        [own, other.join().unwrap()].concat()
+    });
+    reports.sort_by_key(|(at, _)| *at);
+    reports.into_iter().map(|(_, report)| report).collect()
 }
 
 fn sum(reports: &[Value], name: &str) -> u64 {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod append_tests;
 mod author_tests;
 mod member_tests;
 mod refill_tests;

@@ -417,7 +417,7 @@ async fn start_groups(
     for log in logs {
         let shard = log.shard();
         let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
-        let network = GroupNetwork::new(shard, Arc::clone(peers), Arc::clone(outgoing));
+        let network = GroupNetwork::new(log.clone(), Arc::clone(peers), Arc::clone(outgoing));
         let stored = GroupStores { log, state, incoming, outgoing: Arc::clone(outgoing) };
         let conditions = Arc::clone(conditions);
         let (node, timing, retention) = (stores.data.node_id, &config.timing, &config.retention);

@@ -1,5 +1,6 @@
 //! Peers' requests, served by the groups.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderError, TransferLeaderRequest};
+use parking_lot::Mutex;
 use pb::call_error::Kind as ErrorKind;
 use prost::Message;
 use tokio::sync::Semaphore;
@@ -188,6 +190,12 @@ fn is_in_order(request: &AppendEntriesRequest<TypeConfig>) -> bool {
     request.vote.committed && entries && not_later(last) && not_later(request.leader_commit)
 }
 
+/// Where this replica's log ended when it voted for who asks now, if it still has that entry: then both have the same up to
+/// there (see [`super::log_ends`]).
+fn shared(replica: &Group, end: LogId) -> Option<LogId> {
+    replica.entry(end.index).map(|entry| entry.log_id).filter(|own| *own == end)
+}
+
 /// Who holds no key authors nothing: a keyless node has no clients to forward for.
 fn keyed(from: Caller) -> Result<(), pb::CallError> {
     if from.keyed { Ok(()) } else { Err(error(ErrorKind::Malformed)) }
@@ -251,23 +259,30 @@ impl Handler for Inbound {
         // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices. So do
         // entries on a full disk, and what a node without keys may not bring: an answer would have it sent again at once.
         let (replica, authors) = (Arc::clone(group), Arc::clone(&self.authors));
+        // One a request that waits for its answer.
+        let log_ends = Arc::new(Mutex::new(VecDeque::new()));
+        let told = Arc::clone(&log_ends);
         let requests = requests.map(move |bytes| {
-            let request = network::append_request_from_pb(shard, bytes).ok()?;
+            let (request, log_end) = network::append_request_from_pb(shard, bytes).ok()?;
             own(&request.vote, from.id).ok().filter(|()| is_in_order(&request))?;
             let has_room = request.entries.is_empty() || replica.takes_entries();
             if !(has_room && authors.take(&replica, from, &request)) {
                 return None;
             }
             replica.note_leader(&request.vote);
+            told.lock().push_back(log_end);
             Some(request)
         });
         let requests = requests.take_while(|request| std::future::ready(request.is_some()));
         let requests = requests.filter_map(std::future::ready);
-        let answers = group.raft().stream_append(requests);
+        let (answers, replica) = (group.raft().stream_append(requests), Arc::clone(group));
         answers
-            .map(|answer| match answer {
-                Ok(result) => Ok(network::append_response_to_pb(result)),
-                Err(_) => Err(error(ErrorKind::Unavailable)),
+            .map(move |answer| match (answer, log_ends.lock().pop_front().flatten()) {
+                (Ok(Ok(matched)), Some(end)) => {
+                    Ok(network::append_response_to_pb(Ok(matched.max(shared(&replica, end)))))
+                }
+                (Ok(result), _) => Ok(network::append_response_to_pb(result)),
+                (Err(_), _) => Err(error(ErrorKind::Unavailable)),
             })
             .boxed()
     }

@@ -23,6 +23,7 @@ pub mod install;
 #[cfg(test)]
 mod install_tests;
 pub mod log;
+mod log_ends;
 pub mod machine;
 pub mod members;
 pub mod network;

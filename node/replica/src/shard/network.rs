@@ -18,35 +18,42 @@ use openraft::{OptionalSend, RaftNetworkFactory};
 use prost::Message;
 
 use super::codec::{self, Malformed};
+use super::log_ends::LogEnds;
 use super::snapshot::{GroupSnapshot, Snapshot};
 use super::traced::{self, TOLD_MAX};
 use super::transfer::{self, Outgoing, SendError};
-use super::types::{Member, TypeConfig, Vote};
+use super::types::{LogId, Member, TypeConfig, Vote};
 use crate::peer::client::{CallFailure, PeerClient, StreamReceiver, StreamSender};
 use crate::peer::frame::Kind;
 use crate::peer::{Lane, STREAM_WINDOW};
 use crate::replica::peers::Peers;
+use crate::store::log::group::GroupLog;
 use crate::trace::Context;
 use crate::{NodeId, ShardId};
 
 /// An append that waits longer for its answer gives its stream up. Generous: a follower's fsync may be slow.
 const APPEND_PROGRESS: Duration = Duration::from_secs(5);
+/// Between two tries to send a snapshot, if the peer is there; if not, the longest.
+const SNAPSHOT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Makes a group's connections to its peers.
 pub struct GroupNetwork {
     shard: ShardId,
     peers: Arc<Peers>,
     outgoing: Arc<Outgoing>,
+    log_ends: Arc<LogEnds>,
 }
 
 impl GroupNetwork {
-    pub fn new(shard: ShardId, peers: Arc<Peers>, outgoing: Arc<Outgoing>) -> Self {
-        Self { shard, peers, outgoing }
+    /// `log`: the group's, to read.
+    pub fn new(log: GroupLog, peers: Arc<Peers>, outgoing: Arc<Outgoing>) -> Self {
+        Self { shard: log.shard(), peers, outgoing, log_ends: Arc::new(LogEnds::new(log)) }
     }
 
     fn connect(&self, target: NodeId, node: &Member, lane: Lane) -> GroupPeer {
         let client = self.peers.client(target, &node.peer_address);
-        GroupPeer { shard: self.shard, lane, client, outgoing: Arc::clone(&self.outgoing) }
+        let (outgoing, log_ends) = (Arc::clone(&self.outgoing), Arc::clone(&self.log_ends));
+        GroupPeer { shard: self.shard, target, lane, client, outgoing, log_ends }
     }
 }
 
@@ -65,10 +72,12 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetwork {
 /// One group's way to one peer.
 pub struct GroupPeer {
     shard: ShardId,
+    target: NodeId,
     /// Of appends; all else is control.
     lane: Lane,
     client: Arc<PeerClient>,
     outgoing: Arc<Outgoing>,
+    log_ends: Arc<LogEnds>,
 }
 
 impl GroupPeer {
@@ -131,6 +140,9 @@ impl GroupPeer {
         let answer = decode::<pb::VoteResponse>(answer)?;
         let vote = codec::vote_from_pb(answer.vote).map_err(malformed)?;
         let last_log_id = answer.last_log_id.as_ref().map(codec::log_id_from_pb);
+        if let (Kind::Vote, true, Some(end)) = (kind, answer.granted, last_log_id) {
+            self.log_ends.note(self.target, &rpc.vote, end);
+        }
         Ok(VoteResponse::new(vote, last_log_id, answer.granted))
     }
 }
@@ -192,15 +204,27 @@ impl NetSnapshot<TypeConfig> for GroupPeer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
-            sent = transfer::send(&self.client, self.shard, &self.outgoing, &vote, snapshot) => sent.map_err(|error| {
-                if !matches!(error, SendError::Call(CallFailure::NotConnected)) {
-                    tracing::warn!(shard = self.shard, %error, "a snapshot was not sent: trying again");
-                }
-                // Openraft waits before it tries again.
-                Unreachable::new(&error).into()
-            }),
+            sent = self.send_snapshot(&vote, snapshot) => sent.map_err(|error| Unreachable::new(&error).into()),
             closed = cancel => Err(closed.into()),
         }
+    }
+}
+
+impl GroupPeer {
+    /// One try. For the next one all rows are pinned anew: so one that was in vain takes its time.
+    async fn send_snapshot(&self, vote: &Vote, snapshot: Snapshot) -> Result<SnapshotResponse<TypeConfig>, SendError> {
+        let sent = transfer::send(&self.client, self.shard, &self.outgoing, vote, snapshot).await;
+        match &sent {
+            Ok(_) => {}
+            Err(SendError::Call(CallFailure::NotConnected)) => {
+                let _in_vain = tokio::time::timeout(SNAPSHOT_AGAIN, self.client.connected()).await;
+            }
+            Err(error) => {
+                tracing::warn!(shard = self.shard, %error, "a snapshot was not sent: trying again");
+                tokio::time::sleep(SNAPSHOT_AGAIN).await;
+            }
+        }
+        sent
     }
 }
 
@@ -219,29 +243,27 @@ impl NetStreamAppend<TypeConfig> for GroupPeer {
             Lane::Control => option.soft_ttl(),
             Lane::Bulk => APPEND_PROGRESS,
         };
-        let (client, lane, shard) = (self.client.clone(), self.lane, self.shard);
-        let answers = stream::once(open(client, lane, shard, limit, input)).flatten();
+        let answers = stream::once(open(&*self, limit, input)).flatten();
         Box::pin(std::future::ready(Ok(answers.boxed())))
     }
 }
 
 /// Opens a stream once there is something to send. Not before: openraft waits out its backoff inside of its input, so
 /// that an error from a peer that is down, given before any request was taken, is tried again at once and without end.
-async fn open<'s, S>(
-    client: Arc<PeerClient>,
-    lane: Lane,
-    shard: ShardId,
-    limit: Duration,
-    mut input: S,
-) -> BoxStream<'s, AppendAnswer>
+async fn open<'s, S>(peer: &'s GroupPeer, limit: Duration, mut input: S) -> BoxStream<'s, AppendAnswer>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
 {
     let Some(first) = input.next().await else { return stream::empty().boxed() };
-    match client.open_stream(lane, Kind::Append, shard) {
+    let shard = peer.shard;
+    let log_end = match peer.lane {
+        Lane::Bulk => peer.log_ends.of(peer.target, &first.vote),
+        Lane::Control => None,
+    };
+    match peer.client.open_stream(peer.lane, Kind::Append, shard) {
         Ok((sender, receiver)) => {
             let input = Some(stream::iter([first]).chain(input));
-            let pipeline = Pipeline { shard, input, sender, receiver, in_flight: 0, limit, failed: false };
+            let pipeline = Pipeline { shard, log_end, input, sender, receiver, in_flight: 0, limit, failed: false };
             stream::unfold(pipeline, Pipeline::next).boxed()
         }
         Err(failure) => stream::once(std::future::ready(Err(rpc_error(failure)))).boxed(),
@@ -252,6 +274,8 @@ where
 /// input, which belongs to openraft's next attempt then.
 struct Pipeline<S> {
     shard: ShardId,
+    /// Of the follower, if that is known: told with what goes no further.
+    log_end: Option<LogId>,
     input: Option<S>,
     sender: StreamSender,
     receiver: StreamReceiver,
@@ -278,13 +302,17 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                 }
                 Some(request) = next_of(input) => match request {
                     None => self.input = None,
-                    Some(request) => match self.sender.send(append_request_to_pb(self.shard, &request)).await {
-                        Ok(()) => self.in_flight += 1,
-                        Err(failure) => {
-                            self.failed = true;
-                            return Some((Err(rpc_error(failure)), self));
+                    Some(request) => {
+                        let searches = |end: &LogId| request.entries.last().is_some_and(|last| last.log_id < *end);
+                        let message = append_request_to_pb(self.shard, &request, self.log_end.filter(searches));
+                        match self.sender.send(message).await {
+                            Ok(()) => self.in_flight += 1,
+                            Err(failure) => {
+                                self.failed = true;
+                                return Some((Err(rpc_error(failure)), self));
+                            }
                         }
-                    },
+                    }
                 },
                 else => return None,
             }
@@ -300,7 +328,7 @@ async fn next_of<S: Stream + Unpin>(input: Option<&mut S>) -> Option<Option<S::I
     }
 }
 
-fn append_request_to_pb(shard: ShardId, request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
+fn append_request_to_pb(shard: ShardId, request: &AppendEntriesRequest<TypeConfig>, log_end: Option<LogId>) -> Bytes {
     let traced = match (request.entries.first(), request.entries.last()) {
         (Some(first), Some(last)) => traced::among(shard, first.log_id.index..last.log_id.index + 1),
         _ => Vec::new(),
@@ -312,26 +340,30 @@ fn append_request_to_pb(shard: ShardId, request: &AppendEntriesRequest<TypeConfi
         entries: request.entries.iter().map(codec::encode_entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(codec::log_id_to_pb),
         traced: traced.into_iter().map(told).collect(),
+        log_end: log_end.as_ref().map(codec::log_id_to_pb),
     };
     request.encode_to_vec().into()
 }
 
+/// A request, and where this node's log ended when it voted for who brings it, if that is told.
 pub(super) fn append_request_from_pb(
     shard: ShardId,
     bytes: Bytes,
-) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+) -> Result<(AppendEntriesRequest<TypeConfig>, Option<LogId>), Malformed> {
     let request = pb::AppendRequest::decode(bytes).map_err(|_| Malformed("append request"))?;
     for told in request.traced.iter().take(TOLD_MAX) {
         if let Some(context) = Context::from_bytes(&told.trace) {
             traced::remember(shard, told.index, context);
         }
     }
-    Ok(AppendEntriesRequest {
+    let log_end = request.log_end.as_ref().map(codec::log_id_from_pb);
+    let request = AppendEntriesRequest {
         vote: codec::vote_from_pb(request.vote)?,
         prev_log_id: request.prev_log_id.as_ref().map(codec::log_id_from_pb),
         entries: request.entries.into_iter().map(codec::decode_entry).collect::<Result<_, _>>()?,
         leader_commit: request.leader_commit.as_ref().map(codec::log_id_from_pb),
-    })
+    };
+    Ok((request, log_end))
 }
 
 pub(super) fn append_response_to_pb(result: StreamAppendResult<TypeConfig>) -> Bytes {

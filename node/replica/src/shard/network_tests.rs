@@ -13,12 +13,14 @@ use futures::{FutureExt, StreamExt};
 use openraft::RaftNetworkFactory;
 use openraft::entry::RaftEntry;
 use openraft::errors::RPCError;
-use openraft::network::{NetStreamAppend, RPCOption};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError};
+use openraft::network::{NetStreamAppend, NetVote, RPCOption};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, VoteRequest};
 use openraft::vote::RaftLeaderId;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::Semaphore;
 
+use super::codec;
 use super::network::{GroupNetwork, GroupPeer, append_request_from_pb, append_response_to_pb};
 use super::transfer::Outgoing;
 use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Proposal, TypeConfig, Vote};
@@ -27,11 +29,18 @@ use crate::peer::STREAM_WINDOW;
 use crate::peer::frame::Kind;
 use crate::peer::server::{Caller, Handler};
 use crate::replica::peers::Peers;
+use crate::store::log::LogEngine;
+use crate::store::log::group::GroupLog;
+use crate::store::log::memory::MemoryLog;
+use crate::store::log::writer::LogWriter;
 use crate::testing::peers::{greeter, serve_b};
 use crate::testing::transport::MemoryNetwork;
 use crate::testing::{WAIT_MAX, eventually};
 
 type Request = AppendEntriesRequest<TypeConfig>;
+
+/// Where the logs of both end.
+const LOG_END: u64 = 5;
 
 fn log_id(index: u64) -> LogId {
     LogId::new(LeaderId::new(2, 1), index)
@@ -50,13 +59,16 @@ fn request(index: u64) -> Request {
 /// A follower that answers when it is let, and finds a conflict at one index.
 struct Follower {
     received: Mutex<Vec<Request>>,
+    /// What each of them said of where this log ended.
+    told: Mutex<Vec<Option<LogId>>>,
     may_answer: Semaphore,
     conflict_at: u64,
 }
 
 impl Follower {
     fn new(may_answer: usize, conflict_at: u64) -> Arc<Self> {
-        Arc::new(Self { received: Mutex::default(), may_answer: Semaphore::new(may_answer), conflict_at })
+        let (received, told) = Default::default();
+        Arc::new(Self { received, told, may_answer: Semaphore::new(may_answer), conflict_at })
     }
 }
 
@@ -64,11 +76,17 @@ impl Handler for Follower {
     fn call(
         self: Arc<Self>,
         _from: Caller,
-        _kind: Kind,
+        kind: Kind,
         _shard: ShardId,
-        _payload: Bytes,
+        payload: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, pb::CallError>> {
-        async { Err(pb::CallError::default()) }.boxed()
+        let granted = move || {
+            let request = pb::VoteRequest::decode(payload).map_err(|_| pb::CallError::default())?;
+            let last_log_id = Some(codec::log_id_to_pb(&log_id(LOG_END)));
+            Ok(pb::VoteResponse { vote: request.vote, granted: true, last_log_id }.encode_to_vec().into())
+        };
+        let answer = if kind == Kind::Vote { granted() } else { Err(pb::CallError::default()) };
+        std::future::ready(answer).boxed()
     }
 
     fn stream(
@@ -80,7 +98,8 @@ impl Handler for Follower {
     ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
         let receive = Arc::clone(&self);
         let received = requests.map(move |bytes| {
-            let request = append_request_from_pb(1, bytes).unwrap();
+            let (request, log_end) = append_request_from_pb(1, bytes).unwrap();
+            receive.told.lock().push(log_end);
             let index = request.entries[0].log_id.index;
             receive.received.lock().push(request);
             index
@@ -108,7 +127,11 @@ async fn network_to(follower: &Arc<Follower>) -> (MemoryNetwork, GroupPeer) {
     let b = Member { peer_address: "b".to_owned(), ..Member::default() };
     let client = peers.client(2, "b");
     eventually("connecting", async || client.is_connected().then_some(())).await;
-    (network, GroupNetwork::new(1, peers, Arc::new(Outgoing::new(1 << 30))).new_client(2, &b).await)
+    let engine: Arc<dyn LogEngine> = Arc::new(MemoryLog::default());
+    let log = GroupLog::open(1, Arc::clone(&engine), LogWriter::start(engine, None).unwrap()).unwrap();
+    let entries = (1..=LOG_END).map(|index| codec::encode_entry(&Entry::new(log_id(index), EntryPayload::Blank)));
+    log.append(1, entries.collect(), || ()).await.unwrap();
+    (network, GroupNetwork::new(log, peers, Arc::new(Outgoing::new(1 << 30))).new_client(2, &b).await)
 }
 
 fn option() -> RPCOption {
@@ -152,6 +175,27 @@ async fn a_conflict_ends_the_stream_and_the_next_one_works() {
         let conflict = Err(StreamAppendError::Conflict(log_id(3)));
         assert_eq!(answers, [Ok(Some(log_id(1))), Ok(Some(log_id(2))), conflict]);
     }
+}
+
+/// What goes no further says so, and only to who voted for this leader.
+#[tokio::test]
+async fn a_voter_is_told_where_its_log_ended() {
+    let follower = Follower::new(1_000, u64::MAX);
+    let (_network, mut peer) = network_to(&follower).await;
+    let told = async |peer: &mut GroupPeer, requests: Vec<Request>| {
+        follower.told.lock().clear();
+        let answers = peer.stream_append(futures::stream::iter(requests), option()).await.unwrap();
+        answers.for_each(|_| std::future::ready(())).await;
+        follower.told.lock().clone()
+    };
+    assert_eq!(told(&mut peer, vec![request(1)]).await, [None], "nobody has voted");
+    let vote = Vote { leader_id: LeaderId::new(2, 1), committed: false };
+    assert!(peer.vote(VoteRequest::new(vote, None), option()).await.unwrap().vote_granted);
+    let end = Some(log_id(LOG_END));
+    let sent = vec![request(1), request(LOG_END - 1), request(LOG_END), request(LOG_END + 1)];
+    assert_eq!(told(&mut peer, sent).await, [end, end, None, None]);
+    let later = Vote { leader_id: LeaderId::new(3, 1), committed: true };
+    assert_eq!(told(&mut peer, vec![Request { vote: later, ..request(1) }]).await, [None], "of another term");
 }
 
 #[tokio::test]

@@ -32,6 +32,11 @@ impl Cutoffs {
         made_before_ms > self.made_before_ms[usize::from(shard)].swap(made_before_ms, Ordering::AcqRel)
     }
 
+    /// No request is dead that was made then or later.
+    pub fn latest(&self) -> u64 {
+        self.made_before_ms.iter().map(|cutoff| cutoff.load(Ordering::Acquire)).max().unwrap_or(0)
+    }
+
     fn get(&self, shard: ShardId) -> u64 {
         self.made_before_ms[usize::from(shard)].load(Ordering::Acquire)
     }
@@ -48,6 +53,16 @@ pub fn is_dead(table: Table, key: &[u8], cutoffs: &Cutoffs) -> bool {
             .is_some_and(|request_id| request::made_at_ms(&request_id) < cutoffs.get(DIRECTORY)),
         _ => false,
     }
+}
+
+/// When the request of a row was made; nothing, if it is a row of something else.
+pub fn made_at_ms(table: Table, key: &[u8]) -> Option<u64> {
+    let request_id = match table {
+        Table::Request => request::Key::decode(key)?.request_id,
+        Table::DirectoryRequest => directory_request::decode(key)?,
+        _ => return None,
+    };
+    Some(request::made_at_ms(&request_id))
 }
 
 /// Moves an engine's cutoffs as flushes are done and views come and go.

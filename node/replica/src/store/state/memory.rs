@@ -29,6 +29,8 @@ struct Maps {
     pending: Vec<Vec<StateOp>>,
     /// Of them, those that the flush under way holds.
     begun: usize,
+    /// No request of a row was made before: most times that tells that there is nothing to expire.
+    oldest_request_ms: u64,
 }
 
 impl MemoryState {
@@ -61,14 +63,37 @@ fn apply(rows: &mut Rows, op: &StateOp) {
     }
 }
 
-/// Drops what is dead, of those tables that have such rows.
-fn expire(rows: &mut Rows, cutoffs: &Cutoffs) {
+impl Maps {
+    fn note_oldest(&mut self, ops: &[StateOp]) {
+        for op in ops {
+            if let StateOp::Put { table, key, .. } = op
+                && let Some(made_at_ms) = expiry::made_at_ms(*table, key)
+            {
+                self.oldest_request_ms = self.oldest_request_ms.min(made_at_ms);
+            }
+        }
+    }
+
+    fn expire(&mut self, cutoffs: &Cutoffs) {
+        if cutoffs.latest() > self.oldest_request_ms {
+            let visible = expire(Arc::make_mut(&mut self.visible), cutoffs);
+            self.oldest_request_ms = visible.min(expire(&mut self.durable, cutoffs));
+        }
+    }
+}
+
+/// Drops what is dead, of those tables that have such rows; answers when the oldest request of those that stay was made.
+fn expire(rows: &mut Rows, cutoffs: &Cutoffs) -> u64 {
+    let mut oldest_ms = u64::MAX;
     for table in [Table::Request, Table::DirectoryRequest] {
         let all = rows.range((table, Vec::new())..).take_while(|((of, _), _)| *of == table);
-        let dead = all.filter(|((_, key), _)| expiry::is_dead(table, key, cutoffs));
-        let dead = dead.map(|(place, _)| place.clone()).collect::<Vec<_>>();
+        let (dead, alive) = all.partition::<Vec<_>, _>(|((_, key), _)| expiry::is_dead(table, key, cutoffs));
+        let made_at = alive.into_iter().filter_map(|((_, key), _)| expiry::made_at_ms(table, key));
+        oldest_ms = made_at.fold(oldest_ms, u64::min);
+        let dead = dead.into_iter().map(|(place, _)| place.clone()).collect::<Vec<_>>();
         dead.iter().for_each(|place| _ = rows.remove(place));
     }
+    oldest_ms
 }
 
 /// Rows in memory, as a view of one moment.
@@ -108,9 +133,7 @@ impl StateEngine for MemoryState {
         if !self.cutoffs.set(shard, made_before_ms) {
             return;
         }
-        let mut maps = self.rows.lock();
-        expire(Arc::make_mut(&mut maps.visible), &self.cutoffs);
-        expire(&mut maps.durable, &self.cutoffs);
+        self.rows.lock().expire(&self.cutoffs);
     }
 
     fn slots(&self) -> &SlotMap {
@@ -136,6 +159,7 @@ impl StateEngine for MemoryState {
         let mut maps = self.rows.lock();
         let visible = Arc::make_mut(&mut maps.visible);
         ops.iter().for_each(|op| apply(visible, op));
+        maps.note_oldest(ops);
         maps.pending.push(ops.to_vec());
         Ok(())
     }
@@ -151,7 +175,8 @@ impl StateEngine for MemoryState {
         let begun = std::mem::take(&mut maps.begun);
         let flushed = maps.pending.drain(..begun).collect::<Vec<_>>();
         flushed.iter().flatten().for_each(|op| apply(&mut maps.durable, op));
-        expire(&mut maps.durable, &self.cutoffs);
+        flushed.iter().for_each(|ops| maps.note_oldest(ops));
+        maps.expire(&self.cutoffs);
         Ok(())
     }
 
