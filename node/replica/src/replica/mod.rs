@@ -155,8 +155,7 @@ impl Replica {
         let peers = Arc::new(Peers::new(Arc::clone(&transport)));
         peers.set_greeter(Arc::clone(&greeter));
         let (disks, leadership) = (Arc::clone(&greeter.disks), Arc::clone(&greeter.leadership));
-        let (clock, key) = (Arc::clone(&greeter.clock), config.author_key.clone());
-        let conditions = Conditions::new(clock, Arc::clone(&disks), config.keyed_sites_within, key);
+        let conditions = new_conditions(&config, &greeter);
         let outgoing = Arc::new(Outgoing::new(config.retention.snapshot_bytes_per_s));
         let logs = open_logs(&stores)?;
         refill_state(&config, &stores, &logs, &peers, &transport, &greeter).await?;
@@ -398,6 +397,11 @@ fn new_observer(
         state: stores.state.clone(),
         above: Arc::clone(&config.describe),
     }
+}
+
+fn new_conditions(config: &ReplicaConfig, greeter: &Greeter) -> Arc<Conditions> {
+    let (clock, disks) = (Arc::clone(&greeter.clock), Arc::clone(&greeter.disks));
+    Conditions::new(clock, disks, config.keyed_sites_within, config.author_key.clone())
 }
 
 fn open_logs(stores: &Stores) -> Result<Vec<GroupLog>, StoreError> {

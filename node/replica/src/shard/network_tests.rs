@@ -21,6 +21,7 @@ use prost::Message;
 use tokio::sync::Semaphore;
 
 use super::codec;
+use super::entry::EntryCode;
 use super::network::{GroupNetwork, GroupPeer, append_request_from_pb, append_response_to_pb};
 use super::transfer::Outgoing;
 use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Proposal, TypeConfig, Vote};
@@ -47,11 +48,12 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn request(index: u64) -> Request {
+    let entry = |payload| Entry { code: EntryCode::Of([7; 16]), ..Entry::new(log_id(index), payload) };
     let proposal = EntryPayload::Normal(Proposal(Bytes::from(vec![7; index as usize]), None));
     Request {
         vote: Vote { leader_id: LeaderId::new(2, 1), committed: true },
         prev_log_id: (index > 1).then(|| log_id(index - 1)),
-        entries: vec![Entry::new(log_id(index), proposal), Entry::new(log_id(index), EntryPayload::Blank)],
+        entries: vec![entry(proposal), entry(EntryPayload::Blank)],
         leader_commit: Some(log_id(index / 2)),
     }
 }
