@@ -34,6 +34,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use charthold_client::DEFAULT_DEADLINE;
+
 pub use self::choice::{Choice, Wish};
 pub use self::history::{Function, Operation, Recorder, Status, write as write_history};
 pub use self::nemesis::Kind;
@@ -44,7 +46,7 @@ pub use self::sweep::Violation;
 use self::nemesis::{Fault, Nemesis};
 use self::report::Also;
 use self::transfers::Transfers;
-use self::workload::Workload;
+use self::workload::{AMID_FAULTS, Workload};
 use crate::harness::{Cluster, Options, RAFT};
 
 /// So little log is kept that a node which was away for more than a second or two needs snapshots.
@@ -97,7 +99,8 @@ async fn run_with(
     let mut cluster = Cluster::start_with(Options { sites, round_trip, config, ..options }).await;
     let recorder = Arc::new(Recorder::new(Instant::now()));
     let transfers = Transfers::start(&cluster, plan.seed).await;
-    let workload = Workload::start(&cluster, plan.seed, &recorder);
+    let deadline = if plan.faults.is_empty() { DEFAULT_DEADLINE } else { AMID_FAULTS };
+    let workload = Workload::start(&cluster, plan.seed, deadline, &recorder);
     let faults = meanwhile(&mut cluster, &recorder).await;
     workload.stop().await;
     let transfers = transfers.stop().await;

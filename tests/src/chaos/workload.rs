@@ -23,7 +23,7 @@ const HOT: u64 = 16;
 /// Of the rest, spread over as many charts.
 const COLD: u64 = 4_000;
 /// Less than most faults last, so that some outcomes stay unknown.
-const DEADLINE: Duration = Duration::from_secs(3);
+pub const AMID_FAULTS: Duration = Duration::from_secs(3);
 /// Shorter than most faults last, so that it is too short now and then.
 const STALE_MAX: Duration = Duration::from_millis(700);
 /// Between two operations of a client, so that the machine has time for the nodes.
@@ -35,7 +35,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub fn start(cluster: &Cluster, seed: u64, recorder: &Arc<Recorder>) -> Self {
+    /// `deadline`: how long a client keeps at an operation.
+    pub fn start(cluster: &Cluster, seed: u64, deadline: Duration, recorder: &Arc<Recorder>) -> Self {
         let (done, numbers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(CLIENTS)));
         let start = |number| {
             let worker = Worker {
@@ -44,7 +45,7 @@ impl Workload {
                     0 => cluster.client(),
                     _ => cluster.client_number(number as usize),
                 }
-                .with_deadline(DEADLINE),
+                .with_deadline(deadline),
                 number,
                 numbers: Arc::clone(&numbers),
                 written: 0,
