@@ -104,6 +104,13 @@ fn a_cut_or_damaged_bundle_is_refused_everywhere() {
     check_refused(&format!("{text}{text}"), None, Fault::Json(JsonFault::Trailing));
 }
 
+/// Of what was read.
+fn bundle_of(entries: &[Entry]) -> String {
+    let resource = |entry: &Entry| format!(r#"{{"resource": {}}}"#, std::str::from_utf8(&entry.body).unwrap());
+    let resources = entries.iter().map(resource).collect::<Vec<_>>();
+    bundle(&resources.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 fn good_bundles() -> Vec<Bytes> {
     let goal =
         r#"{"resource": {"resourceType": "Goal", "id": "é1", "n": [1.50, -2e9, true, null, "\u00e9\ud83d\ude00"]}}"#;
@@ -117,16 +124,12 @@ proptest! {
     /// What is read of it is read again, the same.
     #[test]
     fn a_changed_bundle_is_refused_or_read_whole(text in mutated(good_bundles())) {
-        let again = |bundle: &Bundle| {
-            let resource = |entry: &Entry| format!(r#"{{"resource": {}}}"#, std::str::from_utf8(&entry.body).unwrap());
-            self::bundle(&bundle.entries.iter().map(resource).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>())
-        };
         match read_bundle(&text) {
             Err(error) => prop_assert!(error.position.byte <= text.len()),
             Ok(found) => {
-                let same = read_bundle(again(&found).as_bytes()).unwrap();
-                let place = |entry: &Entry| (entry.chart.clone(), entry.record_type.clone(), entry.id.clone(), entry.body.clone());
-                prop_assert!(same.entries.iter().map(place).eq(found.entries.iter().map(place)));
+                let same = read_bundle(bundle_of(&found.entries).as_bytes()).unwrap();
+                let of = |entry: &Entry| Entry { position: Position { entry: None, byte: 0 }, ..entry.clone() };
+                prop_assert!(same.entries.iter().map(of).eq(found.entries.iter().map(of)));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::nemesis::operate;
 use crate::harness::{Cluster, until};
 
 /// Nodes that form the cluster.
@@ -16,15 +17,13 @@ pub async fn run(cluster: &mut Cluster, time: Duration) {
     tokio::time::sleep(time / 3).await;
     for node in COME {
         cluster.restart(node);
-        let endpoint = cluster.peer_endpoint(node);
-        command(cluster, "the new node listens", &["node", "add", &endpoint]).await;
+        operate(cluster, async |operator| operator.admin().add_node(&cluster.peer_endpoint(node)).await).await;
     }
     cluster.wait_voters(&[0, 1, 2, 3, 4]).await;
     wait_even(cluster, &[0, 1, 2, 3, 4]).await;
     tokio::time::sleep(time / 3).await;
     for node in GO {
-        let name = cluster.name(node);
-        command(cluster, "the node is taken out", &["node", "remove", &name]).await;
+        operate(cluster, async |operator| operator.admin().remove_node(&cluster.name(node)).await).await;
     }
     cluster.wait_voters(&[2, 3, 4]).await;
     wait_even(cluster, &[2, 3, 4]).await;
@@ -34,15 +33,6 @@ pub async fn run(cluster: &mut Cluster, time: Duration) {
         cluster.forget(node);
     }
     tokio::time::sleep(time / 3).await;
-}
-
-/// Until it is done: an answer may be lost on the way.
-async fn command(cluster: &Cluster, what: &str, arguments: &[&str]) {
-    until(what, || async {
-        let done = cluster.operator_cli(arguments).await;
-        if done.code == 0 { Ok(()) } else { Err(done.stderr) }
-    })
-    .await;
 }
 
 /// Each node holds every shard, so all come to hold the same; what is dead by then goes at its own pace.

@@ -46,11 +46,14 @@ pub use self::sweep::Violation;
 use self::nemesis::{Fault, Nemesis};
 use self::report::Also;
 use self::transfers::Transfers;
-use self::workload::{AMID_FAULTS, Workload};
+use self::workload::Workload;
 use crate::harness::{Cluster, Options, RAFT};
 
 /// So little log is kept that a node which was away for more than a second or two needs snapshots.
 const SNAPSHOTS: &str = "snapshot_after_entries = 200\nkeep_entries = 100\n";
+
+/// How long clients keep at a call amid faults: less than most faults last, so that some outcomes stay unknown.
+const AMID_FAULTS: Duration = Duration::from_secs(3);
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -76,7 +79,7 @@ pub async fn run(plan: &Plan) -> Report {
     let meanwhile = async |cluster: &mut Cluster, recorder: &Recorder| {
         Nemesis::new(plan.seed, &plan.faults, recorder).run(cluster, plan.time).await
     };
-    run_with(plan, options, meanwhile).await
+    run_with(plan, options, AMID_FAULTS, meanwhile).await
 }
 
 /// The same without faults: two nodes come, and two others go, see [`growth`].
@@ -86,20 +89,20 @@ pub async fn grow(plan: &Plan) -> Report {
         growth::run(cluster, plan.time).await;
         Vec::new()
     };
-    run_with(plan, options, meanwhile).await
+    run_with(plan, options, DEFAULT_DEADLINE, meanwhile).await
 }
 
 /// Clients, something that happens meanwhile, and the verdict.
 async fn run_with(
     plan: &Plan,
     options: Options,
+    deadline: Duration,
     meanwhile: impl AsyncFnOnce(&mut Cluster, &Recorder) -> Vec<Fault>,
 ) -> Report {
     let (sites, round_trip, config) = (plan.sites, plan.round_trip, format!("{RAFT}{SNAPSHOTS}"));
     let mut cluster = Cluster::start_with(Options { sites, round_trip, config, ..options }).await;
     let recorder = Arc::new(Recorder::new(Instant::now()));
-    let transfers = Transfers::start(&cluster, plan.seed).await;
-    let deadline = if plan.faults.is_empty() { DEFAULT_DEADLINE } else { AMID_FAULTS };
+    let transfers = Transfers::start(&cluster, plan.seed, deadline).await;
     let workload = Workload::start(&cluster, plan.seed, deadline, &recorder);
     let faults = meanwhile(&mut cluster, &recorder).await;
     workload.stop().await;
@@ -117,7 +120,8 @@ async fn run_with(
     if let Some(path) = &plan.history {
         history::write(path, &operations).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    let also = Also { transfers: transfers.done(), searched, snapshots: traces::snapshots(&cluster) };
+    let (done, gave_up) = (transfers.done(), transfers.gave_up());
+    let also = Also { transfers: done, transfers_gave_up: gave_up, searched, snapshots: traces::snapshots(&cluster) };
     Report::new(plan, &operations, &faults, &also, violations)
 }
 

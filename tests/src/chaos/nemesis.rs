@@ -321,7 +321,7 @@ impl<'a> Nemesis<'a> {
 }
 
 /// Repeats what an operator does until it is done.
-async fn operate<T>(cluster: &Cluster, mut act: impl AsyncFnMut(Client) -> Result<T, Error>) -> T {
+pub(super) async fn operate<T>(cluster: &Cluster, mut act: impl AsyncFnMut(Client) -> Result<T, Error>) -> T {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         match act(cluster.operator().with_deadline(OPERATION_MAX)).await {

@@ -27,6 +27,8 @@ pub struct Report {
     pub unknown: usize,
     /// Commits over two records.
     pub transfers: u64,
+    /// Calls that those who transfer, list and read histories gave up.
+    pub transfers_gave_up: u64,
     pub records: usize,
     /// Of them, those that the search agreed on.
     pub searched: usize,
@@ -46,6 +48,7 @@ pub struct Report {
 /// What is not in the history.
 pub struct Also {
     pub transfers: u64,
+    pub transfers_gave_up: u64,
     pub searched: usize,
     pub snapshots: usize,
 }
@@ -78,6 +81,7 @@ impl Report {
             failed: count(&|operation| operation.status == Status::Fail && operation.returned_ns.is_some()),
             unknown: count(&|operation| operation.returned_ns.is_none()),
             transfers: also.transfers,
+            transfers_gave_up: also.transfers_gave_up,
             records: records.len(),
             searched: also.searched,
             snapshots: also.snapshots,

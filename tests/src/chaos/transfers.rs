@@ -21,7 +21,6 @@ const LISTERS: u64 = 2;
 const LIST_ROWS: u32 = 3;
 const HISTORY_ROWS: u32 = 20;
 const HISTORY_PAGES: usize = 3;
-const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub struct Transfers {
@@ -33,6 +32,7 @@ pub struct Transfers {
 struct Shared {
     stop: AtomicBool,
     moved: AtomicU64,
+    gave_up: AtomicU64,
     violations: Mutex<Vec<Violation>>,
 }
 
@@ -50,27 +50,34 @@ impl Shared {
         }
     }
 
+    /// Whether an error is none that a client may not meet; it gave the call up.
+    fn passes(&self, error: &Error) -> bool {
+        self.gave_up.fetch_add(1, SeqCst);
+        matches!(error, Error::Unavailable { .. } | Error::Overloaded { .. })
+    }
+
     fn found(&self, what: &'static str, key: &str, detail: String) {
         self.violations.lock().unwrap().push(Violation { what, key: key.to_owned(), detail });
     }
 }
 
 impl Transfers {
-    pub async fn start(cluster: &Cluster, seed: u64) -> Self {
+    /// `deadline`: how long a client keeps at a call.
+    pub async fn start(cluster: &Cluster, seed: u64, deadline: Duration) -> Self {
         let opened = (0..ACCOUNTS).map(|number| Mutation::put(account(number), amount(BALANCE))).collect();
         cluster.client().commit(&bank(), opened).await.expect("open the accounts");
         let shared = Arc::new(Shared::default());
-        let client = || cluster.client().with_deadline(DEADLINE);
+        let client = || cluster.client().with_deadline(deadline);
         let movers = (0..MOVERS).map(|number| {
             let random = fastrand::Rng::with_seed(seed.wrapping_mul(77).wrapping_add(number));
             tokio::spawn(move_money(client(), random, Arc::clone(&shared)))
         });
         let readers = (0..READERS).map(|number| {
-            let client = cluster.client_number(number as usize).with_deadline(DEADLINE);
+            let client = cluster.client_number(number as usize).with_deadline(deadline);
             tokio::spawn(read_sums(client, Arc::clone(&shared)))
         });
         let listers = (0..LISTERS).map(|number| {
-            let client = cluster.client_number((number + READERS) as usize).with_deadline(DEADLINE);
+            let client = cluster.client_number((number + READERS) as usize).with_deadline(deadline);
             tokio::spawn(list_all(client, Arc::clone(&shared)))
         });
         Self { clients: movers.chain(readers).chain(listers).collect(), shared }
@@ -87,6 +94,11 @@ impl Transfers {
     /// Commits that were acknowledged.
     pub fn done(&self) -> u64 {
         self.shared.moved.load(SeqCst)
+    }
+
+    /// Calls that got no answer in time.
+    pub fn gave_up(&self) -> u64 {
+        self.shared.gave_up.load(SeqCst)
     }
 
     /// What was found on the way, and the sum at the end.
@@ -121,7 +133,7 @@ async fn move_money(client: Client, mut random: fastrand::Rng, shared: Arc<Share
         let accounts = [account(from), account(to)];
         let found = match client.batch_get(&bank(), &accounts).await {
             Ok(found) => found.into_iter().flatten().collect::<Vec<_>>(),
-            Err(error) if passes(&error) => continue,
+            Err(error) if shared.passes(&error) => continue,
             Err(error) => panic!("a mover: {error}"),
         };
         let [payer, payee] = found.as_slice() else { panic!("accounts do not go away") };
@@ -132,8 +144,9 @@ async fn move_money(client: Client, mut random: fastrand::Rng, shared: Arc<Share
         let mutations = vec![change(payer, balance(payer) - moved), change(payee, balance(payee) + moved)];
         match client.commit(&bank(), mutations).await {
             Ok(_) => shared.moved.fetch_add(1, SeqCst),
-            Err(Error::VersionMismatch { .. } | Error::OutcomeUnknown { .. }) => continue,
-            Err(error) if passes(&error) => continue,
+            Err(Error::VersionMismatch { .. }) => continue,
+            Err(Error::OutcomeUnknown { .. }) => shared.gave_up.fetch_add(1, SeqCst),
+            Err(error) if shared.passes(&error) => continue,
             Err(error) => panic!("a mover: {error}"),
         };
     }
@@ -145,11 +158,11 @@ async fn read_sums(client: Client, shared: Arc<Shared>) {
         tokio::time::sleep(PAUSE).await;
         match read_all(&client).await {
             Ok(records) => shared.check_sum(&records, "ReadChart"),
-            Err(error) => assert!(passes(&error), "a reader: {error}"),
+            Err(error) => assert!(shared.passes(&error), "a reader: {error}"),
         }
         match client.batch_get(&bank(), &accounts).await {
             Ok(found) => shared.check_sum(&found.into_iter().flatten().collect::<Vec<_>>(), "BatchGet"),
-            Err(error) => assert!(passes(&error), "a reader: {error}"),
+            Err(error) => assert!(shared.passes(&error), "a reader: {error}"),
         }
     }
 }
@@ -160,13 +173,13 @@ async fn list_all(client: Client, shared: Arc<Shared>) {
         tokio::time::sleep(PAUSE).await;
         match list_balances(&client).await {
             Ok(balances) => shared.check_balances(&balances, "List, page by page,"),
-            Err(error) => assert!(passes(&error), "a lister: {error}"),
+            Err(error) => assert!(shared.passes(&error), "a lister: {error}"),
         }
         for (number, newest) in (0..).zip(&mut newest) {
             let before = *newest;
             let versions = match newest_versions(&client, number).await {
                 Ok(versions) => versions,
-                Err(error) if passes(&error) => continue,
+                Err(error) if shared.passes(&error) => continue,
                 Err(error) => panic!("a lister: {error}"),
             };
             *newest = versions.first().copied().unwrap_or_default();
@@ -211,8 +224,4 @@ async fn read_all(client: &Client) -> Result<Vec<Record>, Error> {
         records.push(record?);
     }
     Ok(records)
-}
-
-fn passes(error: &Error) -> bool {
-    matches!(error, Error::Unavailable { .. } | Error::Overloaded { .. })
 }

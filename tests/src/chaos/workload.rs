@@ -22,8 +22,6 @@ const CLIENTS: u64 = 12;
 const HOT: u64 = 16;
 /// Of the rest, spread over as many charts.
 const COLD: u64 = 4_000;
-/// Less than most faults last, so that some outcomes stay unknown.
-pub const AMID_FAULTS: Duration = Duration::from_secs(3);
 /// Shorter than most faults last, so that it is too short now and then.
 const STALE_MAX: Duration = Duration::from_millis(700);
 /// Between two operations of a client, so that the machine has time for the nodes.
