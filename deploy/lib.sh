@@ -63,6 +63,7 @@ need_packages() {
         python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
         # Sites of a test with networks of their own.
         command -v ip >/dev/null || missing+=(iproute2)
+        command -v iptables >/dev/null || missing+=(iptables)
     fi
     if [ ${#missing[@]} = 0 ]; then return; fi
     command -v apt-get >/dev/null || die "missing: ${missing[*]} (names as in Debian). Install them and start again."

@@ -192,12 +192,16 @@ async fn call(onward: Onward, extensions: Extensions, request: v1::PipelineReque
     let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into()));
     let unknown = || GatewayError::field("call", "is missing, or not one that this gateway knows");
     // The message is in memory once from here on: framed.
-    let (method, message, take): (_, _, Take) = match request.call.ok_or_else(unknown)? {
-        Call::Commit(call) => ("Commit", framed(&call), |m| v1::CommitResponse::decode(m).map(Answer::Commit)),
-        Call::Get(call) => ("Get", framed(&call), |m| v1::GetResponse::decode(m).map(Answer::Get)),
-        Call::BatchGet(call) => ("BatchGet", framed(&call), |m| v1::BatchGetResponse::decode(m).map(Answer::BatchGet)),
+    let (path, message, take): (_, _, Take) = match request.call.ok_or_else(unknown)? {
+        Call::Commit(call) => {
+            ("/charthold.v1.Charts/Commit", framed(&call), |m| v1::CommitResponse::decode(m).map(Answer::Commit))
+        }
+        Call::Get(call) => ("/charthold.v1.Charts/Get", framed(&call), |m| v1::GetResponse::decode(m).map(Answer::Get)),
+        Call::BatchGet(call) => {
+            ("/charthold.v1.Charts/BatchGet", framed(&call), |m| v1::BatchGetResponse::decode(m).map(Answer::BatchGet))
+        }
     };
-    let request = as_call((method, message), timeout, &request.traceparent, extensions)?;
+    let request = as_call((path, message), timeout, &request.traceparent, extensions)?;
     let Ok(response) = onward.calls.oneshot(request).await;
     let (message, place) = message_of(response).await?;
     let answer = take(message).map_err(|_| Status::from(GatewayError::Internal))?;
@@ -215,7 +219,7 @@ fn framed(message: &impl Message) -> Bytes {
 
 /// The request that gRPC over HTTP/2 makes of it.
 fn as_call(
-    (method, message): (&str, Bytes),
+    (path, message): (&'static str, Bytes),
     timeout: Option<Duration>,
     traceparent: &str,
     extensions: Extensions,
@@ -223,7 +227,7 @@ fn as_call(
     let mut request = Request::new(Body::new(Full::new(message)));
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
-    *request.uri_mut() = format!("/charthold.v1.Charts/{method}").parse().expect("invariant: a method is a path");
+    *request.uri_mut() = http::Uri::from_static(path);
     *request.extensions_mut() = extensions;
     let headers = request.headers_mut();
     headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));

@@ -87,10 +87,10 @@ impl Gateway {
         violations.context(request.context.as_ref());
         violations.chart(request.chart.as_ref());
         let count = request.records.len();
-        let description = format!("are {count}, of 1 to {BATCH_RECORDS_MAX}");
-        violations.check((1..=BATCH_RECORDS_MAX).contains(&count), "records", description);
+        let few = (1..=BATCH_RECORDS_MAX).contains(&count);
+        violations.check(few, "records", format_args!("are {count}, of 1 to {BATCH_RECORDS_MAX}"));
         for (index, record) in request.records.iter().enumerate().take(BATCH_RECORDS_MAX) {
-            violations.record(&format!("records[{index}]"), Some(record));
+            violations.record(format_args!("records[{index}]"), Some(record));
         }
         violations.into_result()?;
         let chart = chart_of(caller, request.chart);

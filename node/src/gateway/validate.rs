@@ -1,6 +1,7 @@
 //! Limits on what comes in. Every bad field of a request is named at once; values are not repeated.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use charthold_proto::v1::chart_ref::Kind as ChartKind;
 use charthold_proto::v1::mutation::Operation;
@@ -26,16 +27,16 @@ const TERMS_MAX: usize = 8;
 const COMMIT_TERMS_MAX: usize = 64;
 const TERM_VALUE_BYTES_MAX: usize = 256;
 
-/// Gathers what is wrong.
+/// Gathers what is wrong. What has no fault costs no text: names and descriptions are written out when there is one.
 #[derive(Default)]
 pub struct Violations(Vec<FieldViolation>);
 
 impl Violations {
-    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(FieldViolation::new(field, description));
+    pub fn add(&mut self, field: impl Display, description: impl Display) {
+        self.0.push(FieldViolation::new(field.to_string(), description.to_string()));
     }
 
-    pub fn check(&mut self, good: bool, field: impl Into<String>, description: impl Into<String>) {
+    pub fn check(&mut self, good: bool, field: impl Display, description: impl Display) {
         if !good {
             self.add(field, description);
         }
@@ -46,13 +47,13 @@ impl Violations {
     }
 
     /// 1 to 128 bytes without control characters.
-    pub fn id(&mut self, field: &str, value: &str) {
+    pub fn id(&mut self, field: impl Display + Copy, value: &str) {
         self.check(!value.is_empty(), field, "is required");
         self.text(field, value, ID_BYTES_MAX);
     }
 
-    fn text(&mut self, field: &str, value: &str, bytes_max: usize) {
-        self.check(value.len() <= bytes_max, field, format!("is longer than {bytes_max} bytes"));
+    fn text(&mut self, field: impl Display + Copy, value: &str, bytes_max: usize) {
+        self.check(value.len() <= bytes_max, field, format_args!("is longer than {bytes_max} bytes"));
         // A terminal that shows an audited value must not be steered by it.
         self.check(!value.chars().any(char::is_control), field, "has control characters");
     }
@@ -81,51 +82,51 @@ impl Violations {
         self.id("chart.id", &chart.id);
     }
 
-    pub fn record(&mut self, field: &str, record: Option<&RecordRef>) {
+    pub fn record(&mut self, field: impl Display + Copy, record: Option<&RecordRef>) {
         let Some(record) = record else { return self.add(field, "is required") };
-        self.id(&format!("{field}.type"), &record.r#type);
-        self.id(&format!("{field}.id"), &record.id);
+        self.id(format_args!("{field}.type"), &record.r#type);
+        self.id(format_args!("{field}.id"), &record.id);
     }
 
-    fn put(&mut self, field: &str, put: &Put, body_bytes_max: usize) {
+    fn put(&mut self, field: impl Display + Copy, put: &Put, body_bytes_max: usize) {
         let size = put.body.len();
-        let description = format!("is longer than {body_bytes_max} bytes");
-        self.check(size <= body_bytes_max, format!("{field}.put.body"), description);
+        let description = format_args!("is longer than {body_bytes_max} bytes");
+        self.check(size <= body_bytes_max, format_args!("{field}.put.body"), description);
         if let Some(document) = &put.document {
-            self.check(size == 0, format!("{field}.put.body"), "is there beside a document");
+            self.check(size == 0, format_args!("{field}.put.body"), "is there beside a document");
             let valid = uuid_v7(&document.upload_id).is_some();
-            self.check(valid, format!("{field}.put.document.upload_id"), "is no UUID of version 7");
+            self.check(valid, format_args!("{field}.put.document.upload_id"), "is no UUID of version 7");
         }
-        self.text(&format!("{field}.put.content_type"), &put.content_type, ID_BYTES_MAX);
-        self.text(&format!("{field}.put.clinical_date"), &put.clinical_date, DATE_BYTES_MAX);
-        self.text(&format!("{field}.put.status"), &put.status, ID_BYTES_MAX);
-        self.text(&format!("{field}.put.author"), &put.author, ID_BYTES_MAX);
-        let many = format!("{field}.put.labels");
-        self.check(put.labels.len() <= LABELS_MAX, &many, format!("are more than {LABELS_MAX}"));
-        put.labels.iter().for_each(|label| self.text(&many, label, ID_BYTES_MAX));
-        let many = format!("{field}.put.index_terms");
-        self.check(put.index_terms.len() <= TERMS_MAX, &many, format!("are more than {TERMS_MAX}"));
+        self.text(format_args!("{field}.put.content_type"), &put.content_type, ID_BYTES_MAX);
+        self.text(format_args!("{field}.put.clinical_date"), &put.clinical_date, DATE_BYTES_MAX);
+        self.text(format_args!("{field}.put.status"), &put.status, ID_BYTES_MAX);
+        self.text(format_args!("{field}.put.author"), &put.author, ID_BYTES_MAX);
+        let many = format_args!("{field}.put.labels");
+        self.check(put.labels.len() <= LABELS_MAX, many, format_args!("are more than {LABELS_MAX}"));
+        put.labels.iter().for_each(|label| self.text(many, label, ID_BYTES_MAX));
+        let many = format_args!("{field}.put.index_terms");
+        self.check(put.index_terms.len() <= TERMS_MAX, many, format_args!("are more than {TERMS_MAX}"));
         for (index, term) in put.index_terms.iter().enumerate().take(TERMS_MAX) {
-            self.term(&format!("{many}[{index}]"), Some(term));
+            self.term(format_args!("{many}[{index}]"), Some(term));
         }
     }
 
     /// What a record can be found by.
-    pub fn term(&mut self, field: &str, term: Option<&IndexTerm>) {
+    pub fn term(&mut self, field: impl Display + Copy, term: Option<&IndexTerm>) {
         let Some(term) = term else { return self.add(field, "is required") };
-        self.id(&format!("{field}.system"), &term.system);
-        let value = format!("{field}.value");
-        self.check(!term.value.is_empty(), &value, "is required");
-        self.text(&value, &term.value, TERM_VALUE_BYTES_MAX);
+        self.id(format_args!("{field}.system"), &term.system);
+        let value = format_args!("{field}.value");
+        self.check(!term.value.is_empty(), value, "is required");
+        self.text(value, &term.value, TERM_VALUE_BYTES_MAX);
     }
 
-    fn mutation(&mut self, field: &str, mutation: &Mutation, body_bytes_max: usize) {
-        self.record(&format!("{field}.record"), mutation.record.as_ref());
+    fn mutation(&mut self, field: impl Display + Copy, mutation: &Mutation, body_bytes_max: usize) {
+        self.record(format_args!("{field}.record"), mutation.record.as_ref());
         let condition = mutation.precondition.as_ref().and_then(|precondition| precondition.condition);
-        let conditional = format!("{field}.precondition");
+        let conditional = format_args!("{field}.precondition");
         match condition {
-            Some(Condition::MustNotExist(false)) => self.add(&conditional, "must_not_exist is true or not there"),
-            Some(Condition::Version(0)) => self.add(&conditional, "version counts from 1"),
+            Some(Condition::MustNotExist(false)) => self.add(conditional, "must_not_exist is true or not there"),
+            Some(Condition::Version(0)) => self.add(conditional, "version counts from 1"),
             _ => {}
         }
         match &mutation.operation {
@@ -171,11 +172,13 @@ pub fn upload_part(request: &UploadPartRequest, part_bytes: usize, bytes_max: u6
     violations.chart(request.chart.as_ref());
     let size = request.data.len();
     match request.last {
-        true => violations.check(size <= part_bytes, "data", format!("is longer than {part_bytes} bytes")),
-        false => violations.check(size == part_bytes, "data", format!("is not {part_bytes} bytes, and not the last")),
+        true => violations.check(size <= part_bytes, "data", format_args!("is longer than {part_bytes} bytes")),
+        false => {
+            violations.check(size == part_bytes, "data", format_args!("is not {part_bytes} bytes, and not the last"))
+        }
     }
     let end = u64::from(request.part) * part_bytes as u64 + size as u64;
-    violations.check(end <= bytes_max, "part", format!("makes a document of more than {bytes_max} bytes"));
+    violations.check(end <= bytes_max, "part", format_args!("makes a document of more than {bytes_max} bytes"));
     violations.into_result()?;
     upload_id(&request.upload_id)
 }
@@ -186,29 +189,29 @@ pub fn commit(request: &CommitRequest, body_bytes_max: usize) -> Result<(), Gate
     violations.context(request.context.as_ref());
     violations.chart(request.chart.as_ref());
     let count = request.mutations.len();
-    let description = format!("are {count}, of 1 to {MUTATIONS_MAX}");
+    let description = format_args!("are {count}, of 1 to {MUTATIONS_MAX}");
     violations.check((1..=MUTATIONS_MAX).contains(&count), "mutations", description);
     let (mut targets, mut uploads) = (HashSet::new(), HashSet::new());
     let (mut size, mut terms) = (0, 0);
     for (index, mutation) in request.mutations.iter().enumerate().take(MUTATIONS_MAX) {
-        let field = format!("mutations[{index}]");
-        violations.mutation(&field, mutation, body_bytes_max);
+        let field = format_args!("mutations[{index}]");
+        violations.mutation(field, mutation, body_bytes_max);
         if let Some(record) = &mutation.record {
             let fresh = targets.insert((&record.r#type, &record.id));
-            violations.check(fresh, format!("{field}.record"), "is the target of an earlier mutation too");
+            violations.check(fresh, format_args!("{field}.record"), "is the target of an earlier mutation too");
         }
         if let Some(Operation::Put(put)) = &mutation.operation {
             size += put.body.len();
             terms += put.index_terms.len();
             if let Some(document) = &put.document {
                 let fresh = uploads.insert(&document.upload_id);
-                violations.check(fresh, format!("{field}.put.document"), "is an earlier mutation's too");
+                violations.check(fresh, format_args!("{field}.put.document"), "is an earlier mutation's too");
             }
         }
     }
-    let description = format!("have bodies of more than {COMMIT_BYTES_MAX} bytes together");
+    let description = format_args!("have bodies of more than {COMMIT_BYTES_MAX} bytes together");
     violations.check(size <= COMMIT_BYTES_MAX, "mutations", description);
-    let description = format!("have more than {COMMIT_TERMS_MAX} index terms together");
+    let description = format_args!("have more than {COMMIT_TERMS_MAX} index terms together");
     violations.check(terms <= COMMIT_TERMS_MAX, "mutations", description);
     violations.into_result()
 }

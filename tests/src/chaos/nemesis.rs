@@ -48,6 +48,8 @@ pub enum Kind {
     Bridge,
     /// Each site reaches those beside it only: all have a majority, each another one. Nothing is cut of three.
     Ring,
+    /// A site that answers another one's connections with resets, as a firewall does.
+    Reset,
     /// A site behind a slow link that loses packets.
     SlowLink,
     /// A node dies, and its disk loses what was not synced.
@@ -69,7 +71,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
@@ -81,6 +83,7 @@ impl Kind {
         Self::Deaf,
         Self::Bridge,
         Self::Ring,
+        Self::Reset,
         Self::SlowLink,
         Self::PowerCut,
         Self::PowerCutAll,
@@ -94,7 +97,8 @@ impl Kind {
 
     /// Whether it is a fault of the network, which only sites with networks of their own have.
     pub fn is_of_network(self) -> bool {
-        matches!(self, Self::Isolate | Self::Mute | Self::Deaf | Self::Bridge | Self::Ring | Self::SlowLink)
+        use Kind::{Bridge, Deaf, Isolate, Mute, Reset, Ring, SlowLink};
+        matches!(self, Isolate | Mute | Deaf | Bridge | Ring | Reset | SlowLink)
     }
 
     /// Whether it needs fault disks.
@@ -104,7 +108,10 @@ impl Kind {
 
     /// Here, by this process.
     pub fn is_possible(self) -> bool {
-        (!self.is_of_network() || Wan::is_possible()) && (!self.is_of_disk() || FaultDisk::is_possible())
+        let of_firewall = self == Self::Reset;
+        (!self.is_of_network() || Wan::is_possible())
+            && (!of_firewall || Wan::has_firewall())
+            && (!self.is_of_disk() || FaultDisk::is_possible())
     }
 
     /// How many sites it takes to mean anything.
@@ -125,6 +132,7 @@ impl Kind {
             Self::Deaf => "deaf",
             Self::Bridge => "bridge",
             Self::Ring => "ring",
+            Self::Reset => "reset",
             Self::SlowLink => "slow-link",
             Self::PowerCut => "power-cut",
             Self::PowerCutAll => "power-cut-all",
@@ -227,7 +235,7 @@ impl<'a> Nemesis<'a> {
                     cluster.forget(node);
                 }
             }
-            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Bridge | Kind::Ring | Kind::SlowLink => {
+            _ if kind.is_of_network() => {
                 let wan = cluster.wan().expect("a fault of the network needs one");
                 self.break_network(wan, kind, node, cluster.size());
                 self.rest(2_000..10_000).await;
@@ -241,7 +249,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::Replace => replace(cluster, node).await,
             Kind::Split => split(cluster, &mut self.random).await,
-            Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::SlowDisk | Kind::FillDisk => {
+            _ => {
                 lost = self.break_disk(cluster, kind, node).await;
             }
         }
@@ -298,6 +306,7 @@ impl<'a> Nemesis<'a> {
                     .filter(|(from, to)| from != to && !beside(*from, *to))
                     .for_each(|(from, to)| wan.change(from, to, cut));
             }
+            Kind::Reset => wan.reset(site, others[self.random.usize(0..others.len())]),
             Kind::Mute => others.iter().for_each(|other| wan.change(site, *other, cut)),
             Kind::Deaf => others.iter().for_each(|other| wan.change(*other, site, cut)),
             Kind::SlowLink => others.iter().for_each(|other| {

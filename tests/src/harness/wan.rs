@@ -123,8 +123,28 @@ impl Wan {
         self.links.change(from, to, change);
     }
 
-    /// All links as they were at first.
+    /// Whether sites can have firewalls of their own.
+    pub fn has_firewall() -> bool {
+        Command::new("iptables").args(["-n", "-L", "INPUT"]).output().is_ok_and(|it| it.status.success())
+    }
+
+    /// A site answers all of another one's connections with resets: that one learns it at once, this one does not.
+    pub fn reset(&self, site: usize, of: usize) {
+        let from = self.address(of).to_string();
+        self.firewall(site, &["-A", "INPUT", "-p", "tcp", "-s", &from, "-j", "REJECT", "--reject-with", "tcp-reset"]);
+    }
+
+    fn firewall(&self, site: usize, arguments: &[&str]) {
+        // Two processes at once wait for each other.
+        let at_site = ["netns", "exec", &self.names.namespace(site), "iptables", "-w"];
+        ip(&[&at_site, arguments].concat());
+    }
+
+    /// All links as they were at first, and no firewalls.
     pub fn heal(&self) {
+        if Self::has_firewall() {
+            (0..self.sites).for_each(|site| self.firewall(site, &["-F", "INPUT"]));
+        }
         for from in 0..self.sites {
             for to in (0..self.sites).filter(|to| *to != from) {
                 self.change(from, to, |link| *link = self.whole);

@@ -104,31 +104,34 @@ impl Command {
 
     /// Encodes with log time, author and code left open.
     pub fn encode(&self, slot: Slot) -> Bytes {
-        let mut bytes = BytesMut::new();
+        match self {
+            Self::Commit(payload) => self.frame(slot, payload),
+            Self::EnsureChartKey(payload) => self.frame(slot, payload),
+            Self::PutIndex(payload) => self.frame(slot, payload),
+            Self::DropIndex(payload) => self.frame(slot, payload),
+            Self::PutPart(payload) => self.frame(slot, payload),
+            Self::DropUpload(payload) => self.frame(slot, payload),
+            Self::GiveSlots(payload) => self.frame(slot, payload),
+            Self::TakeSlots(payload) => self.frame(slot, payload),
+            Self::CheckRows(payload) => self.frame(slot, payload),
+            Self::InitCluster(payload) => self.frame(slot, payload),
+            Self::PutTenant(payload) => self.frame(slot, payload),
+            Self::PutGrant(payload) => self.frame(slot, payload),
+            Self::RemoveGrant(payload) => self.frame(slot, payload),
+            Self::ChangeNode(payload) => self.frame(slot, payload),
+            Self::SplitShard(payload) => self.frame(slot, payload),
+            Self::RaiseFormat(payload) => self.frame(slot, payload),
+        }
+    }
+
+    fn frame(&self, slot: Slot, payload: &impl Message) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + payload.encoded_len());
         bytes.put_u8(FORMAT);
         bytes.put_u8(self.kind());
         bytes.put_u64(0);
         bytes.put_u16(slot);
         bytes.put_bytes(0, HEADER_BYTES - AUTHOR.start);
-        let written = match self {
-            Self::Commit(payload) => payload.encode(&mut bytes),
-            Self::EnsureChartKey(payload) => payload.encode(&mut bytes),
-            Self::PutIndex(payload) => payload.encode(&mut bytes),
-            Self::DropIndex(payload) => payload.encode(&mut bytes),
-            Self::PutPart(payload) => payload.encode(&mut bytes),
-            Self::DropUpload(payload) => payload.encode(&mut bytes),
-            Self::GiveSlots(payload) => payload.encode(&mut bytes),
-            Self::TakeSlots(payload) => payload.encode(&mut bytes),
-            Self::CheckRows(payload) => payload.encode(&mut bytes),
-            Self::InitCluster(payload) => payload.encode(&mut bytes),
-            Self::PutTenant(payload) => payload.encode(&mut bytes),
-            Self::PutGrant(payload) => payload.encode(&mut bytes),
-            Self::RemoveGrant(payload) => payload.encode(&mut bytes),
-            Self::ChangeNode(payload) => payload.encode(&mut bytes),
-            Self::SplitShard(payload) => payload.encode(&mut bytes),
-            Self::RaiseFormat(payload) => payload.encode(&mut bytes),
-        };
-        written.expect("invariant: a growing buffer has room");
+        payload.encode(&mut bytes).expect("invariant: there is room for its length");
         bytes.freeze()
     }
 }

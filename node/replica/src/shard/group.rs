@@ -40,6 +40,9 @@ use crate::{DIRECTORY, NodeId, ShardId};
 /// What a successor gets to take over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 
+/// In which a group's first leader brings its members.
+const MEMBERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Proposals that a group may have under way: fewer than openraft's queue holds, so that none waits in front of it.
 const PROPOSALS_MAX: usize = 2_048;
 /// What the proposals of all groups may hold together, in units of 1 KiB.
@@ -261,6 +264,10 @@ impl Group {
         match self.raft.initialize(members.clone()).await {
             Ok(()) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                // Another node formed it: one that has been asked for its vote may not know yet of whom.
+                let waits = self.raft.wait(Some(MEMBERS_WITHIN));
+                let knows = waits.metrics(|now| now.membership_config.membership().nodes().next().is_some(), "members");
+                let _known = knows.await;
                 let found = self.members().into_iter().collect::<std::collections::BTreeMap<_, _>>();
                 match found == members {
                     true => Ok(()),

@@ -19,7 +19,7 @@ use crate::store::incoming::{Incoming, Received};
 use crate::store::log::writer::LogWriter;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
-use crate::store::state::{StateEngine, StateOp, StateRows, StateView, Table};
+use crate::store::state::{FirstRows, StateEngine, StateOp, StateRows, StateView, Table};
 use crate::testing::disk::{Disk, MemoryDisk, RocksDisk};
 use crate::testing::slots_of;
 use crate::{ShardId, SlotMap, Slots};
@@ -77,6 +77,10 @@ impl StateEngine for PowerCut {
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
         self.engine.scan(table, from, to, rows_max, bytes_max)
+    }
+
+    fn first_rows(&self, table: Table) -> Result<Box<dyn FirstRows + '_>, EngineError> {
+        self.engine.first_rows(table)
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {

@@ -45,6 +45,14 @@ fn limit_background_writes(options: &mut rocksdb::Options) {
     options.set_auto_tuned_ratelimiter(BACKGROUND_BYTES_PER_S_MAX, BACKGROUND_REFILL_US, BACKGROUND_FAIRNESS);
 }
 
+/// What a batch holds of a change beside its bytes, at most: its kind, its table, two lengths.
+const CHANGE_BYTES_MORE: usize = 16;
+
+/// An empty batch with room for changes of these sizes. One that grows is copied again and again.
+fn batch_for(sizes_bytes: impl Iterator<Item = usize>) -> rocksdb::WriteBatch {
+    rocksdb::WriteBatch::with_capacity_bytes(sizes_bytes.map(|size_bytes| size_bytes + CHANGE_BYTES_MORE).sum())
+}
+
 /// What can go wrong on the way to an open store. Every text names the path and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

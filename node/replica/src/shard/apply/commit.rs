@@ -113,9 +113,9 @@ fn request_place(checked: &Checked) -> RequestPlace {
     RequestPlace { table: Table::Request, key: key.encode() }
 }
 
-fn newest_version(overlay: &Overlay, record: &RecordAddress) -> Result<Newest, ApplyError> {
+fn newest_version(overlay: &mut Overlay, record: &RecordAddress) -> Result<Newest, ApplyError> {
     let prefix = version::record_prefix(record);
-    let Some((key, row)) = overlay.first_of_growing(Table::Version, prefix)? else {
+    let Some((key, row)) = overlay.newest_version(prefix)? else {
         return Ok(Newest { version: 0, deleted: false });
     };
     let damaged = ApplyError::Damaged { table: "version" };

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::store::EngineError;
-use crate::store::state::{StateEngine, StateOp, Table};
+use crate::store::state::{FirstRows, StateEngine, StateOp, Table};
 
 /// Reads through, gathers changes.
 pub struct Overlay<'a> {
     engine: &'a dyn StateEngine,
     changes: BTreeMap<(Table, Vec<u8>), Option<Bytes>>,
+    /// Of `version`; made for the first look.
+    first_versions: Option<Box<dyn FirstRows + 'a>>,
 }
 
 impl<'a> Overlay<'a> {
     pub fn new(engine: &'a dyn StateEngine) -> Self {
-        Self { engine, changes: BTreeMap::new() }
+        Self { engine, changes: BTreeMap::new(), first_versions: None }
     }
 
     pub fn get(&self, table: Table, key: Vec<u8>) -> Result<Option<Bytes>, EngineError> {
@@ -26,16 +28,19 @@ impl<'a> Overlay<'a> {
         }
     }
 
-    /// The first row whose key begins with `prefix`, in a table whose rows are only ever added in front (as versions are).
-    pub fn first_of_growing(&self, table: Table, prefix: Vec<u8>) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
-        let from = (table, prefix);
-        if let Some(((changed, key), Some(value))) = self.changes.range(&from..).next()
-            && *changed == table
+    /// A record's newest version: the first row whose key begins with `prefix`. Rows are only ever added in front.
+    pub fn newest_version(&mut self, prefix: Vec<u8>) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        let from = (Table::Version, prefix);
+        if let Some(((Table::Version, key), Some(value))) = self.changes.range(&from..).next()
             && key.starts_with(&from.1)
         {
             return Ok(Some((key.clone(), value.clone())));
         }
-        self.engine.first(table, &from.1)
+        let first_versions = match &mut self.first_versions {
+            Some(begun) => begun,
+            none => none.insert(self.engine.first_rows(Table::Version)?),
+        };
+        first_versions.first(&from.1)
     }
 
     pub fn put(&mut self, table: Table, key: Vec<u8>, value: Bytes) {

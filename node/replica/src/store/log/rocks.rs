@@ -5,13 +5,13 @@ use std::path::Path;
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions,
+    WriteOptions,
 };
-use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{LogEngine, LogOp, LogRows};
 use crate::planted::{self, Bug};
 use crate::store::figures::EngineFigures;
-use crate::store::{EngineError, limit_background_writes};
+use crate::store::{EngineError, batch_for, limit_background_writes};
 
 const MEMTABLE_BYTES: usize = 64 << 20;
 const WAL_BYTES_MAX: u64 = 256 << 20;
@@ -66,7 +66,7 @@ fn bounded(to: &[u8]) -> ReadOptions {
 
 impl LogEngine for RocksLog {
     fn write(&self, ops: &[LogOp], sync: bool) -> Result<u64, EngineError> {
-        let mut batch = WriteBatch::default();
+        let mut batch = batch_for(ops.iter().map(LogOp::size_bytes));
         for op in ops {
             match op {
                 LogOp::Put { key, value } => batch.put(key, value),

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::expiry::{self, Cutoffs};
-use super::{StateEngine, StateOp, StateRows, StateView, Table};
+use super::{FirstRows, StateEngine, StateOp, StateRows, StateView, Table};
 use crate::store::EngineError;
+use crate::store::table::after_prefix;
 use crate::{ShardId, SlotMap};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
@@ -122,6 +123,17 @@ fn scan(rows: &Rows, table: Table, from: &[u8], to: &[u8], rows_max: usize, byte
     fitting.map(|(_, ((_, key), value))| (key.clone(), value.clone())).collect()
 }
 
+struct MemoryFirstRows {
+    rows: Arc<Rows>,
+    table: Table,
+}
+
+impl FirstRows for MemoryFirstRows {
+    fn first(&mut self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        Ok(scan(&self.rows, self.table, prefix, &after_prefix(prefix), 1, usize::MAX).pop())
+    }
+}
+
 impl StateEngine for MemoryState {
     fn with_view(&self, read: &mut dyn FnMut(&dyn StateView)) {
         let view = MemoryView(Arc::clone(&self.rows.lock().visible));
@@ -153,6 +165,11 @@ impl StateEngine for MemoryState {
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
         Ok(scan(&self.rows.lock().visible, table, from, to, rows_max, bytes_max))
+    }
+
+    fn first_rows(&self, table: Table) -> Result<Box<dyn FirstRows + '_>, EngineError> {
+        let rows = Arc::clone(&self.rows.lock().visible);
+        Ok(Box::new(MemoryFirstRows { rows, table }))
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {

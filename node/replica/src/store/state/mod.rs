@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::EngineError;
 use super::figures::EngineFigures;
-use super::table::{after_prefix, version};
+use super::table::version;
 use crate::{ShardId, SlotMap};
 
 /// The tables. A file each in [`super::table`].
@@ -161,6 +161,12 @@ pub trait StateView {
     ) -> Result<StateRows, EngineError>;
 }
 
+/// Looks for first rows among those of one moment.
+pub trait FirstRows {
+    /// The first row whose key begins with `prefix`, a whole [`Table::family_len`] of the table. Made for looking in vain.
+    fn first(&mut self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError>;
+}
+
 /// What the state needs of an engine.
 pub trait StateEngine: Send + Sync + 'static {
     /// Calls `read` with the rows as they are now; they stay so until it returns.
@@ -180,9 +186,11 @@ pub trait StateEngine: Send + Sync + 'static {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError>;
-    /// The first row whose key begins with `prefix`, a whole [`Table::family_len`] of the table. Made for looking in vain.
+    /// For many looks at the rows as they are now: to begin costs more than to look.
+    fn first_rows(&self, table: Table) -> Result<Box<dyn FirstRows + '_>, EngineError>;
+    /// As [`FirstRows::first`].
     fn first(&self, table: Table, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
-        Ok(self.scan(table, prefix, &after_prefix(prefix), 1, usize::MAX)?.pop())
+        self.first_rows(table)?.first(prefix)
     }
     /// Writes all or nothing, readable on return, durable with the next flush.
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError>;

@@ -9,19 +9,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
-use rocksdb::{BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DBCompressionType};
 use rocksdb::{CompactionDecision, WriteBatch, WriteOptions};
 use rocksdb::{
-    DBWithThreadMode, Direction, ErrorKind, FlushOptions, IteratorMode, MultiThreaded, Options, ReadOptions,
-    SliceTransform, SnapshotWithThreadMode,
+    DBRawIteratorWithThreadMode, DBWithThreadMode, Direction, ErrorKind, FlushOptions, IteratorMode, Options,
+    ReadOptions, SingleThreaded, SliceTransform, SnapshotWithThreadMode,
 };
 
 use super::expiry::{self, Cutoffs};
 use super::holes::Holes;
-use super::{StateEngine, StateOp, StateRows, StateView, Table};
+use super::{FirstRows, StateEngine, StateOp, StateRows, StateView, Table};
 use crate::store::figures::EngineFigures;
-use crate::store::table::after_prefix;
-use crate::store::{EngineError, limit_background_writes};
+use crate::store::{EngineError, batch_for, limit_background_writes};
 use crate::{ShardId, SlotMap};
 
 /// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
@@ -52,7 +51,8 @@ pub struct RocksState {
     damage: OnceLock<String>,
 }
 
-type Db = DBWithThreadMode<MultiThreaded>;
+/// Families are all made when it is opened: nobody has to wait to find one.
+type Db = DBWithThreadMode<SingleThreaded>;
 
 /// How rows of a table are read. A document read once would push all else out of the block cache.
 fn read_options(table: Table) -> ReadOptions {
@@ -83,7 +83,7 @@ impl RocksState {
         done
     }
 
-    fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, EngineError> {
+    fn family(&self, table: Table) -> Result<&ColumnFamily, EngineError> {
         let missing = || EngineError::new("state", format!("no column family {}", table.name()));
         self.db.cf_handle(table.name()).ok_or_else(missing)
     }
@@ -95,12 +95,12 @@ impl RocksState {
     }
 
     fn batch(&self, ops: &[StateOp]) -> Result<WriteBatch, EngineError> {
-        let mut batch = WriteBatch::default();
+        let mut batch = batch_for(ops.iter().map(StateOp::size_bytes));
         for op in ops {
             match op {
-                StateOp::Put { table, key, value } => batch.put_cf(&self.family(*table)?, key, value),
-                StateOp::Delete { table, key } => batch.delete_cf(&self.family(*table)?, key),
-                StateOp::DeleteRange { table, from, to } => batch.delete_range_cf(&self.family(*table)?, from, to),
+                StateOp::Put { table, key, value } => batch.put_cf(self.family(*table)?, key, value),
+                StateOp::Delete { table, key } => batch.delete_cf(self.family(*table)?, key),
+                StateOp::DeleteRange { table, from, to } => batch.delete_range_cf(self.family(*table)?, from, to),
             }
         }
         Ok(batch)
@@ -116,11 +116,11 @@ impl RocksState {
     fn look_for_holes(&self) -> Result<(), EngineError> {
         for (table, holes) in WITH_BLOBS.into_iter().zip(&self.holes) {
             let family = self.family(table)?;
-            let bytes = |name: &str| Ok(self.db.property_int_value_cf(&family, name).map_err(failed)?.unwrap_or(0));
+            let bytes = |name: &str| Ok(self.db.property_int_value_cf(family, name).map_err(failed)?.unwrap_or(0));
             let (files, garbage) =
                 (bytes("rocksdb.live-blob-file-size")?, bytes("rocksdb.live-blob-file-garbage-size")?);
             if let Some(options) = holes.options(files, garbage) {
-                self.db.set_options_cf(&family, options).map_err(failed)?;
+                self.db.set_options_cf(family, options).map_err(failed)?;
                 holes.are_set();
                 match options.len() {
                     1 => tracing::info!(table = table.name(), "few holes are left in the table's files"),
@@ -133,7 +133,7 @@ impl RocksState {
 
     fn immutable_memtables(&self) -> Result<u64, EngineError> {
         Table::ALL.iter().try_fold(0, |sum, table| {
-            let count = self.db.property_int_value_cf(&self.family(*table)?, "rocksdb.num-immutable-mem-table");
+            let count = self.db.property_int_value_cf(self.family(*table)?, "rocksdb.num-immutable-mem-table");
             Ok(sum + count.map_err(failed)?.unwrap_or(0))
         })
     }
@@ -288,8 +288,23 @@ impl StateView for RocksView<'_> {
         options.fill_cache(false);
         let mode = IteratorMode::From(from, Direction::Forward);
         let family = self.state.family(table)?;
-        let rows = rows_within(self.snapshot.iterator_cf_opt(&family, options, mode), rows_max, bytes_max);
+        let rows = rows_within(self.snapshot.iterator_cf_opt(family, options, mode), rows_max, bytes_max);
         self.state.note(rows)
+    }
+}
+
+struct RocksFirstRows<'a> {
+    state: &'a RocksState,
+    rows: DBRawIteratorWithThreadMode<'a, Db>,
+}
+
+impl FirstRows for RocksFirstRows<'_> {
+    fn first(&mut self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+        self.rows.seek(prefix);
+        let found = self.rows.item().filter(|(key, _)| key.starts_with(prefix));
+        let found = found.map(|(key, value)| (key.to_vec(), Bytes::copy_from_slice(value)));
+        self.state.note(self.rows.status().map_err(unreadable))?;
+        Ok(found)
     }
 }
 
@@ -307,7 +322,7 @@ impl StateEngine for RocksState {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let row = self.db.get_cf_opt(&self.family(table)?, key, &read_options(table));
+        let row = self.db.get_cf_opt(self.family(table)?, key, &read_options(table));
         Ok(self.note(row.map_err(unreadable))?.map(Bytes::from))
     }
 
@@ -322,17 +337,15 @@ impl StateEngine for RocksState {
         let mut options = read_options(table);
         options.set_iterate_upper_bound(to.to_vec());
         let mode = IteratorMode::From(from, Direction::Forward);
-        self.note(rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), rows_max, bytes_max))
+        self.note(rows_within(self.db.iterator_cf_opt(self.family(table)?, options, mode), rows_max, bytes_max))
     }
 
-    fn first(&self, table: Table, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
+    fn first_rows(&self, table: Table) -> Result<Box<dyn FirstRows + '_>, EngineError> {
         let mut options = read_options(table);
         options.set_total_order_seek(false);
         options.set_prefix_same_as_start(true);
-        options.set_iterate_upper_bound(after_prefix(prefix));
-        let mode = IteratorMode::From(prefix, Direction::Forward);
-        let rows = rows_within(self.db.iterator_cf_opt(&self.family(table)?, options, mode), 1, usize::MAX);
-        Ok(self.note(rows)?.pop())
+        let rows = self.db.raw_iterator_cf_opt(self.family(table)?, options);
+        Ok(Box::new(RocksFirstRows { state: self, rows }))
     }
 
     fn write(&self, ops: &[StateOp]) -> Result<(), EngineError> {
@@ -349,7 +362,6 @@ impl StateEngine for RocksState {
         let mut options = FlushOptions::default();
         options.set_wait(false);
         let families = Table::ALL.iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
-        let families = families.iter().collect::<Vec<_>>();
         self.errors_before.store(self.background_errors()?, Ordering::Relaxed);
         let begun = Instant::now();
         loop {
@@ -384,9 +396,8 @@ impl StateEngine for RocksState {
 
     fn figures(&self) -> EngineFigures {
         let families = Table::ALL.iter().filter_map(|table| self.family(*table).ok());
-        let figures = families.map(|family| {
-            EngineFigures::of_family(|name| self.db.property_value_cf(&family, name).ok()??.parse().ok())
-        });
+        let figures = families
+            .map(|family| EngineFigures::of_family(|name| self.db.property_value_cf(family, name).ok()??.parse().ok()));
         figures.fold(EngineFigures::default(), |sum, figures| sum.and(&figures))
     }
 
@@ -440,14 +451,14 @@ mod tests {
         let delete = |number| StateOp::Delete { table: Table::Version, key: key(number) };
         rocks.write(&(0..1_000).filter(|number| number % 10 > 0).map(delete).collect::<Vec<_>>()).unwrap();
         flush(&rocks);
-        let blobs = || rocks.db.property_int_value_cf(&family, "rocksdb.live-blob-file-size").unwrap().unwrap();
-        rocks.db.compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
+        let blobs = || rocks.db.property_int_value_cf(family, "rocksdb.live-blob-file-size").unwrap().unwrap();
+        rocks.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
         assert!(blobs() > 4_000_000, "what lives in the file holds it");
         let closing = Holes::default().options(1 << 30, 1 << 30).unwrap();
-        rocks.db.set_options_cf(&family, closing).unwrap();
+        rocks.db.set_options_cf(family, closing).unwrap();
         let mut options = rocksdb::CompactOptions::default();
         options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
-        rocks.db.compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+        rocks.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
         assert!(blobs() < 500_000, "{} bytes", blobs());
         assert_eq!(rocks.get(Table::Version, &key(10)).unwrap(), Some(value.clone()));
     }
