@@ -108,9 +108,8 @@ impl Kind {
 
     /// Here, by this process.
     pub fn is_possible(self) -> bool {
-        let of_firewall = self == Self::Reset;
         (!self.is_of_network() || Wan::is_possible())
-            && (!of_firewall || Wan::has_firewall())
+            && (self != Self::Reset || Wan::has_firewall())
             && (!self.is_of_disk() || FaultDisk::is_possible())
     }
 
@@ -235,7 +234,7 @@ impl<'a> Nemesis<'a> {
                     cluster.forget(node);
                 }
             }
-            _ if kind.is_of_network() => {
+            Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Bridge | Kind::Ring | Kind::Reset | Kind::SlowLink => {
                 let wan = cluster.wan().expect("a fault of the network needs one");
                 self.break_network(wan, kind, node, cluster.size());
                 self.rest(2_000..10_000).await;
@@ -249,7 +248,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::Replace => replace(cluster, node).await,
             Kind::Split => split(cluster, &mut self.random).await,
-            _ => {
+            Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::SlowDisk | Kind::FillDisk => {
                 lost = self.break_disk(cluster, kind, node).await;
             }
         }

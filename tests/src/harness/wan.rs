@@ -44,6 +44,8 @@ pub struct Wan {
     whole: Link,
     links: Arc<Links>,
     forwarders: Vec<tokio::task::JoinHandle<()>>,
+    /// Sites that have one until all is healed.
+    firewalls: Mutex<Vec<usize>>,
 }
 
 struct Links {
@@ -86,7 +88,8 @@ impl Wan {
             }
             forwarders.push(tokio::spawn(forward(Arc::clone(&links), names, from, Arc::clone(device), queues)));
         }
-        let wan = Self { names, sites, whole: Link { delay: round_trip / 2, ..Link::default() }, links, forwarders };
+        let whole = Link { delay: round_trip / 2, ..Link::default() };
+        let wan = Self { names, sites, whole, links, forwarders, firewalls: Mutex::default() };
         wan.heal();
         wan
     }
@@ -131,6 +134,7 @@ impl Wan {
     /// A site answers all of another one's connections with resets: that one learns it at once, this one does not.
     pub fn reset(&self, site: usize, of: usize) {
         let from = self.address(of).to_string();
+        self.firewalls.lock().unwrap().push(site);
         self.firewall(site, &["-A", "INPUT", "-p", "tcp", "-s", &from, "-j", "REJECT", "--reject-with", "tcp-reset"]);
     }
 
@@ -142,9 +146,8 @@ impl Wan {
 
     /// All links as they were at first, and no firewalls.
     pub fn heal(&self) {
-        if Self::has_firewall() {
-            (0..self.sites).for_each(|site| self.firewall(site, &["-F", "INPUT"]));
-        }
+        let firewalls = std::mem::take(&mut *self.firewalls.lock().unwrap());
+        firewalls.into_iter().for_each(|site| self.firewall(site, &["-F", "INPUT"]));
         for from in 0..self.sites {
             for to in (0..self.sites).filter(|to| *to != from) {
                 self.change(from, to, |link| *link = self.whole);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use charthold_tests::harness::{Cluster, Options, RAFT_AS_SHIPPED, Wan};
 
-use super::minutes;
+use super::asked_for;
 use super::waits::{WRITERS, Waiting};
 
 const KILLS: usize = 200;
@@ -24,7 +24,8 @@ pub async fn run() {
     let mut cluster = Cluster::start_with(options).await;
     let waiting = Waiting::start(&cluster);
     let (begun, mut kills) = (Instant::now(), Vec::new());
-    while kills.len() < KILLS && begun.elapsed() < minutes(60) {
+    // All of them, however long they take, unless less is asked for.
+    while kills.len() < KILLS && asked_for().is_none_or(|limit| begun.elapsed() < limit) {
         let leader = cluster.leader_of_most().await;
         kills.push(Instant::now());
         cluster.kill(leader);

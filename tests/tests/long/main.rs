@@ -22,10 +22,15 @@ mod waits;
 
 use std::time::Duration;
 
-/// How long a proof runs: as asked for, or as it is meant to.
+/// How long a proof may run, if somebody asks for a shorter one.
+fn asked_for() -> Option<Duration> {
+    let minutes = std::env::var("CHARTHOLD_LONG_MINUTES").ok()?;
+    Some(Duration::from_secs(minutes.parse::<u64>().unwrap() * 60))
+}
+
+/// How long it runs: as asked for, or as it is meant to.
 fn minutes(meant: u64) -> Duration {
-    let asked = std::env::var("CHARTHOLD_LONG_MINUTES").ok().map(|text| text.parse::<u64>().unwrap());
-    Duration::from_secs(asked.unwrap_or(meant) * 60)
+    asked_for().unwrap_or(Duration::from_secs(meant * 60))
 }
 
 /// Of all that is drawn; the first one, of a proof that goes through some in a row.
