@@ -11,6 +11,7 @@ use charthold_proto::internal as pb;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::frame::{Kind, Message};
 use super::hello::Greeter;
@@ -53,8 +54,25 @@ pub struct PeerClient {
 }
 
 struct LaneClient {
-    current: watch::Receiver<Option<Arc<Connection>>>,
+    current: watch::Receiver<Current>,
     keeper: tokio::task::JoinHandle<()>,
+}
+
+/// A lane's connection.
+#[derive(Clone)]
+enum Current {
+    Up(Arc<Connection>),
+    /// Since then.
+    Down(Instant),
+}
+
+impl Current {
+    fn down_for(&self) -> Duration {
+        match self {
+            Self::Up(_) => Duration::ZERO,
+            Self::Down(since) => since.elapsed(),
+        }
+    }
 }
 
 struct Connection {
@@ -75,8 +93,15 @@ impl PeerClient {
             Lane::Control => &self.control,
             Lane::Bulk => &self.bulk,
         };
-        let current = lane.current.borrow().clone();
-        current.filter(|connection| !connection.outbox.is_closed()).ok_or(CallFailure::NotConnected)
+        match &*lane.current.borrow() {
+            Current::Up(connection) if !connection.outbox.is_closed() => Ok(Arc::clone(connection)),
+            _ => Err(CallFailure::NotConnected),
+        }
+    }
+
+    /// How long one of the connections has not been up.
+    pub fn down_for(&self) -> Duration {
+        [&self.control, &self.bulk].map(|lane| lane.current.borrow().down_for()).into_iter().max().unwrap_or_default()
     }
 
     /// Whether both connections are up.
@@ -93,7 +118,7 @@ impl PeerClient {
         for lane in [&self.control, &self.bulk] {
             let mut current = lane.current.clone();
             // An error: the keeper has ended, as it does with the process.
-            let _ended = current.wait_for(Option::is_some).await;
+            let _ended = current.wait_for(|current| matches!(current, Current::Up(_))).await;
         }
     }
 
@@ -227,7 +252,7 @@ impl Connection {
 
 impl LaneClient {
     fn start(lane: Lane, node: NodeId, address: String, transport: Arc<dyn Transport>, greeter: Arc<Greeter>) -> Self {
-        let (publish, current) = watch::channel(None);
+        let (publish, current) = watch::channel(Current::Down(Instant::now()));
         let keeper = tokio::spawn(keep_connected(lane, node, address, transport, greeter, publish));
         Self { current, keeper }
     }
@@ -236,7 +261,7 @@ impl LaneClient {
 impl Drop for LaneClient {
     fn drop(&mut self) {
         self.keeper.abort();
-        if let Some(connection) = self.current.borrow().as_ref() {
+        if let Current::Up(connection) = &*self.current.borrow() {
             connection.outbox.close();
             connection.pending.lock().clear();
         }
@@ -249,7 +274,7 @@ async fn keep_connected(
     address: String,
     transport: Arc<dyn Transport>,
     greeter: Arc<Greeter>,
-    publish: watch::Sender<Option<Arc<Connection>>>,
+    publish: watch::Sender<Current>,
 ) {
     let mut pause = RECONNECT_AFTER_MIN;
     let mut last_failure = String::new();
@@ -264,7 +289,7 @@ async fn keep_connected(
                 tracing::info!(peer = %format_args!("{node:016x}"), address, ?lane, "connected to peer");
                 (pause, last_failure) = (RECONNECT_AFTER_MIN, String::new());
                 let connection = Arc::new(Connection::new());
-                publish.send_replace(Some(Arc::clone(&connection)));
+                publish.send_replace(Current::Up(Arc::clone(&connection)));
                 let on_message = |message| connection.on_message(message);
                 let run = connection::run(stream, &connection.outbox, presence, on_message);
                 let marks = async {
@@ -274,7 +299,7 @@ async fn keep_connected(
                     }
                 };
                 let ended = tokio::select! { ended = run => ended, ended = marks => ended };
-                publish.send_replace(None);
+                publish.send_replace(Current::Down(Instant::now()));
                 // Whoever waits learns it now.
                 connection.pending.lock().clear();
                 tracing::info!(peer = %format_args!("{node:016x}"), address, ?lane, error = %ended, "lost peer: connecting again");

@@ -218,7 +218,7 @@ impl Replica {
 
     async fn pass_barrier(&self, shard: ShardId, confirmed: Confirmed, deadline: Instant) -> Result<u64, ReplicaError> {
         loop {
-            if self.leads_in_vain(shard) {
+            if self.serves_in_vain(shard) {
                 return Err(ReplicaError::NoLeader);
             }
             let (sender, passed) = oneshot::channel();

@@ -5,6 +5,7 @@
 mod append_tests;
 mod author_tests;
 mod member_tests;
+mod reach_tests;
 mod refill_tests;
 mod rows_tests;
 mod split_tests;
@@ -299,8 +300,10 @@ async fn without_a_majority_nothing_is_answered_and_nothing_is_lost() {
     for at in &others {
         cluster.network.reconnect(NAMES[*at]);
     }
-    // Asked again, with the same id, it is done once.
-    let outcome = cluster.node(others[0]).propose(SHARD, command, deadline()).await.unwrap();
+    // Asked again, with the same id, until a leader is in reach, it is done once.
+    let other = cluster.node(others[0]);
+    let again = async || other.propose(SHARD, command.clone(), deadline()).await.ok();
+    let outcome = eventually("the outcome", again).await;
     assert!(matches!(outcome.result, Some(Answer::Committed(ref committed)) if committed.seq == 1));
     cluster.check_equal(1).await;
     cluster.stop(others[1]).await;

@@ -85,7 +85,7 @@ impl Replica {
         let mut maybe_done = false;
         loop {
             let (left, shard) = (deadline.saturating_duration_since(Instant::now()), place());
-            if left.is_zero() || shard.is_some_and(|shard| self.leads_in_vain(shard)) {
+            if left.is_zero() || shard.is_some_and(|shard| self.serves_in_vain(shard)) {
                 return Err(if maybe_done { ReplicaError::Unknown } else { ReplicaError::NoLeader });
             }
             let Some(shard) = shard else {
@@ -107,10 +107,16 @@ impl Replica {
         }
     }
 
-    /// Whether this node would lead the shard, but for its disk that does not answer: others lead by now, and it cannot
-    /// hear of them. Callers are better off at another node.
-    pub(super) fn leads_in_vain(&self, shard: ShardId) -> bool {
-        self.disk().0 == DiskLevel::Stalled && self.leader(shard).is_some_and(|(leader, _)| leader == self.node_id)
+    /// Whether callers are better off at another node: this one would lead, but for its disk that does not answer, or
+    /// does not reach who leads. Others may, and it cannot hear of a new leader.
+    pub(super) fn serves_in_vain(&self, shard: ShardId) -> bool {
+        match self.leader(shard) {
+            Some((leader, _)) if leader == self.node_id => self.disk().0 == DiskLevel::Stalled,
+            Some((leader, member)) => {
+                self.peers.client(leader, &member.peer_address).down_for() > self.timing.unreached_max()
+            }
+            None => false,
+        }
     }
 
     async fn try_propose(

@@ -32,6 +32,12 @@ impl Timing {
         Duration::from_millis(self.election_max_ms) + RESTART_MARGIN
     }
 
+    /// How long a leader may be out of reach before callers are told to go elsewhere. If it has died, they had better wait:
+    /// another one is elected within that time, as a rule.
+    pub fn unreached_max(&self) -> Duration {
+        2 * self.restart_silence()
+    }
+
     /// How long after a majority confirmed it a leader may answer without asking again, to whom that is enough. Nobody
     /// else is elected within the lease, `election_max_ms`, by any clock that runs at most 1 / 0.7 as fast as its own.
     pub fn lease_read_max(&self) -> Duration {

@@ -28,6 +28,8 @@ struct Shared {
     /// From, to, and the task that carries the bytes.
     connections: Vec<(String, String, tokio::task::JoinHandle<()>)>,
     cut_off: BTreeSet<String>,
+    /// From, to.
+    refused: BTreeSet<(String, String)>,
 }
 
 /// One node's end of the network.
@@ -68,14 +70,25 @@ impl MemoryNetwork {
     }
 
     pub fn reconnect(&self, name: &str) {
-        self.shared.lock().cut_off.remove(name);
+        let mut shared = self.shared.lock();
+        shared.cut_off.remove(name);
+        shared.refused.retain(|(from, _)| from != name);
+    }
+
+    /// Breaks what one node has dialed to another, and lets it dial no more until it is reconnected. Not the other way.
+    pub fn refuse(&self, from: &str, to: &str) {
+        let mut shared = self.shared.lock();
+        shared.refused.insert((from.to_owned(), to.to_owned()));
+        let dialed = shared.connections.iter().filter(|(by, at, _)| by == from && at == to);
+        dialed.for_each(|(_, _, carrier)| carrier.abort());
     }
 
     async fn dial(self, from: PeerIdentity, address: String) -> io::Result<Inbound> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let (listening, shown) = {
             let shared = self.shared.lock();
-            if shared.cut_off.contains(&from.name) || shared.cut_off.contains(&address) {
+            let is_cut = shared.cut_off.contains(&from.name) || shared.cut_off.contains(&address);
+            if is_cut || shared.refused.contains(&(from.name.clone(), address.clone())) {
                 return Err(refused());
             }
             shared.listening.get(&address).cloned().ok_or_else(refused)?
