@@ -244,6 +244,40 @@ impl Admin {
         Ok(answer.shards.into_iter().filter_map(held).collect())
     }
 
+    /// Where all shards that hold charts would best be, with so many replicas each, an odd number from 3 on; 0: on every node.
+    /// Changes nothing. For operators.
+    pub async fn plan_shards(&self, replicas: u32) -> Result<Vec<PlannedShard>, Error> {
+        let message = v1::PlanShardsRequest { context: self.context(), replicas };
+        let answer = self
+            .run(Route::Any, None, |attempt| {
+                let request = request(&message, attempt.timeout);
+                async move { ClusterClient::new(attempt.channel).plan_shards(request).await.map(Response::into_inner) }
+            })
+            .await?;
+        Ok(answer.shards.into_iter().map(PlannedShard::from_proto).collect())
+    }
+
+    /// Has shards be on these nodes, by their ids; none: on every node. The others stay where they are. From now on a shard
+    /// is to have so many replicas, also when a node goes for ever. Returns at once: they follow while they serve, and
+    /// [`Admin::status_of_all`] tells. For operators.
+    pub async fn place_shards(&self, placements: &[(u32, Vec<String>)], replicas: u32) -> Result<(), Error> {
+        let request_id = new_request_id();
+        let placed =
+            |(shard, node_ids): &(u32, Vec<String>)| v1::ShardPlacement { shard: *shard, node_ids: node_ids.clone() };
+        let message = v1::PlaceShardsRequest {
+            context: self.context(),
+            request_id: request_id.to_string(),
+            placements: placements.iter().map(placed).collect(),
+            replicas,
+        };
+        self.run(Route::Any, Some(request_id), |attempt| {
+            let request = request(&message, attempt.timeout);
+            async move { ClusterClient::new(attempt.channel).place_shards(request).await.map(Response::into_inner) }
+        })
+        .await
+        .map(|_| ())
+    }
+
     /// Has every replica of a shard (0: the directory) read all its rows, as of one place of its log, and gives the check's
     /// id. Returns at once; [`Admin::status_of_all`] tells what they come to. For operators.
     pub async fn check_rows(&self, shard: u32) -> Result<String, Error> {
@@ -362,6 +396,24 @@ impl Grant {
     fn from_proto(grant: v1::Grant) -> Self {
         let roles = grant.roles().filter_map(Role::from_proto).collect();
         Self { principal: grant.principal, roles, created_at: system_time(grant.created_at) }
+    }
+}
+
+/// Where a shard is and would be, see [`Admin::plan_shards`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedShard {
+    /// Which shard.
+    pub shard: u32,
+    /// The ids of the nodes that it is on, in order of their names.
+    pub now_node_ids: Vec<String>,
+    /// Of those that it would be on.
+    pub then_node_ids: Vec<String>,
+}
+
+impl PlannedShard {
+    fn from_proto(planned: v1::PlannedShard) -> Self {
+        let v1::PlannedShard { shard, now_node_ids, then_node_ids } = planned;
+        Self { shard, now_node_ids, then_node_ids }
     }
 }
 

@@ -244,7 +244,7 @@ use std::time::Duration;
 
 use tonic::Request;
 
-pub use admin::{Admin, Grant, Node, Role, Tenant, Topology};
+pub use admin::{Admin, Grant, Node, PlannedShard, Role, Tenant, Topology};
 pub use charts::RecordStream;
 pub use documents::DocumentStream;
 pub use error::{Error, InvalidField};

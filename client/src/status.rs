@@ -20,9 +20,13 @@ pub struct ClusterStatus {
     pub initialized: bool,
     /// What its nodes send each other and write; 0 before it was formed, and at a gateway that is too old to say.
     pub format: u32,
+    /// How many replicas a shard is to have; 0: one on every node.
+    pub replicas: u32,
+    /// The shards that are to be on a part of the nodes, and the ids of these; all others are on every node.
+    pub placements: Vec<(u32, Vec<String>)>,
     /// All nodes of the cluster.
     pub nodes: Vec<Node>,
-    /// Those that this node has a replica of.
+    /// As this node sees them, see [`ShardStatus::vacant`].
     pub shards: Vec<ShardStatus>,
     /// What every node says of itself, after [`Admin::status_of_all`](crate::Admin::status_of_all).
     pub node_status: Vec<NodeStatus>,
@@ -36,6 +40,8 @@ impl ClusterStatus {
             version: status.version,
             initialized: status.initialized,
             format: status.format,
+            replicas: status.replicas,
+            placements: status.placements.into_iter().map(|placed| (placed.shard, placed.node_ids)).collect(),
             nodes: status.nodes.into_iter().map(Node::from_proto).collect(),
             shards: status.shards.into_iter().map(ShardStatus::from_proto).collect(),
             node_status: status.node_status.into_iter().map(NodeStatus::from_proto).collect(),
@@ -68,7 +74,7 @@ pub struct NodeStatus {
     pub certificates: Vec<Certificate>,
     /// Why it does not serve, if it does not.
     pub not_ready: Option<String>,
-    /// Its own replicas.
+    /// As it sees them, see [`ShardStatus::vacant`].
     pub shards: Vec<ShardStatus>,
     /// It leads nothing that another can lead, as an operator told it.
     pub drained: bool,
@@ -152,6 +158,8 @@ pub struct ShardStatus {
     pub slots: Option<SlotRange>,
     /// The newest check of this replica's rows, if there was one since its node was started.
     pub rows_check: Option<RowsCheck>,
+    /// This node has no replica of the shard, which is on others: what it says of it is old.
+    pub vacant: bool,
 }
 
 /// A check of a replica's rows, after [`Admin::check_rows`](crate::Admin::check_rows).
@@ -246,6 +254,7 @@ impl ShardStatus {
             learner_node_ids: shard.learner_node_ids,
             slots: SlotRange::from_proto(shard.slots),
             rows_check: shard.rows_check.map(RowsCheck::from_proto),
+            vacant: shard.vacant,
         }
     }
 }

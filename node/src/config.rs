@@ -40,6 +40,7 @@
 //! split_above_bytes = 0                  # of its rows on one node; 0: never
 //! split_above_commits_per_s = 0          # 0: never; more shards pay where cores are idle
 //! split_after_s = 60
+//! replace_after_s = 1800                 # a node that is silent for so long loses its replicas to others; 0: never
 //! [limits]
 //! body_bytes_max = 1048576               # at most 4 MiB
 //! index_sweep_after_s = 7200             # how old a leftover of the index is when it is dropped
@@ -102,7 +103,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 41] = [
+const KEYS: [(&str, Form); 42] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -134,6 +135,7 @@ const KEYS: [(&str, Form); 41] = [
     ("shards.split_above_bytes", Form::Number),
     ("shards.split_above_commits_per_s", Form::Number),
     ("shards.split_after_s", Form::Number),
+    ("shards.replace_after_s", Form::Number),
     ("limits.body_bytes_max", Form::Number),
     ("limits.index_sweep_after_s", Form::Number),
     ("limits.document_bytes_max", Form::Number),
@@ -585,6 +587,7 @@ mod tests {
         refused("raft.election_min_ms", "499", "twice");
         refused("raft.election_max_ms", "750", "exceed");
         refused("shards.split_after_s", "0", "1 to 86400");
+        refused("shards.replace_after_s", "604801", "at most 604800");
         refused("limits.body_bytes_max", "0", "1 to 4194304");
         refused("limits.body_bytes_max", "4194305", "1 to 4194304");
         refused("disk.reserve_bytes", "16777215", "at least 16777216");

@@ -15,7 +15,7 @@ use charthold_replica::store::disk::DiskLimits;
 use charthold_replica::trace;
 
 use crate::config::{Config, ConfigError, Durability};
-use crate::gateway::{Gateway, RootKeyMismatch, growth, server, sweep};
+use crate::gateway::{Gateway, RootKeyMismatch, growth, placement, server, sweep};
 use crate::health::{self, Health, NOTICE};
 use crate::open_files;
 use crate::ops::{self, Ops};
@@ -230,6 +230,7 @@ async fn run_keyed(
     let sweep_after = Duration::from_secs(u64::from(config.limits.index_sweep_after_s));
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&gateway), sweep_after));
     let growing = tokio::spawn(growth::watch(Arc::clone(&gateway), config.shards));
+    let replacing = tokio::spawn(placement::watch(Arc::clone(&gateway), config.shards.replace_after_s));
     let clients = Clients { gateway: Arc::clone(&gateway), certificates: listener.certificates() };
     let sampler = Sampler::new(config.telemetry.sample_ratio);
     let reloading = reloader(config, Some(clients)).run();
@@ -247,6 +248,7 @@ async fn run_keyed(
     };
     sweeping.abort();
     growing.abort();
+    replacing.abort();
     drop(drain);
     if tokio::time::timeout(DRAIN_MAX, served).await.is_err() {
         tracing::warn!(

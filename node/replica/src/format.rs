@@ -10,12 +10,13 @@
 //! 2
 //! 3  commands RaiseFormat and CheckRows
 //! 4  entries have a code of the leader that wrote them
+//! 5  shards are placed on part of the nodes
 //! ```
 
 use charthold_proto::internal as pb;
 
 pub const OLDEST: u32 = 2;
-pub const NEWEST: u32 = 4;
+pub const NEWEST: u32 = 5;
 
 /// Of a cluster that names none: formed before formats were counted.
 const UNNAMED: u32 = 2;
@@ -23,6 +24,8 @@ const UNNAMED: u32 = 2;
 pub const CHECKS_ROWS: u32 = 3;
 /// What a leader with keys wrote has its code: nodes wrote them before that, but not all did.
 pub const SIGNS_ENTRIES: u32 = 4;
+/// Shards can be placed on a part of the nodes.
+pub const PLACES_SHARDS: u32 = 5;
 
 /// What a cluster uses.
 pub fn of(cluster: &pb::ClusterRow) -> u32 {

@@ -63,15 +63,28 @@ impl Slots {
 #[derive(Default)]
 pub struct SlotMap([AtomicU64; GROUPS]);
 
+/// In an entry of the map: the shard holds slots; its rows are on other nodes.
+const HELD: u64 = 1 << 32;
+const VACANT: u64 = 1 << 33;
+
 impl SlotMap {
     pub fn set(&self, shard: ShardId, slots: Option<Slots>) {
-        let held = slots.map_or(0, |slots| 1 << 32 | u64::from(slots.first) << 16 | u64::from(slots.last));
+        let held = slots.map_or(0, |slots| HELD | u64::from(slots.first) << 16 | u64::from(slots.last));
         self.0[usize::from(shard)].store(held, Ordering::Release);
+    }
+
+    /// From now on the shard holds nothing here, whatever it holds elsewhere.
+    pub fn set_vacant(&self, shard: ShardId) {
+        self.0[usize::from(shard)].store(VACANT, Ordering::Release);
+    }
+
+    pub fn is_vacant(&self, shard: ShardId) -> bool {
+        self.0[usize::from(shard)].load(Ordering::Acquire) == VACANT
     }
 
     pub fn of(&self, shard: ShardId) -> Option<Slots> {
         let held = self.0[usize::from(shard)].load(Ordering::Acquire);
-        (held != 0).then_some(Slots { first: (held >> 16) as Slot, last: held as Slot })
+        (held & HELD != 0).then_some(Slots { first: (held >> 16) as Slot, last: held as Slot })
     }
 
     /// The shard that holds a slot; none while it goes from one to another, and before there are shards.
@@ -125,6 +138,9 @@ mod tests {
         }
         map.set(1, None);
         assert_eq!(map.other_holder(2, all), None);
+        assert!(!map.is_vacant(1));
+        map.set_vacant(1);
+        assert!(map.is_vacant(1) && map.of(1).is_none());
     }
 
     #[test]

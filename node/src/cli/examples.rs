@@ -49,6 +49,17 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("shard list", &["charthold shard list --profile operator.toml"]),
     ("shard split", &["charthold shard split 1 --profile operator.toml"]),
     (
+        "shard plan",
+        &["charthold shard plan --profile operator.toml", "charthold shard plan --replicas 3 --profile operator.toml"],
+    ),
+    (
+        "shard apply",
+        &[
+            "charthold shard apply --replicas 3 --profile operator.toml",
+            "charthold shard apply --shard 2 --nodes a1,b1,c1 --profile operator.toml",
+        ],
+    ),
+    (
         "shard check",
         &["charthold shard check --profile operator.toml", "charthold shard check --rows --profile operator.toml"],
     ),

@@ -28,7 +28,8 @@ pub struct Args {
 enum Command {
     /// All nodes, and how they are
     List,
-    /// Take a running node that belongs to no cluster yet into this one; waits until it votes in every shard
+    /// Take a running node that belongs to no cluster yet into this one; waits until it votes in every
+    /// shard that is not placed on others
     Add {
         /// Where it listens for its peers
         #[arg(value_name = "HOST:PORT")]
@@ -91,9 +92,9 @@ fn as_json(report: &Report) -> Value {
 
 async fn add(client: &Client, ctx: &Ctx, peer_endpoint: &str, wait_seconds: u64) -> Result<(), CliError> {
     let node = client.admin().add_node(peer_endpoint).await?;
-    ctx.note(&format!("node {} of site {} was added; it gets a replica of every shard", node.name, node.site));
+    ctx.note(&format!("node {} of site {} was added; it gets its replicas", node.name, node.site));
     let done = |report: &Report| {
-        let (votes, shards) = (report.votes(&node.id), report.shards().len());
+        let (votes, shards) = (report.votes(&node.id), report.placed(&node.id));
         let behind = report.entries_behind(&node.id);
         (votes == shards, format!("votes in {votes} of {shards} shards, {behind} entries behind"))
     };
@@ -143,7 +144,7 @@ async fn remove(client: &Client, ctx: &Ctx, name: &str, wait_seconds: u64) -> Re
 }
 
 /// Looks until it is done; says how far it is whenever that has changed.
-async fn wait(
+pub(super) async fn wait(
     client: &Client,
     ctx: &Ctx,
     limit: Duration,

@@ -41,6 +41,7 @@ impl Config {
         self.validate_raft(&check)?;
         let after = (1..=86_400).contains(&self.shards.split_after_s);
         check.that(after, "shards.split_after_s", "must be 1 to 86400")?;
+        check.that(self.shards.replace_after_s <= 604_800, "shards.replace_after_s", "must be at most 604800")?;
         self.validate_limits(&check)?;
         self.validate_disk(&check)?;
         self.validate_telemetry(&check)

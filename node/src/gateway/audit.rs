@@ -11,6 +11,9 @@ use super::Gateway;
 use super::error::GatewayError;
 use crate::seal::{Address, Kind, Token, write_id};
 
+/// In the ledger, in place of an operator: of what the cluster does by itself.
+pub const BY_ITSELF: &str = "charthold";
+
 /// Milliseconds since 1970, by this gateway's clock: said in events, decides nothing but the age of page tokens.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -7,8 +7,9 @@ use charthold_proto::internal as pb;
 use charthold_proto::v1::cluster_server::Cluster;
 use charthold_proto::v1::{
     AddNodeRequest, AddNodeResponse, CheckRowsRequest, CheckRowsResponse, DrainNodeRequest, DrainNodeResponse,
-    InitRequest, InitResponse, RaiseFormatRequest, RaiseFormatResponse, RemoveNodeRequest, RemoveNodeResponse, Role,
-    SplitShardRequest, SplitShardResponse, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
+    InitRequest, InitResponse, PlaceShardsRequest, PlaceShardsResponse, PlanShardsRequest, PlanShardsResponse,
+    RaiseFormatRequest, RaiseFormatResponse, RemoveNodeRequest, RemoveNodeResponse, Role, SplitShardRequest,
+    SplitShardResponse, StatusRequest, StatusResponse, TopologyRequest, TopologyResponse,
 };
 use charthold_replica::directory::plan::{self, SHARDS_AT_FIRST};
 use charthold_replica::replica::form::FormError;
@@ -140,6 +141,21 @@ impl Cluster for ClusterService {
         let deadline = deadline(request.metadata());
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.split_shard(&operator, request.into_inner(), deadline).await?))
+    }
+
+    async fn plan_shards(&self, request: Request<PlanShardsRequest>) -> Result<Response<PlanShardsResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.plan_shards(request.into_inner(), deadline).await?))
+    }
+
+    async fn place_shards(
+        &self,
+        request: Request<PlaceShardsRequest>,
+    ) -> Result<Response<PlaceShardsResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let operator = self.0.operator(request.extensions(), deadline).await?;
+        Ok(Response::new(self.0.place_shards(&operator, request.into_inner(), deadline).await?))
     }
 
     async fn check_rows(&self, request: Request<CheckRowsRequest>) -> Result<Response<CheckRowsResponse>, Status> {

@@ -15,8 +15,8 @@ use charthold_proto::v1::{
     UploadPartResponse,
 };
 use charthold_replica::ShardId;
-use charthold_replica::replica::ReplicaError;
 use charthold_replica::replica::documents::{PARTS_MAX, add_to_chain, chain_start};
+use charthold_replica::replica::{Moment, ReplicaError};
 use charthold_replica::shard::command::Command;
 use charthold_replica::store::table::ChartAddress;
 use charthold_replica::store::table::upload::UploadId;
@@ -136,25 +136,32 @@ impl Gateway {
         request: &CommitRequest,
         deadline: Instant,
     ) -> Result<Vec<Option<FoundDocument>>, GatewayError> {
-        if request.mutations.iter().any(|mutation| document_of(mutation).is_some()) {
-            self.replica.barrier_of(chart.address.slot, deadline).await?;
+        if request.mutations.iter().all(|mutation| document_of(mutation).is_none()) {
+            return Ok(request.mutations.iter().map(|_| None).collect());
         }
-        let find = |mutation| document_of(mutation).map(|document| self.find_document(chart, document)).transpose();
+        let moment = self.replica.barrier_of(chart.address.slot, deadline).await?;
+        let find =
+            |mutation| document_of(mutation).map(|document| self.find_document(chart, document, &moment)).transpose();
         request.mutations.iter().map(find).collect()
     }
 
     /// That it opens as the last part says how many there are; no replica's word is taken for the length.
-    fn find_document(&self, chart: &Chart, document: &DocumentRef) -> Result<FoundDocument, GatewayError> {
+    fn find_document(
+        &self,
+        chart: &Chart,
+        document: &DocumentRef,
+        moment: &Moment,
+    ) -> Result<FoundDocument, GatewayError> {
         let upload_id = validate::upload_id(&document.upload_id)?;
         let mut place = pb::Document { upload_id: Bytes::copy_from_slice(&upload_id), ..Default::default() };
-        let rows = self.replica.documents();
+        let rows = self.replica.documents(moment);
         let row = rows.upload(&chart.address, upload_id)?.filter(|row| row.complete);
         let Some((row, last)) = row.and_then(|row| row.parts.checked_sub(1).map(|last| (row, last))) else {
             // A commit that is repeated finds its upload used up. Apply knows, and refuses what was never whole.
             return Ok(FoundDocument { place, length_bytes: 0 });
         };
         let envelope = rows.part(&chart.address, upload_id, last)?.ok_or(GatewayError::Damaged)?;
-        let length = self.open_part(chart, &upload_id, last, true, &envelope)?.expose().len();
+        let length = self.open_part(chart, moment, (&upload_id, last, true), &envelope)?.expose().len();
         (place.parts, place.parts_sha256) = (row.parts, row.parts_sha256);
         Ok(FoundDocument { place, length_bytes: u64::from(last) * PART_BYTES as u64 + length as u64 })
     }
@@ -162,12 +169,12 @@ impl Gateway {
     fn open_part(
         &self,
         chart: &Chart,
-        upload_id: &UploadId,
-        part: u32,
-        last: bool,
+        moment: &Moment,
+        (upload_id, part, last): (&UploadId, u32, bool),
         envelope: &[u8],
     ) -> Result<Clear, GatewayError> {
-        let key = self.keyring.chart_key(&chart.tenant, &chart.address, &key_id_of(envelope)?)?;
+        let rows = self.replica.rows(moment);
+        let key = self.keyring.chart_key(&chart.tenant, &rows, &chart.address, &key_id_of(envelope)?)?;
         Ok(open(&key, &part_address(&chart.address, upload_id, part, last), envelope)?)
     }
 
@@ -187,13 +194,13 @@ impl Gateway {
         let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.unwrap_or_default());
         let record = request.record.unwrap_or_default();
         let moment = self.replica.barrier_of(chart.address.slot, deadline).await?;
-        let stored = self.find_version(&chart, &record, request.version, moment.seq)?;
+        let stored = self.find_version(&chart, &record, request.version, &moment)?;
         let (header, document) = self.open_headers(&chart, Some(&record), &stored)?;
         if request.offset > header.length_bytes {
             return Err(GatewayError::field("offset", "is behind the end of the content"));
         }
         let content = match document {
-            Some(document) => Chunks::of_document(document, &header, request.offset)?,
+            Some(document) => Chunks::of_document(moment, document, &header, request.offset)?,
             None => Chunks::of_body(self.open_record(&chart, Some(&record), &stored)?.body, request.offset),
         };
         let first = ReadDocumentResponse {
@@ -234,6 +241,7 @@ enum Chunks {
 
 /// A document under way. Parts before the offset are not opened, but the chain is over all of them.
 struct Parts {
+    moment: Moment,
     upload_id: UploadId,
     parts: u32,
     length_bytes: u64,
@@ -248,9 +256,15 @@ impl Chunks {
         Self::Body(body.split_off(offset as usize))
     }
 
-    fn of_document(document: pb::ClearDocument, header: &RecordHeader, offset: u64) -> Result<Self, GatewayError> {
+    fn of_document(
+        moment: Moment,
+        document: pb::ClearDocument,
+        header: &RecordHeader,
+        offset: u64,
+    ) -> Result<Self, GatewayError> {
         let upload_id = UploadId::try_from(document.upload_id.as_ref()).map_err(|_| GatewayError::Damaged)?;
         Ok(Self::Document(Parts {
+            moment,
             upload_id,
             parts: document.parts,
             length_bytes: header.length_bytes,
@@ -285,7 +299,7 @@ impl Parts {
     fn step(&mut self, gateway: &Gateway, chart: &Chart) -> Result<Option<Bytes>, GatewayError> {
         let part = self.next;
         let last = part + 1 == self.parts;
-        let envelope = gateway.replica.documents().part(&chart.address, self.upload_id, part)?;
+        let envelope = gateway.replica.documents(&self.moment).part(&chart.address, self.upload_id, part)?;
         let envelope = envelope.ok_or_else(|| damaged("is missing"))?;
         self.chain = add_to_chain(&self.chain, &envelope);
         self.next += 1;
@@ -296,7 +310,7 @@ impl Parts {
         if begin + PART_BYTES as u64 <= self.offset && !last {
             return Ok(None);
         }
-        let mut data = Bytes::from(gateway.open_part(chart, &self.upload_id, part, last, &envelope)?);
+        let mut data = Bytes::from(gateway.open_part(chart, &self.moment, (&self.upload_id, part, last), &envelope)?);
         let expected = if last { self.length_bytes - begin.min(self.length_bytes) } else { PART_BYTES as u64 };
         if data.len() as u64 != expected {
             return Err(damaged("has another length than was committed"));

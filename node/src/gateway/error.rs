@@ -193,7 +193,9 @@ impl From<EngineError> for GatewayError {
     fn from(error: EngineError) -> Self {
         match error {
             // This node is catching up by a snapshot, or its disk has spoiled a row: another one has it, and answers.
-            EngineError::Replaced | EngineError::Unplaced | EngineError::Damaged { .. } => Self::ReplicaUnavailable,
+            EngineError::Replaced | EngineError::Unplaced | EngineError::Unreachable | EngineError::Damaged { .. } => {
+                Self::ReplicaUnavailable
+            }
             EngineError::Failed { .. } => {
                 tracing::error!(%error, "cannot read the state; check this node's disk");
                 Self::Damaged

@@ -15,7 +15,7 @@ use charthold_proto::v1::{
     AnswerContext, ChartMatch, ChartRef, FindChartsRequest, FindChartsResponse, IndexTerm, Mutation, RecordRef,
 };
 use charthold_replica::Slot;
-use charthold_replica::replica::ReplicaError;
+use charthold_replica::replica::{Moment, ReplicaError};
 use charthold_replica::shard::command::Command;
 use charthold_replica::store::table::{ChartAddress, RecordAddress, index};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -33,8 +33,8 @@ use crate::seal::TenantKeys;
 /// Index rows of one commit that are proposed at once.
 const ROWS_AT_ONCE: usize = 16;
 
-/// Behind a barrier of the shard that holds a chart's slot: its seq.
-pub(super) type Seqs = BTreeMap<Slot, u64>;
+/// Behind a barrier of the shard that holds a chart's slot.
+pub(super) type Moments = BTreeMap<Slot, Moment>;
 
 /// A record and the terms that its newest version holds.
 pub(super) struct Holder {
@@ -87,13 +87,13 @@ impl Gateway {
         let slot = tenant.term_slot(&term);
         let moment = self.replica.barrier_of(slot, deadline).await?;
         let next = cursor.map(|cursor| cursor.next);
-        let rows = self.replica.index().of_term((slot, &tenant.uid, &term), next, rows_max)?;
+        let rows = self.replica.index(&moment).of_term((slot, &tenant.uid, &term), next, rows_max)?;
         let next = rows.last().filter(|_| rows.len() == rows_max).map(|row| row.key.next());
         let keys = rows.into_iter().map(|row| row.key).collect::<Vec<_>>();
         // After the rows were read: a record that is seen then is at least as new as they are.
-        let seqs = self.barriers_of(&tenant, &keys, deadline).await?;
+        let moments = self.barriers_of(&tenant, &keys, deadline).await?;
         let verify = move |gateway: &Self| {
-            let holders = keys.iter().filter_map(|key| gateway.holder(&tenant, key, &seqs).transpose());
+            let holders = keys.iter().filter_map(|key| gateway.holder(&tenant, key, &moments).transpose());
             let holders = holders.collect::<Result<Vec<_>, _>>()?;
             let wanted = holders.into_iter().filter(|holder| is_wanted(holder, &request));
             Ok(wanted.map(|holder| holder.reference).collect())
@@ -110,10 +110,10 @@ impl Gateway {
         tenant: &TenantKeys,
         keys: &[index::Key],
         deadline: Instant,
-    ) -> Result<Seqs, GatewayError> {
+    ) -> Result<Moments, GatewayError> {
         let slots = keys.iter().map(|key| tenant.slot(&key.chart)).collect::<BTreeSet<_>>();
         let barrier =
-            |slot| async move { Ok::<_, GatewayError>((slot, self.replica.barrier_of(slot, deadline).await?.seq)) };
+            |slot| async move { Ok::<_, GatewayError>((slot, self.replica.barrier_of(slot, deadline).await?)) };
         let passed = futures::future::join_all(slots.into_iter().map(barrier)).await;
         passed.into_iter().collect()
     }
@@ -123,16 +123,16 @@ impl Gateway {
         &self,
         tenant: &Arc<TenantKeys>,
         key: &index::Key,
-        seqs: &Seqs,
+        moments: &Moments,
     ) -> Result<Option<Holder>, GatewayError> {
         let chart = ChartAddress { slot: tenant.slot(&key.chart), tenant: key.tenant, chart: key.chart };
         let record = RecordAddress { chart, record_type: key.record_type, record: key.record };
-        let seq = seqs.get(&chart.slot).copied().ok_or(GatewayError::Internal)?;
-        let rows = self.replica.rows();
+        let moment = moments.get(&chart.slot).ok_or(GatewayError::Internal)?;
+        let rows = self.replica.rows(moment);
         if rows.is_erased(&chart)? {
             return Ok(None);
         }
-        let Some(stored) = rows.newest(&record, seq)? else { return Ok(None) };
+        let Some(stored) = rows.newest(&record, moment.seq)? else { return Ok(None) };
         // Of a tombstone too: that the record is deleted must be said by its own envelope.
         let header = self.open_clear_header(tenant, &stored)?;
         let reference = ChartRef { kind: header.chart_kind as i32, id: header.chart_id };

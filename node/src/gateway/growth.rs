@@ -1,9 +1,9 @@
 //! Shards that outgrow their bounds are split by themselves, while there are spare ones.
 //!
-//! The node that leads the directory looks at all shards, again and again: how many outcomes each has recorded since, and how
-//! large it is. Slots are a keyed hash of charts, so a shard has the share of a node's state that it has of the slots. One
-//! that was over a bound at every look for the time that the configuration says is split as an operator would split it: in
-//! the directory's plan and ledger. One at a time, not before all hold what they are to hold, and while all nodes are there.
+//! Each node looks at the shards that it leads, again and again: how many outcomes each has recorded since, and how large it
+//! is. Slots are a keyed hash of charts, so a shard has the share of a node's state that it has of the slots there. One that
+//! was over a bound at every look for the time that the configuration says is split as an operator would split it: in the
+//! directory's plan and ledger. Not before all hold what they are to hold, and while all nodes are there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +12,19 @@ use std::time::Duration;
 use charthold_proto::internal as pb;
 use charthold_proto::v1::{RequestContext, SplitShardRequest};
 use charthold_replica::directory::plan;
-use charthold_replica::{DIRECTORY, ShardId, Slots};
+use charthold_replica::{ShardId, Slots};
 use tokio::time::Instant;
 
 use super::Gateway;
+use super::audit::BY_ITSELF;
 use super::error::GatewayError;
+use super::placement::check_held;
 use crate::config::Shards;
 
 /// Looks within the time that a shard must be over a bound.
 const LOOKS: u32 = 6;
 const SPLIT_MAX: Duration = Duration::from_secs(10);
-/// In the ledger, in place of an operator.
-const BY_ITSELF: &str = "charthold";
+/// In the ledger, of a split.
 const WHY: &str = "the shard outgrew its bound";
 
 /// Looks for ever.
@@ -31,9 +32,7 @@ pub async fn watch(gateway: Arc<Gateway>, bounds: Shards) {
     let mut growth = Growth { bounds, before: BTreeMap::new() };
     loop {
         tokio::time::sleep(Duration::from_secs(bounds.split_after_s.into()) / LOOKS).await;
-        let leads = gateway.replica.leader(DIRECTORY).is_some_and(|(id, _)| id == gateway.replica.node_id);
-        let seen = if leads { gateway.shards_that_hold() } else { Ok(Vec::new()) };
-        match seen.map(|seen| growth.look(&seen)) {
+        match gateway.shards_led().map(|seen| growth.look(&seen)) {
             Ok(Some(shard)) => {
                 if let Err(error) = gateway.split_by_itself(shard).await {
                     tracing::warn!(shard, %error, "a shard that outgrew its bound was not split: it will be tried again");
@@ -62,7 +61,7 @@ struct Growth {
 }
 
 impl Growth {
-    /// The shard that is to be split now. None are seen while they are not to be judged: then all begin anew.
+    /// The shard that is to be split now. One that is not seen, since it is not to be judged here, begins anew.
     fn look(&mut self, seen: &[Seen]) -> Option<ShardId> {
         let before = std::mem::take(&mut self.before);
         for now in seen {
@@ -86,28 +85,28 @@ impl Growth {
 }
 
 impl Gateway {
-    /// Every shard, if all hold what they are to hold, and one is spare; else none.
-    fn shards_that_hold(&self) -> Result<Vec<Seen>, GatewayError> {
+    /// The shards that this node leads, that hold what they are to hold, and that can be split.
+    fn shards_led(&self) -> Result<Vec<Seen>, GatewayError> {
         let Some(cluster) = self.replica.directory().cluster()? else { return Ok(Vec::new()) };
         let (status, state_bytes) = (self.replica.status(), self.replica.state_bytes());
-        let all_slots = u64::from(u16::MAX) + 1;
+        let here = status.iter().filter(|of| !of.vacant).filter_map(|of| of.slots).map(count).sum::<u64>();
         let seen = |range: &pb::ShardRange| {
-            let of = status.iter().find(|status| u32::from(status.shard) == range.shard)?;
-            let Slots { first, last } = of.slots.filter(|held| plan::slots_of(range) == Some(*held))?;
-            let share = u64::from(last) - u64::from(first) + 1;
-            let bytes = (u128::from(state_bytes) * u128::from(share) / u128::from(all_slots)) as u64;
-            Some(Seen { shard: of.shard, at: Instant::now(), seq: of.seq, bytes })
+            let of = status.iter().find(|of| u32::from(of.shard) == range.shard)?;
+            let slots = of.slots.filter(|held| plan::slots_of(range) == Some(*held))?;
+            let leads = of.leader == Some(self.replica.node_id) && plan::split(&cluster.shards, range.shard).is_some();
+            let bytes = (u128::from(state_bytes) * u128::from(count(slots))).checked_div(here.into())? as u64;
+            leads.then(|| Seen { shard: of.shard, at: Instant::now(), seq: of.seq, bytes })
         };
-        let may_be_split = |range: &pb::ShardRange| plan::split(&cluster.shards, range.shard).is_some();
-        let all = cluster.shards.iter().filter(|range| may_be_split(range)).map(seen).collect::<Option<Vec<_>>>();
-        Ok(all.unwrap_or_default())
+        Ok(cluster.shards.iter().filter_map(seen).collect())
     }
 
     async fn split_by_itself(&self, shard: ShardId) -> Result<(), GatewayError> {
         // A node that is away would have to get the new shard as a snapshot; and it may be one that is being upgraded.
-        if let Some(away) = self.replica.survey().await.into_iter().find(|node| node.status.is_err()) {
+        let nodes = self.replica.survey().await;
+        if let Some(away) = nodes.iter().find(|node| node.status.is_err()) {
             return Err(GatewayError::NodesMissing(format!("node {} does not answer", away.member.name)));
         }
+        check_held(&self.replica.directory().cluster()?.ok_or(GatewayError::NotInitialized)?, &nodes)?;
         tracing::info!(shard, "a shard is over its bound: it is split");
         let context = RequestContext { actor: BY_ITSELF.to_owned(), reason: WHY.to_owned(), ..Default::default() };
         let request = SplitShardRequest {
@@ -119,12 +118,16 @@ impl Gateway {
     }
 }
 
+fn count(slots: Slots) -> u64 {
+    u64::from(slots.last) - u64::from(slots.first) + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn growth(split_above_bytes: u64, split_above_commits_per_s: u64) -> Growth {
-        let bounds = Shards { split_above_bytes, split_above_commits_per_s, split_after_s: 60 };
+        let bounds = Shards { split_above_bytes, split_above_commits_per_s, ..Shards::default() };
         Growth { bounds, before: BTreeMap::new() }
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use charthold_proto::internal as pb;
 use charthold_replica::DIRECTORY;
 use charthold_replica::replica::Replica;
+use charthold_replica::replica::rows::ChartRows;
 use charthold_replica::shard::command::Command;
 use charthold_replica::store::table::ChartAddress;
 use moka::sync::Cache;
@@ -81,10 +82,11 @@ impl Keyring {
         Ok(Some(keys))
     }
 
-    /// The key that once sealed a version.
+    /// The key that once sealed what was found in these rows.
     pub fn chart_key(
         &self,
         tenant: &TenantKeys,
+        rows: &ChartRows,
         address: &ChartAddress,
         key_id: &[u8],
     ) -> Result<Arc<Key>, GatewayError> {
@@ -92,7 +94,7 @@ impl Keyring {
         if let Some(key) = self.chart_keys.get(&tenant.uid, &address.chart, &key_id) {
             return Ok(key);
         }
-        let wrapped = self.replica.rows().wrapped_key(address, key_id)?.ok_or(GatewayError::Damaged)?;
+        let wrapped = rows.wrapped_key(address, key_id)?.ok_or(GatewayError::Damaged)?;
         self.unwrap(tenant, address, key_id, &wrapped)
     }
 
@@ -111,7 +113,7 @@ impl Keyring {
         if let Some((id, key)) = believed.and_then(|id| Some((id, self.chart_keys.get(&place.0, &place.1, &id)?))) {
             return Ok(CurrentKey { id, key });
         }
-        let known = if refresh { None } else { self.replica.rows().chart_key(address)? };
+        let known = if refresh { None } else { self.replica.rows_of(address.slot).chart_key(address)? };
         let current = match known {
             Some(current) => current,
             None => self.ensure_key(tenant, address, deadline).await?,

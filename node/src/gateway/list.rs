@@ -12,7 +12,8 @@ use charthold_proto::v1::{
     Freshness, HistoryRequest, HistoryResponse, ListRequest, ListResponse, Order, RecordHeader, RecordRef,
 };
 use charthold_replica::replica::Moment;
-use charthold_replica::replica::rows::{ChartScan, StoredVersion};
+use charthold_replica::replica::rows::ChartScan;
+use charthold_replica::store::table::RecordAddress;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -38,7 +39,7 @@ struct Listing {
     record_type: Option<Token>,
     filter: Filter,
     order: Order,
-    as_of_seq: u64,
+    moment: Moment,
     /// Unordered: where the scan begins. Ordered: the sort key of the last header that was answered.
     next: Option<Vec<u8>>,
     rows_max: usize,
@@ -63,7 +64,7 @@ impl Gateway {
         let of_type = |name: &String| caller.tenant.type_token(&chart.address.chart, name);
         let record_type = Some(&request.r#type).filter(|name| !name.is_empty()).map(of_type);
         let next = cursor.map(|cursor| cursor.next);
-        let listing = Listing { chart, record_type, filter, order, as_of_seq, next, rows_max, deadline };
+        let listing = Listing { chart, record_type, filter, order, moment, next, rows_max, deadline };
         let page = match order {
             Order::Unspecified => self.on_own_thread(move |gateway| gateway.list_stored(&listing)).await?,
             Order::NewestFirst | Order::OldestFirst => {
@@ -106,7 +107,7 @@ impl Gateway {
         let as_of_seq = moment.seq;
         let next = cursor.map(|cursor| cursor.next);
         let versions =
-            move |gateway: &Self| gateway.versions(&chart, &record, order, as_of_seq, next.as_deref(), rows_max);
+            move |gateway: &Self| gateway.versions(&chart, &record, order, &moment, next.as_deref(), rows_max);
         let page = self.on_own_thread(versions).await?;
         Ok(HistoryResponse {
             answer: self.answer_from(moment),
@@ -188,7 +189,7 @@ impl Gateway {
             for stored in &found {
                 let header = self.open_header(&listing.chart, None, stored)?;
                 let date = clinical_date::interval(&header.clinical_date);
-                let key = sort_key(listing.order, date, stored);
+                let key = sort_key(listing.order, date, (stored.row.seq, &stored.record));
                 let due = listing.next.as_ref().is_none_or(|after| key.as_slice() > after.as_slice());
                 if due && listing.filter.takes(&header, date) {
                     first.push(Sorted { key, header });
@@ -209,8 +210,8 @@ impl Gateway {
     }
 
     fn scan(&self, listing: &Listing, next: Option<Vec<u8>>) -> ChartScan {
-        let Listing { chart, record_type, as_of_seq, .. } = listing;
-        self.replica.rows().scan(&chart.address, record_type.as_ref(), next, *as_of_seq)
+        let Listing { chart, record_type, moment, .. } = listing;
+        self.replica.rows(moment).scan(&chart.address, record_type.as_ref(), next, moment.seq)
     }
 
     /// One page of a record's history; `next` is the version that it begins with.
@@ -219,12 +220,12 @@ impl Gateway {
         chart: &Chart,
         record: &RecordRef,
         order: Order,
-        as_of_seq: u64,
+        moment: &Moment,
         next: Option<&[u8]>,
         rows_max: usize,
     ) -> Result<Headers, GatewayError> {
-        let (rows, address) = (self.replica.rows(), chart.record(record));
-        let newest = rows.newest(&address, as_of_seq)?.ok_or(GatewayError::absent())?.version;
+        let (rows, address) = (self.replica.rows(moment), chart.record(record));
+        let newest = rows.newest(&address, moment.seq)?.ok_or(GatewayError::absent())?.version;
         let next = next.map(|next| next.try_into().map(u64::from_be_bytes)).transpose();
         let next = next.map_err(|_| GatewayError::Internal)?;
         let mut page = Headers::new(rows_max);
@@ -341,17 +342,17 @@ fn moment(violations: &mut Violations, field: &str, text: &str) -> Option<i64> {
 type SortKey = [u8; 49];
 
 /// Newest first, the date and the seq are inverted. Undated ones are last either way.
-fn sort_key(order: Order, date: Option<Interval>, stored: &StoredVersion) -> SortKey {
+fn sort_key(order: Order, date: Option<Interval>, (seq, record): (u64, &RecordAddress)) -> SortKey {
     let begins = date.map_or(0, |date| date.begins_us.cast_unsigned() ^ (1 << 63));
     let mut key = [0; 49];
     key[0] = u8::from(date.is_none());
     key[1..9].copy_from_slice(&begins.to_be_bytes());
-    key[9..17].copy_from_slice(&stored.row.seq.to_be_bytes());
+    key[9..17].copy_from_slice(&seq.to_be_bytes());
     if order == Order::NewestFirst {
         key[1..17].iter_mut().for_each(|byte| *byte = !*byte);
     }
-    key[17..33].copy_from_slice(&stored.record.record_type);
-    key[33..].copy_from_slice(&stored.record.record);
+    key[17..33].copy_from_slice(&record.record_type);
+    key[33..].copy_from_slice(&record.record);
     key
 }
 

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use charthold_replica::store::table::version::Row;
 use charthold_replica::store::table::{ChartAddress, RecordAddress};
 use proptest::prelude::*;
 
@@ -63,11 +62,9 @@ fn bad_fields_are_named() {
     check(ListRequest { status: vec![String::new()], ..request() }, "status");
 }
 
-/// A stored version that only its place matters of.
-fn stored(seq: u64, record: u8) -> StoredVersion {
+fn record_at(record: u8) -> RecordAddress {
     let chart = ChartAddress { slot: 0, tenant: [0; 16], chart: [0; 16] };
-    let record = RecordAddress { chart, record_type: [0; 16], record: [record; 16] };
-    StoredVersion { record, version: 1, row: Row { seq, ..Row::default() } }
+    RecordAddress { chart, record_type: [0; 16], record: [record; 16] }
 }
 
 proptest! {
@@ -75,7 +72,7 @@ proptest! {
     fn keys_sort_as_dates_do(records in prop::collection::vec((prop::option::of(any::<i64>()), 0..4_u64, any::<u8>()), 2)) {
         let key = |order, (begins_us, seq, record): (Option<i64>, u64, u8)| {
             let date = begins_us.map(|begins_us| Interval { begins_us, ends_us: i64::MAX });
-            sort_key(order, date, &stored(seq, record))
+            sort_key(order, date, (seq, &record_at(record)))
         };
         let [a, b] = [records[0], records[1]];
         let undated = |record: (Option<i64>, u64, u8)| record.0.is_none();

@@ -7,7 +7,8 @@
 //! - [`server`]: the gRPC server with health and reflection
 //! - [`charts`], [`tenants`], [`cluster`]: the services, a file each; [`read`], [`list`], [`commit`], [`status`]: what
 //!   they do
-//! - [`nodes`]: which nodes there are, and which lead
+//! - [`nodes`]: which nodes there are, and which lead; [`shards`], [`growth`]: what shards hold; [`placement`]: which nodes
+//!   they are on
 //! - [`find`]: charts by an identifier; [`sweep`]: what is left over in their index
 //! - [`connections`]: how long each connection lasts, and what it may cost; [`bodies`]: the same of requests and answers
 //! - [`admission`]: how many calls at once, fair among tenants
@@ -41,6 +42,7 @@ mod nodes;
 mod observe;
 mod page;
 mod pipeline;
+pub mod placement;
 mod read;
 mod record;
 pub mod server;

@@ -30,7 +30,7 @@ impl Gateway {
             return Err(GatewayError::field("freshness", "means nothing beside as_of"));
         }
         let moment = self.replica.moment_of(chart.address.slot, freshness, deadline).await?;
-        let had = |shard, seq| self.replica.had(moment.shard, shard, seq);
+        let had = |shard, seq| self.replica.had(&moment, shard, seq);
         Ok(Moment { seq: as_of.seq((moment.shard, moment.seq), had)?, ..moment })
     }
 }

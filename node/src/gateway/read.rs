@@ -41,7 +41,7 @@ impl Gateway {
         let chart = chart_of(caller, request.chart);
         let record = request.record.unwrap_or_default();
         let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
-        let stored = self.find_version(&chart, &record, request.version, moment.seq)?;
+        let stored = self.find_version(&chart, &record, request.version, &moment)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
         Ok(GetResponse { answer: self.answer_from(moment), record: Some(record) })
     }
@@ -52,16 +52,16 @@ impl Gateway {
         chart: &Chart,
         record: &RecordRef,
         version: u64,
-        seq: u64,
+        moment: &Moment,
     ) -> Result<StoredVersion, GatewayError> {
         let (found, deleted_version) = match version {
-            0 => match self.newest(chart, record, seq)? {
+            0 => match self.newest(chart, record, moment)? {
                 Some(stored) if stored.row.tombstone => (None, Some(stored.version)),
                 found => (found, None),
             },
             version => {
-                let stored = self.replica.rows().version(&chart.record(record), version)?;
-                (stored.filter(|stored| stored.row.seq <= seq), None)
+                let stored = self.replica.rows(moment).version(&chart.record(record), version)?;
+                (stored.filter(|stored| stored.row.seq <= moment.seq), None)
             }
         };
         found.ok_or(GatewayError::NotFound { index: None, deleted_version })
@@ -69,8 +69,13 @@ impl Gateway {
 
     /// A record's newest version, perhaps one that deleted it. That it did must be said by its own envelope: a replica's
     /// word for it is not enough.
-    fn newest(&self, chart: &Chart, record: &RecordRef, seq: u64) -> Result<Option<StoredVersion>, GatewayError> {
-        let stored = self.replica.rows().newest(&chart.record(record), seq)?;
+    fn newest(
+        &self,
+        chart: &Chart,
+        record: &RecordRef,
+        moment: &Moment,
+    ) -> Result<Option<StoredVersion>, GatewayError> {
+        let stored = self.replica.rows(moment).newest(&chart.record(record), moment.seq)?;
         if let Some(stored) = stored.as_ref().filter(|stored| stored.row.tombstone) {
             self.open_header(chart, Some(record), stored)?;
         }
@@ -97,7 +102,7 @@ impl Gateway {
         let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
         let (mut results, mut size_bytes) = (Vec::with_capacity(count), 0);
         for record in &request.records {
-            let stored = self.newest(&chart, record, moment.seq)?.filter(|stored| !stored.row.tombstone);
+            let stored = self.newest(&chart, record, &moment)?.filter(|stored| !stored.row.tombstone);
             let opened = stored.map(|stored| self.open_record(&chart, Some(record), &stored)).transpose()?;
             size_bytes += opened.as_ref().map_or(0, |record| record.body.len());
             if size_bytes > PAGE_BYTES_MAX && !results.is_empty() {
@@ -149,8 +154,8 @@ impl Gateway {
         moment: Moment,
         next: Option<Vec<u8>>,
     ) -> Result<(ReadChartResponse, Option<Vec<u8>>), GatewayError> {
-        let page =
-            self.replica.rows().chart(&chart.address, None, next, moment.seq, STREAM_PAGE_ROWS, STREAM_PAGE_BYTES)?;
+        let rows = self.replica.rows(&moment);
+        let page = rows.chart(&chart.address, None, next, moment.seq, STREAM_PAGE_ROWS, STREAM_PAGE_BYTES)?;
         // What is small when sealed may be large in clear: the page ends where its clear bytes do, too.
         let (mut records, mut size_bytes, mut next) = (Vec::new(), 0, page.next);
         for stored in &page.versions {

@@ -181,7 +181,7 @@ impl Gateway {
         stored: &StoredVersion,
         kind: Kind,
     ) -> Result<(Arc<crate::seal::Key>, Address), GatewayError> {
-        let key = self.keyring.chart_key(tenant, &stored.record.chart, &stored.row.key_id)?;
+        let key = self.keyring.chart_key(tenant, &stored.rows, &stored.record.chart, &stored.row.key_id)?;
         let write_id = WriteId::try_from(stored.row.write_id.as_ref()).map_err(|_| GatewayError::Damaged)?;
         Ok((key, address_of(kind, &stored.record, stored.row.tombstone, write_id)))
     }

@@ -2,7 +2,8 @@
 
 use charthold_proto::internal as pb;
 use charthold_proto::v1::{
-    Certificate, FollowerLag, NodeInfo, NodeStatus, Root, RowsCheck, ShardStatus, StatusRequest, StatusResponse,
+    Certificate, FollowerLag, NodeInfo, NodeStatus, Root, RowsCheck, ShardPlacement, ShardStatus, StatusRequest,
+    StatusResponse,
 };
 use charthold_replica::replica::observe::NodeView;
 use charthold_replica::shard::types::Member;
@@ -17,16 +18,20 @@ impl Gateway {
         let views = if request.all_nodes { self.replica.survey().await } else { Vec::new() };
         let own = self.replica.observer().describe();
         let cluster = self.replica.directory().cluster()?;
+        let (initialized, format) = (cluster.is_some(), cluster.as_ref().map_or(0, format::of));
+        let (replicas, placements) = cluster.map_or((0, Vec::new()), |row| (row.replicas, row.placements));
         Ok(StatusResponse {
             answer: self.answer(DIRECTORY, self.replica.seq(DIRECTORY)),
             cluster: self.replica.cluster.clone(),
             node_id: node_id(self.replica.node_id),
             version: own.version,
-            initialized: cluster.is_some(),
+            initialized,
             nodes: self.nodes(),
             shards: own.groups.into_iter().map(shard_status).collect(),
             node_status: views.into_iter().map(node_status).collect(),
-            format: cluster.as_ref().map_or(0, format::of),
+            format,
+            placements: placements.into_iter().map(shard_placement).collect(),
+            replicas,
         })
     }
 
@@ -82,6 +87,10 @@ fn node_status(view: NodeView) -> NodeStatus {
     }
 }
 
+fn shard_placement(placed: pb::ShardPlacement) -> ShardPlacement {
+    ShardPlacement { shard: placed.shard, node_ids: placed.nodes.into_iter().map(node_id).collect() }
+}
+
 fn shard_status(group: pb::GroupStatus) -> ShardStatus {
     let root = |root: pb::SeqRoot| Root { seq: root.seq, sha256: root.sha256 };
     let lag = |lag: pb::Lag| FollowerLag { node_id: node_id(lag.node), entries_behind: lag.entries_behind };
@@ -103,6 +112,7 @@ fn shard_status(group: pb::GroupStatus) -> ShardStatus {
         learner_node_ids: group.learners.into_iter().map(node_id).collect(),
         slots: group.slots.as_ref().and_then(Slots::from_pb).map(slot_range),
         rows_check: group.rows_check.map(rows_check),
+        vacant: group.vacant,
     }
 }
 

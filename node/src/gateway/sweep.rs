@@ -57,7 +57,7 @@ impl Gateway {
         after: Duration,
     ) -> Result<Option<Vec<u8>>, GatewayError> {
         let deadline = Instant::now() + PASS_MAX;
-        let rows = self.replica.index().of_shard(shard, next, PASS_ROWS_MAX)?;
+        let rows = self.replica.index_of_shard(shard, next, PASS_ROWS_MAX)?;
         let next = rows.last().filter(|_| rows.len() == PASS_ROWS_MAX).map(|row| row.key.next());
         let young = now_ms().saturating_sub(after.as_millis() as u64);
         let mut of_tenants = BTreeMap::<Token, Vec<IndexRow>>::new();
@@ -82,10 +82,10 @@ impl Gateway {
     ) -> Result<usize, GatewayError> {
         let Some(tenant) = self.keyring.tenant(tenant, deadline).await? else { return Ok(0) };
         let keys = rows.iter().map(|row| row.key).collect::<Vec<_>>();
-        let seqs = self.barriers_of(&tenant, &keys, deadline).await?;
+        let moments = self.barriers_of(&tenant, &keys, deadline).await?;
         // A record that does not open is damage: reported where it was found, and no reason to drop what leads to it.
         let is_left_over =
-            move |gateway: &Self, row: &IndexRow| matches!(gateway.holder(&tenant, &row.key, &seqs), Ok(None));
+            move |gateway: &Self, row: &IndexRow| matches!(gateway.holder(&tenant, &row.key, &moments), Ok(None));
         let verify =
             move |gateway: &Self| Ok(rows.into_iter().filter(|row| is_left_over(gateway, row)).collect::<Vec<_>>());
         let left_over = self.on_own_thread(verify).await?;

@@ -50,6 +50,12 @@ pub enum What {
         shard: u16,
         request_id: [u8; 16],
     },
+    /// A shard is on these nodes from now on; none: on all.
+    Place {
+        shard: u16,
+        nodes: Vec<NodeId>,
+        request_id: [u8; 16],
+    },
     /// Who listens there has a vote in all groups, as far as this node knows.
     Votes {
         address: String,
@@ -137,6 +143,7 @@ pub async fn serve(replica: Arc<Replica>, call: Call) {
         What::Remove(id) => changed(replica.change_member(MemberChange::Remove(id), deadline).await),
         What::Add { address } => changed(add(&replica, &address, deadline).await),
         What::Split { shard, request_id } => split(&replica, shard, request_id, deadline).await,
+        What::Place { shard, nodes, request_id } => place_shard(&replica, shard, nodes, request_id, deadline).await,
         What::Votes { address } if votes(&replica, &address) => Answer::known(true, 0, String::new()),
         What::Votes { .. } => Answer::FAILED,
     };
@@ -181,6 +188,22 @@ async fn split(replica: &Replica, shard: u16, request_id: [u8; 16], deadline: In
     split.map_or(Answer::FAILED, |_| Answer::known(true, 0, String::new()))
 }
 
+async fn place_shard(
+    replica: &Replica,
+    shard: u16,
+    nodes: Vec<NodeId>,
+    request_id: [u8; 16],
+    deadline: Instant,
+) -> Answer {
+    let place = pb::PlaceShards {
+        request_id: Bytes::copy_from_slice(&request_id),
+        placements: vec![pb::ShardPlacement { shard: shard.into(), nodes }],
+        ..Default::default()
+    };
+    let placed = replica.propose(DIRECTORY, Command::PlaceShards(place).encode(0), deadline).await;
+    placed.map_or(Answer::FAILED, |_| Answer::known(true, 0, String::new()))
+}
+
 fn votes(replica: &Replica, address: &str) -> bool {
     replica.status().into_iter().all(|group| {
         let is_it =
@@ -201,12 +224,12 @@ async fn read(replica: &Replica, key: &str, freshness: Freshness, deadline: Inst
         // A read that is not answered is as if it had not been.
         Err(_) => return Answer::FAILED,
     };
-    match replica.rows().newest(&record, moment.seq) {
+    match replica.rows(&moment).newest(&record, moment.seq) {
         Ok(None) => Answer::known(false, 0, String::new()),
         Ok(Some(found)) if found.row.tombstone => Answer::known(false, found.version, String::new()),
         Ok(Some(found)) => Answer::known(true, found.version, String::from_utf8_lossy(&found.row.body).into_owned()),
-        // A snapshot takes the place of the rows.
-        Err(EngineError::Replaced | EngineError::Unplaced) => Answer::FAILED,
+        // A snapshot takes the place of the rows, or they are on other nodes, which a simulation does not ask.
+        Err(EngineError::Replaced | EngineError::Unplaced | EngineError::Unreachable) => Answer::FAILED,
         Err(error) => panic!("the rows of {key}: {error}"),
     }
 }

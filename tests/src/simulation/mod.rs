@@ -171,6 +171,8 @@ impl World {
 
     /// The clients come to their ends, and the nodes to the same position.
     fn settle(&mut self) {
+        // Then all nodes have the same.
+        self.workload.operator.place_everywhere(EPOCH_MS + self.sim.elapsed().as_millis() as u64);
         self.workload.stop();
         let end = self.sim.elapsed() + SETTLE_MAX;
         while !(self.workload.has_stopped() && verdict::all_equal(&self.nodes)) {

@@ -21,6 +21,8 @@ const SECOND_PERCENT: u64 = 30;
 const SLOW_LINK: Range<u64> = 50..800;
 const SLOW_DISK_MS: Range<u64> = 50..3_000;
 const CLOCK_JUMP_MS: Range<i64> = -10_000..10_000;
+/// Of a shard that was moved.
+const REPLICAS: usize = 3;
 /// Less than a peer waits for before it takes a node for gone, and more.
 pub const LATENCY: Range<u64> = 1..20;
 
@@ -51,10 +53,12 @@ pub enum Kind {
     Replace,
     /// A shard gives half of its slots to another one.
     Split,
+    /// A shard moves: it has replicas on three nodes from then on.
+    Place,
 }
 
 impl Kind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PowerCut,
         Self::PowerCutAll,
         Self::Isolate,
@@ -69,6 +73,7 @@ impl Kind {
         Self::LoseState,
         Self::Replace,
         Self::Split,
+        Self::Place,
     ];
 }
 
@@ -172,6 +177,7 @@ impl Nemesis {
             }
             Kind::Replace => self.replace(sim, node),
             Kind::Split => self.split(sim.elapsed()),
+            Kind::Place => self.place(sim.elapsed()),
         }
     }
 
@@ -183,6 +189,7 @@ impl Nemesis {
             Kind::LoseState => !self.down.contains(&node) && self.all_have_everything(),
             Kind::Replace => !self.down.contains(&node) && self.all_have_everything() && self.may_go(node),
             Kind::Split => self.shards < SHARDS_MAX,
+            Kind::Place => self.nodes.len() > REPLICAS && self.all_have_everything(),
             Kind::PowerCutAll => self.down.len() < self.nodes.len(),
             Kind::Hold => matches!(self.links, Links::Whole),
             Kind::Isolate | Kind::Mute | Kind::Deaf | Kind::Graph => !matches!(self.links, Links::Held(_)),
@@ -244,7 +251,20 @@ impl Nemesis {
         sim.crash(self.name(node));
         self.nodes[node].wipe();
         sim.bounce(self.name(node));
-        self.workload.operator.replace(old, self.nodes[node].address());
+        let at_ms = EPOCH_MS + sim.elapsed().as_millis() as u64;
+        self.workload.operator.replace(old, self.nodes[node].address(), at_ms);
+    }
+
+    /// Nodes with keys are more than those without, also of these.
+    fn place(&mut self, time: Duration) {
+        let shard = self.random.u16(1..=self.shards);
+        let mut nodes = self.nodes.iter().filter_map(|node| Some((node.id()?, node.keyed))).collect::<Vec<_>>();
+        self.random.shuffle(&mut nodes);
+        nodes.sort_by_key(|(_, keyed)| !keyed);
+        let keyless = nodes.iter().filter(|(_, keyed)| !keyed).count().min(self.random.usize(0..=REPLICAS / 2));
+        let chosen = nodes[..REPLICAS - keyless].iter().chain(nodes.iter().rev().take(keyless));
+        let chosen = chosen.map(|(id, _)| *id).collect();
+        self.workload.operator.place(shard, chosen, made_at(EPOCH_MS + time.as_millis() as u64));
     }
 
     fn split(&mut self, time: Duration) {

@@ -1,4 +1,4 @@
-//! An operator: has nodes that are gone for ever removed, and those in their places added; has shards split.
+//! An operator: has nodes that are gone for ever removed, and those in their places added; has shards split, and moved.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -8,8 +8,9 @@ use std::time::Duration;
 use charthold_replica::NodeId;
 use tokio::time::sleep;
 
+use super::SHARDS_MAX;
 use super::clients::ask;
-use super::gateway::What;
+use super::gateway::{What, made_at};
 use super::node::Node;
 use crate::chaos::Status;
 
@@ -24,8 +25,9 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// A node was wiped: what it was goes, what it is comes.
-    pub fn replace(&self, old: NodeId, address: String) {
+    /// A node was wiped: what it was goes, what it is comes. First every shard is everywhere: then it has a place in each.
+    pub fn replace(&self, old: NodeId, address: String, made_at_ms: u64) {
+        self.place_everywhere(made_at_ms);
         self.steps.lock().unwrap().extend([
             What::Remove(old),
             What::Add { address: address.clone() },
@@ -35,6 +37,16 @@ impl Operator {
 
     pub fn split(&self, shard: u16, request_id: [u8; 16]) {
         self.steps.lock().unwrap().push_back(What::Split { shard, request_id });
+    }
+
+    pub fn place(&self, shard: u16, nodes: Vec<NodeId>, request_id: [u8; 16]) {
+        self.steps.lock().unwrap().push_back(What::Place { shard, nodes, request_id });
+    }
+
+    pub fn place_everywhere(&self, made_at_ms: u64) {
+        for shard in 1..=SHARDS_MAX {
+            self.place(shard, Vec::new(), made_at(made_at_ms + u64::from(shard)));
+        }
     }
 
     pub fn is_idle(&self) -> bool {

@@ -61,6 +61,8 @@ pub const TABLE: &[(&str, [Code; 8])] = &[
     ("charthold.v1.Cluster/RemoveNode", [No, No, No, No, InvalidArgument, No, No, No]),
     ("charthold.v1.Cluster/DrainNode", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Cluster/SplitShard", [No, No, No, No, FailedPrecondition, No, No, No]),
+    ("charthold.v1.Cluster/PlanShards", [No, No, No, No, Done, No, No, No]),
+    ("charthold.v1.Cluster/PlaceShards", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Cluster/CheckRows", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Cluster/RaiseFormat", [No, No, No, No, Done, No, No, No]),
     ("charthold.v1.Tenants/CreateTenant", [No, No, No, No, Done, No, No, No]),
@@ -209,6 +211,10 @@ impl Everybody {
             "RemoveNode" => v1::RemoveNodeRequest { context, request_id, node: "z9".to_owned() }.encode_to_vec(),
             "DrainNode" => v1::DrainNodeRequest { context, node: "a1".to_owned(), undo: true }.encode_to_vec(),
             "SplitShard" => v1::SplitShardRequest { context, request_id, shard: 99 }.encode_to_vec(),
+            "PlanShards" => v1::PlanShardsRequest { context, replicas: 0 }.encode_to_vec(),
+            "PlaceShards" => {
+                v1::PlaceShardsRequest { context, request_id, placements: Vec::new(), replicas: 0 }.encode_to_vec()
+            }
             "CheckRows" => v1::CheckRowsRequest { context, shard: 0 }.encode_to_vec(),
             "RaiseFormat" => v1::RaiseFormatRequest { context, request_id }.encode_to_vec(),
             "CreateTenant" => {

@@ -24,6 +24,7 @@ mod members;
 mod metrics;
 mod once;
 mod pages;
+mod placement;
 mod power_cut;
 mod revocation;
 mod rotation;

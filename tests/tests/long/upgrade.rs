@@ -14,7 +14,7 @@ use charthold_tests::harness::{Cluster, Options, Writers, program, until};
 use super::build::{again, cargo, root};
 
 /// The last one that knew no newer format than the one before today's newest.
-const OLD_COMMIT: &str = "f36aaff7fc2e";
+const OLD_COMMIT: &str = "9c8a949656d8";
 const WRITERS: usize = 8;
 /// So long an older version is watched that must not be let in.
 const KEPT_OUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ pub async fn run() {
     let used = cluster.operator().admin().status().await.unwrap().format;
     println!("formats: {before} as the older version says it, {used} used, {} known", format::NEWEST);
     assert!(used < format::NEWEST, "the older version is as new as this one");
-    let refused = cluster.operator().admin().check_rows(0).await;
+    let refused = cluster.operator().admin().plan_shards(3).await;
     assert!(matches!(refused, Err(Error::CannotChange { .. })), "{refused:?}");
     // There and back.
     let last = cluster.size() - 1;

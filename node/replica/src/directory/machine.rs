@@ -6,7 +6,7 @@ use pb::outcome::Result as Answer;
 use pb::refused::Reason;
 use prost::Message;
 
-use super::plan;
+use super::{placement, plan};
 use crate::shard::apply::overlay::Overlay;
 use crate::shard::apply::recorder::RequestPlace;
 use crate::shard::apply::{Applier, ApplyError, read_row, refused};
@@ -125,7 +125,7 @@ impl Applier {
         })
     }
 
-    /// Records what the shards are to hold. The lowest spare one gets the upper half.
+    /// Records what the shards are to hold. The lowest spare one gets the upper half, on the nodes that have it.
     pub(crate) fn split_shard(&mut self, overlay: &mut Overlay, split: pb::SplitShard) -> Result<Answer, ApplyError> {
         let request = Request {
             request_id: split.request_id,
@@ -136,9 +136,24 @@ impl Applier {
         self.change_cluster(overlay, request, |row| match plan::split(&row.shards, split.shard) {
             None => Some(Reason::CannotSplit),
             Some(shards) => {
-                row.shards = shards;
+                let before = std::mem::replace(&mut row.shards, shards);
+                placement::inherit(row, &before, split.shard);
                 None
             }
+        })
+    }
+
+    /// Records where shards are to be, and how many replicas each is to have.
+    pub(crate) fn place_shards(&mut self, overlay: &mut Overlay, place: pb::PlaceShards) -> Result<Answer, ApplyError> {
+        let request = Request {
+            request_id: place.request_id,
+            audit_event: place.audit_event,
+            tenant: Bytes::new(),
+            fingerprint: place.fingerprint,
+        };
+        self.change_cluster(overlay, request, |row| {
+            row.replicas = place.replicas;
+            (!placement::put(row, place.placements)).then_some(Reason::Malformed)
         })
     }
 

@@ -3,6 +3,7 @@
 //! The same group as a shard's, with other commands. Must not know a key: what it keeps are envelopes.
 
 mod machine;
+pub mod placement;
 pub mod plan;
 mod view;
 

@@ -20,12 +20,17 @@ pub fn begin(shards: u16) -> Vec<ShardRange> {
 pub fn split(plan: &[ShardRange], shard: u32) -> Option<Vec<ShardRange>> {
     let whole = plan.iter().find(|range| range.shard == shard)?;
     let (lower, upper) = slots_of(whole)?.halves()?;
-    let spare = (1..=u32::from(SHARD_COUNT)).find(|spare| plan.iter().all(|range| range.shard != *spare))?;
+    let spare = (1..=u32::from(SHARD_COUNT)).find(|spare| !has(plan, *spare))?;
     let others = plan.iter().filter(|range| range.shard != shard).copied();
     let mut shards = others.collect::<Vec<_>>();
     shards.extend([range(shard, lower, whole.parent), range(spare, upper, shard)]);
     shards.sort_by_key(|range| range.shard);
     Some(shards)
+}
+
+/// Whether a shard holds anything.
+pub fn has(plan: &[ShardRange], shard: u32) -> bool {
+    plan.iter().any(|range| range.shard == shard)
 }
 
 pub fn slots_of(range: &ShardRange) -> Option<Slots> {

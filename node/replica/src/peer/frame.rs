@@ -46,6 +46,8 @@ pub enum Kind {
     GiveWay = 23,
     /// A node more or less, for the directory's leader.
     ChangeMember = 24,
+    /// Rows of a slot, for a gateway whose node has no replica.
+    ReadRows = 25,
     /// One request of the append stream with this id: answered in order, under the same id.
     Append = 32,
     /// One message of the snapshot stream with this id.
@@ -72,6 +74,7 @@ impl Kind {
             Self::Echo,
             Self::GiveWay,
             Self::ChangeMember,
+            Self::ReadRows,
             Self::Append,
             Self::Snapshot,
             Self::FetchSnapshot,

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::clock::ClusterClock;
 use super::disks::{self, ClusterDisks};
 use super::frame::{Assembler, Kind, Message};
-use super::leadership::Leadership;
+use super::leadership::{Leadership, Led};
 use super::outbox::Outbox;
 use super::registry::{Presence, Registry, Start};
 use super::server::Caller;
@@ -25,7 +25,7 @@ use super::transport::{PeerIdentity, Stream};
 use super::{HANDSHAKE_MAX, Lane, MARK_INTERVAL};
 use crate::store::identity::Boot;
 use crate::store::log::writer::LogWriter;
-use crate::{NodeId, format};
+use crate::{NodeId, SHARD_COUNT, format};
 
 /// Far more than a cluster has.
 const CALLERS_MAX: usize = 64;
@@ -225,7 +225,8 @@ impl Greeter {
             let gives_way = self.leadership.gives_way();
             let (members_at, members) = self.roster.known();
             let (synced, clock_ms) = (self.log.synced(), self.clock.own_ms());
-            let mark = pb::Mark { synced, clock_ms, disk, gives_way, members_at, members };
+            let led = self.leadership.leads().into_iter().map(led_to_pb).collect();
+            let mark = pb::Mark { synced, clock_ms, disk, gives_way, members_at, members, led };
             let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
             if outbox.send(message).await.is_err() {
                 return std::io::ErrorKind::ConnectionAborted.into();
@@ -242,13 +243,24 @@ impl Greeter {
         self.check_format(&from.hello).map_err(std::io::Error::other)?;
         self.clock.hear(member.id, mark.clock_ms);
         self.disks.hear(member.id, disks::level_from_pb(mark.disk()));
-        self.leadership.hear(member.id, mark.gives_way);
+        // Who has no keys orders nothing, whatever he leads. And more shards than there are nobody leads.
+        let led = mark.led.iter().filter(|_| member.keyed).take(usize::from(SHARD_COUNT) + 1);
+        let led = led.filter_map(led_from_pb).collect();
+        self.leadership.hear(member.id, mark.gives_way, led);
         if member.keyed && standing == Standing::Member {
             self.roster.hear(mark.members_at, mark.members);
         }
         self.registry.note(member.id, &from.presence, mark.synced, standing == Standing::Member);
         Ok(())
     }
+}
+
+fn led_to_pb(Led { shard, term }: Led) -> pb::Led {
+    pb::Led { shard: shard.into(), term }
+}
+
+fn led_from_pb(led: &pb::Led) -> Option<Led> {
+    Some(Led { shard: led.shard.try_into().ok()?, term: led.term })
 }
 
 fn boot_to_pb(boot: Boot) -> pb::Boot {

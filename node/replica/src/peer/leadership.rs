@@ -1,4 +1,4 @@
-//! Who rather leads nothing: this node and its peers, as each tells every second.
+//! Who rather leads nothing, and who leads what: this node and its peers, as each tells every second.
 //!
 //! A node says so while it has no keys (it may lead when it alone holds the newest entries, and then only until another
 //! can) and after it was told to give way. That is forgotten when it restarts.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::NodeId;
+use crate::{NodeId, ShardId};
 
 /// What was heard longer ago says nothing.
 const HEARD_MAX: Duration = Duration::from_secs(4);
@@ -18,18 +18,28 @@ const HEARD_MAX: Duration = Duration::from_secs(4);
 pub struct Leadership {
     pub keyed: bool,
     told: AtomicBool,
+    /// What this node leads.
+    leads: Mutex<Vec<Led>>,
     heard: Mutex<BTreeMap<NodeId, Heard>>,
+}
+
+/// A shard that somebody leads, as he knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    pub shard: ShardId,
+    pub term: u64,
 }
 
 /// What a peer said last, and since when it says that it may lead.
 struct Heard {
     at: Instant,
     willing_since: Option<Instant>,
+    leads: Vec<Led>,
 }
 
 impl Leadership {
     pub fn new(keyed: bool) -> Self {
-        Self { keyed, told: AtomicBool::new(false), heard: Mutex::default() }
+        Self { keyed, told: AtomicBool::new(false), leads: Mutex::default(), heard: Mutex::default() }
     }
 
     /// What this node's operator wants.
@@ -47,13 +57,31 @@ impl Leadership {
         !self.keyed || self.was_told()
     }
 
+    /// What this node leads from now on.
+    pub fn note_leads(&self, leads: Vec<Led>) {
+        *self.leads.lock() = leads;
+    }
+
+    /// What it told of that last.
+    pub fn leads(&self) -> Vec<Led> {
+        self.leads.lock().clone()
+    }
+
+    /// Which peer leads a shard, by what they told lately. Of two that say so the one of the newer term is right.
+    pub fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        let heard = self.heard.lock();
+        let lately = heard.iter().filter(|(_, heard)| heard.at.elapsed() < HEARD_MAX);
+        let terms = lately.flat_map(|(node, heard)| heard.leads.iter().map(|led| (*node, *led)));
+        terms.filter(|(_, led)| led.shard == shard).max_by_key(|(_, led)| led.term).map(|(node, _)| node)
+    }
+
     /// Takes what a peer says.
-    pub fn hear(&self, node: NodeId, gives_way: bool) {
+    pub fn hear(&self, node: NodeId, gives_way: bool, leads: Vec<Led>) {
         let now = Instant::now();
         let mut heard = self.heard.lock();
         heard.retain(|_, heard| now - heard.at < HEARD_MAX);
         let before = heard.get(&node).and_then(|heard| heard.willing_since);
-        heard.insert(node, Heard { at: now, willing_since: (!gives_way).then(|| before.unwrap_or(now)) });
+        heard.insert(node, Heard { at: now, willing_since: (!gives_way).then(|| before.unwrap_or(now)), leads });
     }
 
     /// The connection on which a peer says it has ended: it may have died, and must not be given what it would have to lead.
@@ -88,18 +116,29 @@ mod tests {
     #[test]
     fn only_who_says_so_may_lead() {
         let leadership = Leadership::new(true);
-        leadership.hear(1, false);
-        leadership.hear(2, true);
+        leadership.hear(1, false, Vec::new());
+        leadership.hear(2, true, Vec::new());
         assert_eq!([1, 2, 3].map(|node| leadership.willing_for(node).is_some()), [true, false, false]);
         assert_eq!([1, 2, 3].map(|node| leadership.is_heard(node)), [true, true, false]);
         let since = leadership.willing_for(1);
-        leadership.hear(1, false);
+        leadership.hear(1, false, Vec::new());
         assert!(leadership.willing_for(1) >= since, "it goes on being willing");
-        leadership.hear(1, true);
+        leadership.hear(1, true, Vec::new());
         assert_eq!(leadership.willing_for(1), None);
-        leadership.hear(1, false);
+        leadership.hear(1, false, Vec::new());
         leadership.forget(1);
         assert!(leadership.willing_for(1).is_none() && !leadership.is_heard(1));
+    }
+
+    #[test]
+    fn the_newer_leader_is_believed_until_its_connection_ends() {
+        let leadership = Leadership::new(true);
+        let led = |shard, term| Led { shard, term };
+        leadership.hear(1, false, vec![led(1, 3), led(2, 7)]);
+        leadership.hear(2, false, vec![led(1, 4)]);
+        assert_eq!([1, 2, 3].map(|shard| leadership.leader_of(shard)), [Some(2), Some(1), None]);
+        leadership.forget(2);
+        assert_eq!(leadership.leader_of(1), Some(1));
     }
 
     #[test]

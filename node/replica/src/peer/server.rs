@@ -168,7 +168,8 @@ impl Session {
             | Kind::NodeStatus
             | Kind::Echo
             | Kind::GiveWay
-            | Kind::ChangeMember => self.call(message),
+            | Kind::ChangeMember
+            | Kind::ReadRows => self.call(message),
             Kind::Mark => self.greeter.on_mark(&self.introduced, message.payload),
             Kind::Append | Kind::Snapshot | Kind::FetchSnapshot => self.stream(message),
             Kind::StreamEnd => {

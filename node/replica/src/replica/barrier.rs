@@ -7,6 +7,9 @@
 //! ago. A *stale* read shares a barrier that was passed before it came, if that one did not begin too long ago: what a
 //! barrier says holds for the moment at which it began, whatever became of the leader since, and age is measured on this
 //! node's monotonic clock alone.
+//!
+//! Of a shard that is on other nodes, it is the leader that applies up to there; the rows are then read from it, or whoever has
+//! come as far.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -19,16 +22,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Replica;
-use super::peers::Peers;
 use super::propose::{ReplicaError, group_error};
+use super::whereabouts::Whereabouts;
 use crate::metrics::{METRICS, counted, timed};
 use crate::peer::Lane;
 use crate::peer::frame::Kind;
 use crate::planted::{self, Bug};
 use crate::shard::codec;
-use crate::shard::group::{Confirmed, Group, GroupError};
+use crate::shard::group::{Confirmed, GroupError};
 use crate::trace;
-use crate::{ShardId, Slot};
+use crate::{NodeId, ShardId, Slot, all_shards};
 
 /// Reads that may wait for a shard's next barrier.
 const WAITING_MAX: usize = 8_192;
@@ -55,11 +58,26 @@ pub struct Moment {
     pub seq: u64,
     /// What was written so long before the read came in may be missing.
     pub age: Duration,
+    pub place: Place,
 }
+
+/// Where rows are to be read after a barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Here,
+    /// At a node, once it has applied so far.
+    There {
+        node: NodeId,
+        applied_index: u64,
+    },
+}
+
+/// A barrier that was passed: where, and elsewhere at which seq. Here the seq grows until somebody looks.
+type Passed = (Place, u64);
 
 struct Waiter {
     confirmed: Confirmed,
-    passed: oneshot::Sender<Result<(), GroupError>>,
+    passed: oneshot::Sender<Result<Passed, GroupError>>,
 }
 
 /// A shard's barriers.
@@ -69,6 +87,8 @@ struct Gate {
     current_at: Mutex<Option<Instant>>,
     /// Somebody has asked for the next one, so that stale reads find a young one.
     refreshing: AtomicBool,
+    /// Where a shard that is on other nodes has its slots from, as its leader said last.
+    origins: Mutex<Vec<pb::Origin>>,
 }
 
 pub struct Barriers {
@@ -77,14 +97,15 @@ pub struct Barriers {
 
 impl Barriers {
     /// Starts a task a shard. They end when this is dropped.
-    pub fn start(groups: &[Arc<Group>], peers: &Arc<Peers>) -> Self {
-        let start = |group: &Arc<Group>| {
+    pub(super) fn start(whereabouts: &Whereabouts) -> Self {
+        let start = |shard| {
             let (queue, waiters) = mpsc::channel(WAITING_MAX);
-            let gate = Arc::new(Gate { queue, current_at: Mutex::default(), refreshing: AtomicBool::default() });
-            tokio::spawn(run(Arc::clone(group), Arc::clone(peers), Arc::downgrade(&gate), waiters));
+            let (current_at, refreshing, origins) = Default::default();
+            let gate = Arc::new(Gate { queue, current_at, refreshing, origins });
+            tokio::spawn(run(shard, whereabouts.clone(), Arc::downgrade(&gate), waiters));
             gate
         };
-        Self { gates: groups.iter().map(start).collect() }
+        Self { gates: all_shards().map(start).collect() }
     }
 
     fn gate(&self, shard: ShardId) -> &Gate {
@@ -108,7 +129,12 @@ impl Gate {
     }
 }
 
-async fn run(group: Arc<Group>, peers: Arc<Peers>, gate: std::sync::Weak<Gate>, mut waiters: mpsc::Receiver<Waiter>) {
+async fn run(
+    shard: ShardId,
+    whereabouts: Whereabouts,
+    gate: std::sync::Weak<Gate>,
+    mut waiters: mpsc::Receiver<Waiter>,
+) {
     while let Some(first) = waiters.recv().await {
         let mut batch = vec![first];
         while let Ok(waiter) = waiters.try_recv() {
@@ -117,14 +143,23 @@ async fn run(group: Arc<Group>, peers: Arc<Peers>, gate: std::sync::Weak<Gate>, 
         let began = Instant::now();
         let by_lease = batch.iter().all(|waiter| waiter.confirmed == Confirmed::ByLease);
         let confirmed = if by_lease { Confirmed::ByLease } else { Confirmed::Now };
-        let passed = match tokio::time::timeout(TRY_MAX, pass(&group, &peers, confirmed)).await {
-            Ok(passed) => passed,
-            Err(_) => Err(GroupError::NoQuorum),
+        let pass = async {
+            match whereabouts.is_here(shard) {
+                true => pass_here(shard, &whereabouts, confirmed).await.map(|()| ((Place::Here, 0), Vec::new())),
+                false => pass_there(shard, &whereabouts, confirmed).await,
+            }
         };
+        let passed = tokio::time::timeout(TRY_MAX, pass).await.unwrap_or(Err(GroupError::NoQuorum));
         let Some(gate) = gate.upgrade() else { return };
+        let passed = passed.map(|(passed, origins)| {
+            *gate.origins.lock() = origins;
+            passed
+        });
         gate.refreshing.store(false, SeqCst);
-        if passed.is_ok() && confirmed == Confirmed::Now {
-            *gate.current_at.lock() = Some(began);
+        if confirmed == Confirmed::Now
+            && let Ok((place, _)) = passed
+        {
+            *gate.current_at.lock() = (place == Place::Here).then_some(began);
         }
         for waiter in batch {
             // A reader whose deadline passed has gone.
@@ -133,7 +168,8 @@ async fn run(group: Arc<Group>, peers: Arc<Peers>, gate: std::sync::Weak<Gate>, 
     }
 }
 
-async fn pass(group: &Group, peers: &Peers, confirmed: Confirmed) -> Result<(), GroupError> {
+async fn pass_here(shard: ShardId, whereabouts: &Whereabouts, confirmed: Confirmed) -> Result<(), GroupError> {
+    let group = whereabouts.group(shard);
     let (leader, member) = group.keyed_leader()?;
     if planted::has(Bug::StaleFollowerRead) && leader != group.node {
         return Ok(());
@@ -141,14 +177,24 @@ async fn pass(group: &Group, peers: &Peers, confirmed: Confirmed) -> Result<(), 
     let log_id = if leader == group.node {
         group.read_index_here(confirmed).await?
     } else {
-        let client = peers.client(leader, &member.peer_address);
-        let request = pb::ReadIndexRequest { lease: confirmed == Confirmed::ByLease }.encode_to_vec();
+        let client = whereabouts.peers.client(leader, &member.peer_address);
+        let request = pb::ReadIndexRequest { lease: confirmed == Confirmed::ByLease, applied: false }.encode_to_vec();
         let answer = client.call(Lane::Control, Kind::ReadIndex, group.shard, request.into(), TRY_MAX).await;
         let answer = pb::ReadIndexResponse::decode(answer.map_err(group_error)?);
         let log_id = answer.ok().and_then(|answer| answer.log_id).ok_or(GroupError::Unknown)?;
         codec::log_id_from_pb(&log_id)
     };
     group.await_applied(log_id, TRY_MAX).await
+}
+
+async fn pass_there(
+    shard: ShardId,
+    whereabouts: &Whereabouts,
+    confirmed: Confirmed,
+) -> Result<(Passed, Vec<pb::Origin>), GroupError> {
+    let (node, answer) = whereabouts.ask_leader(shard, confirmed, TRY_MAX).await?;
+    let applied_index = answer.log_id.ok_or(GroupError::Unknown)?.index;
+    Ok(((Place::There { node, applied_index }, answer.seq), answer.origins))
 }
 
 impl Replica {
@@ -196,8 +242,19 @@ impl Replica {
                 None => Confirmed::Now,
             },
         };
-        let seq = self.pass_barrier(shard, confirmed, deadline).await?;
-        Ok(Moment { shard, seq, age: Duration::ZERO })
+        let (place, seq) = self.pass_barrier(shard, confirmed, deadline).await?;
+        Ok(Moment { shard, seq, age: Duration::ZERO, place })
+    }
+
+    /// Whether a position of another shard is one of this shard, too: it was split from that one later.
+    pub fn had(&self, moment: &Moment, other: ShardId, seq: u64) -> bool {
+        match moment.place {
+            Place::Here => self.group(moment.shard).had(other, seq),
+            Place::There { .. } => {
+                let origins = self.barriers.gate(moment.shard).origins.lock();
+                origins.iter().any(|origin| origin.shard == u32::from(other) && seq <= origin.seq)
+            }
+        }
     }
 
     /// What the newest barrier that was passed says, if it is young enough. Has the next one passed before it is not.
@@ -208,15 +265,20 @@ impl Replica {
         if age > age_max / 2 {
             gate.refresh();
         }
-        Some(Moment { shard, seq: self.seq(shard), age })
+        self.whereabouts.is_here(shard).then(|| Moment { shard, seq: self.seq(shard), age, place: Place::Here })
     }
 
     /// A barrier that no read waits for: it passes if the shard serves. Not measured.
-    pub async fn check_barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
-        self.pass_barrier(shard, Confirmed::Now, deadline).await
+    pub async fn check_barrier(&self, shard: ShardId, deadline: Instant) -> Result<(), ReplicaError> {
+        self.pass_barrier(shard, Confirmed::Now, deadline).await.map(drop)
     }
 
-    async fn pass_barrier(&self, shard: ShardId, confirmed: Confirmed, deadline: Instant) -> Result<u64, ReplicaError> {
+    async fn pass_barrier(
+        &self,
+        shard: ShardId,
+        confirmed: Confirmed,
+        deadline: Instant,
+    ) -> Result<Passed, ReplicaError> {
         loop {
             if self.serves_in_vain(shard) {
                 return Err(ReplicaError::NoLeader);
@@ -229,7 +291,8 @@ impl Replica {
                 passed.await.map_err(|_| stopped())?
             };
             let failure = match tokio::time::timeout_at(deadline, passed).await {
-                Ok(Ok(())) => return Ok(self.seq(shard)),
+                Ok(Ok((Place::Here, _))) => return Ok((Place::Here, self.seq(shard))),
+                Ok(Ok(there)) => return Ok(there),
                 Ok(Err(GroupError::Stopped(why))) => return Err(ReplicaError::Stopped(why)),
                 Ok(Err(failure)) => failure,
                 Err(_) => GroupError::NoQuorum,

@@ -5,6 +5,7 @@
 mod append_tests;
 mod author_tests;
 mod member_tests;
+mod placement_tests;
 mod reach_tests;
 mod refill_tests;
 mod rows_tests;
@@ -191,8 +192,9 @@ impl Cluster {
     async fn check_equal(&self, records: usize) {
         let mut found = Vec::new();
         for node in self.running() {
-            let seq = node.barrier(SHARD, deadline()).await.unwrap();
-            let rows = node.rows().chart(&chart(), None, None, seq, 1_000, usize::MAX).unwrap();
+            let moment = node.barrier_of(slot(), deadline()).await.unwrap();
+            let seq = moment.seq;
+            let rows = node.rows(&moment).chart(&chart(), None, None, seq, 1_000, usize::MAX).unwrap();
             assert_eq!(rows.versions.len(), records);
             let rows = rows.versions.into_iter().map(|stored| (stored.record, stored.version, stored.row.body));
             let status = node.status().into_iter().find(|status| status.shard == SHARD).unwrap();

@@ -99,7 +99,7 @@ impl Damage {
         let members = self.groups[usize::from(DIRECTORY)].members();
         let ids = members.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         let enough = |group: &Arc<Group>| others_are_a_majority(self.node, &group.composition().voters);
-        self.disks.may_go(self.node, &ids) && self.groups.iter().all(enough)
+        self.disks.may_go(self.node, &ids) && self.groups.iter().filter(|group| !group.is_vacant()).all(enough)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Documents on this node: open uploads and parts for the gateway, and the end of uploads that were abandoned.
+//! Documents: open uploads and parts for the gateway, and the end of uploads that were abandoned.
 //!
 //! That an upload is dropped is decided by apply, by log time; here the leader only asks for it. Needs no key.
 
@@ -10,7 +10,7 @@ use charthold_proto::internal as pb;
 use pb::outcome::Result as Answer;
 use prost::Message;
 
-use super::Replica;
+use super::source::Source;
 use crate::shard::apply::document::chain;
 use crate::shard::authors::Authors;
 use crate::shard::command::Command;
@@ -18,7 +18,6 @@ use crate::shard::group::Group;
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
-use crate::store::state::reader::Reader;
 use crate::store::table::ChartAddress;
 use crate::store::table::upload::{self, UploadId};
 use crate::store::table::{after_prefix, part};
@@ -36,41 +35,39 @@ const SWEEP_BYTES: usize = 1 << 20;
 /// What one command gets to be answered. Without an answer the next sweep asks again.
 const DROP_MAX: Duration = Duration::from_secs(5);
 
-/// Documents as this node has applied them. To be current, read behind a barrier.
+/// Documents as they were applied where they are.
 #[derive(Clone)]
 pub struct DocumentRows {
-    state: StateStore,
+    source: Source,
 }
 
 impl DocumentRows {
-    pub(super) fn new(state: StateStore) -> Self {
-        Self { state }
-    }
-
-    fn reader(&self, chart: &ChartAddress) -> Result<Reader<'_>, EngineError> {
-        self.state.reader_of(chart.slot)
+    pub(super) fn new(source: Source) -> Self {
+        Self { source }
     }
 
     /// An upload that no commit has used up.
     pub fn upload(&self, chart: &ChartAddress, upload_id: UploadId) -> Result<Option<upload::Row>, EngineError> {
-        let row = self.reader(chart)?.get(Table::Upload, &upload::Key { chart: *chart, upload_id }.encode())?;
+        let key = upload::Key { chart: *chart, upload_id }.encode();
+        let row = self.source.get(chart.slot, Table::Upload, &key)?;
         row.map(|row| upload::Row::decode(row).map_err(|_| damaged())).transpose()
     }
 
     /// One part's envelope.
     pub fn part(&self, chart: &ChartAddress, upload_id: UploadId, part: u32) -> Result<Option<Bytes>, EngineError> {
-        let row = self.reader(chart)?.get(Table::Part, &part::Key { chart: *chart, upload_id, part }.encode())?;
+        let key = part::Key { chart: *chart, upload_id, part }.encode();
+        let row = self.source.get(chart.slot, Table::Part, &key)?;
         row.map(|row| part::Row::decode(row).map(|row| row.envelope).map_err(|_| damaged())).transpose()
     }
+}
 
-    /// Uploads of a shard after a key, and whether there may be more.
-    fn uploads(&self, shard: ShardId, after: Option<&upload::Key>) -> Result<Vec<upload::Key>, EngineError> {
-        let Some(Slots { first, last }) = self.state.slots().of(shard) else { return Ok(Vec::new()) };
-        let from = after.map_or(first.to_be_bytes().to_vec(), |key| [key.encode(), vec![0]].concat());
-        let to = after_prefix(&last.to_be_bytes());
-        let rows = self.state.reader(shard)?.scan(Table::Upload, &from, &to, SWEEP_ROWS, SWEEP_BYTES)?;
-        rows.into_iter().map(|(key, _)| upload::Key::decode(&key).ok_or_else(damaged)).collect()
-    }
+/// Uploads of a shard here after a key, and whether there may be more.
+fn uploads(state: &StateStore, shard: ShardId, after: Option<&upload::Key>) -> Result<Vec<upload::Key>, EngineError> {
+    let Some(Slots { first, last }) = state.slots().of(shard) else { return Ok(Vec::new()) };
+    let from = after.map_or(first.to_be_bytes().to_vec(), |key| [key.encode(), vec![0]].concat());
+    let to = after_prefix(&last.to_be_bytes());
+    let rows = state.reader(shard)?.scan(Table::Upload, &from, &to, SWEEP_ROWS, SWEEP_BYTES)?;
+    rows.into_iter().map(|(key, _)| upload::Key::decode(&key).ok_or_else(damaged)).collect()
 }
 
 /// A part's place in the chain that a version's header holds: how a reader knows that it was given the parts that were
@@ -79,22 +76,15 @@ pub fn add_to_chain(so_far: &[u8], envelope: &[u8]) -> Bytes {
     chain(so_far, envelope)
 }
 
-impl Replica {
-    /// The documents' rows on this node.
-    pub fn documents(&self) -> DocumentRows {
-        DocumentRows::new(self.state.clone())
-    }
-}
-
 /// Drops uploads that got no part for `idle`, in the shards that this node leads, for ever.
-pub(super) async fn sweep(groups: Vec<Arc<Group>>, authors: Arc<Authors>, rows: DocumentRows, idle: Duration) {
+pub(super) async fn sweep(groups: Vec<Arc<Group>>, authors: Arc<Authors>, state: StateStore, idle: Duration) {
     let interval = (idle / SWEEP_SHARE).clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
     let mut seen = vec![None; groups.len()];
     loop {
         tokio::time::sleep(interval).await;
         for (group, seen) in groups.iter().zip(&mut seen) {
             if group.leads() && authors.has_keys() {
-                *seen = sweep_shard(group, &authors, &rows, idle, seen.take()).await;
+                *seen = sweep_shard(group, &authors, &state, idle, seen.take()).await;
             }
         }
     }
@@ -104,11 +94,12 @@ pub(super) async fn sweep(groups: Vec<Arc<Group>>, authors: Arc<Authors>, rows: 
 async fn sweep_shard(
     group: &Group,
     authors: &Authors,
-    rows: &DocumentRows,
+    state: &StateStore,
     idle: Duration,
     seen: Option<upload::Key>,
 ) -> Option<upload::Key> {
-    let uploads = match rows.uploads(group.shard, seen.as_ref()) {
+    let rows = DocumentRows::new(Source::Here(state.clone()));
+    let uploads = match uploads(state, group.shard, seen.as_ref()) {
         Ok(uploads) => uploads,
         Err(error) => {
             tracing::error!(shard = group.shard, %error, "cannot look for abandoned uploads; check this node's disk");
@@ -116,7 +107,7 @@ async fn sweep_shard(
         }
     };
     for key in &uploads {
-        if is_idle(group, rows, key, idle) {
+        if is_idle(group, &rows, key, idle) {
             drop_upload(group, authors, key, idle).await;
         }
     }

@@ -1,17 +1,18 @@
-//! The index's rows on this node: where to look for the records that hold a term.
+//! The index's rows: where to look for the records that hold a term.
 
 use prost::Message;
 
+use super::Replica;
+use super::source::Source;
 use crate::store::EngineError;
-use crate::store::state::Table;
-use crate::store::state::flusher::StateStore;
+use crate::store::state::{StateRows, Table};
 use crate::store::table::index::{self, Row};
 use crate::{ShardId, Slot, Slots, Token};
 
 /// Keys are 82 bytes and values few: this many rows are a small read.
 const BYTES_MAX: usize = 1 << 20;
 
-/// One row, as this node has applied it.
+/// One row, as it was applied where it is.
 #[derive(Clone, Copy)]
 pub struct IndexRow {
     pub key: index::Key,
@@ -21,12 +22,12 @@ pub struct IndexRow {
 /// Reads of the index.
 #[derive(Clone)]
 pub struct IndexRows {
-    state: StateStore,
+    source: Source,
 }
 
 impl IndexRows {
-    pub(crate) fn new(state: StateStore) -> Self {
-        Self { state }
+    pub(super) fn new(source: Source) -> Self {
+        Self { source }
     }
 
     /// Rows of a term, from its first or from [`index::Key::next`] of the last one that was read.
@@ -37,12 +38,14 @@ impl IndexRows {
         rows_max: usize,
     ) -> Result<Vec<IndexRow>, EngineError> {
         let (from, to) = index::term_range(slot, tenant, term);
-        let shard = self.state.slots().shard_of(slot).ok_or(EngineError::Unplaced)?;
-        self.read(shard, next.unwrap_or(from), &to, rows_max)
+        let from = next.unwrap_or(from);
+        decode(self.source.scan(slot, Table::Index, (&from, &to), rows_max, BYTES_MAX)?)
     }
+}
 
-    /// Rows of a shard, likewise.
-    pub fn of_shard(
+impl Replica {
+    /// Rows of a shard that has a replica here, likewise.
+    pub fn index_of_shard(
         &self,
         shard: ShardId,
         next: Option<Vec<u8>>,
@@ -50,17 +53,17 @@ impl IndexRows {
     ) -> Result<Vec<IndexRow>, EngineError> {
         let Some(Slots { first, last }) = self.state.slots().of(shard) else { return Ok(Vec::new()) };
         let (from, to) = index::slots_range(first, last);
-        self.read(shard, next.unwrap_or(from), &to, rows_max)
+        let from = next.unwrap_or(from);
+        decode(self.state.reader(shard)?.scan(Table::Index, &from, &to, rows_max, BYTES_MAX)?)
     }
+}
 
-    fn read(&self, shard: ShardId, from: Vec<u8>, to: &[u8], rows_max: usize) -> Result<Vec<IndexRow>, EngineError> {
-        let damaged = || EngineError::new("state", "a row of the index cannot be decoded");
-        let rows = self.state.reader(shard)?.scan(Table::Index, &from, to, rows_max, BYTES_MAX)?;
-        let decode = |(key, row): (Vec<u8>, bytes::Bytes)| {
-            let key = index::Key::decode(&key).ok_or_else(damaged)?;
-            let log_time_ms = Row::decode(row).map_err(|_| damaged())?.log_time_ms;
-            Ok(IndexRow { key, log_time_ms })
-        };
-        rows.into_iter().map(decode).collect()
-    }
+fn decode(rows: StateRows) -> Result<Vec<IndexRow>, EngineError> {
+    let damaged = || EngineError::new("state", "a row of the index cannot be decoded");
+    let decode = |(key, row): (Vec<u8>, bytes::Bytes)| {
+        let key = index::Key::decode(&key).ok_or_else(damaged)?;
+        let log_time_ms = Row::decode(row).map_err(|_| damaged())?.log_time_ms;
+        Ok(IndexRow { key, log_time_ms })
+    };
+    rows.into_iter().map(decode).collect()
 }

@@ -1,8 +1,9 @@
 //! Which nodes are members: an operator changes the directory's membership, all other groups follow it.
 //!
-//! The directory's members are the cluster's. Whoever leads a group compares once a second, and takes the next step: who
-//! is no longer a member is left out; a member that the group lacks becomes a learner; a learner that has caught up
-//! becomes a voter. Each step stands for itself: whoever leads next goes on where the last one stopped.
+//! The directory's members are the cluster's; a shard's are those that the directory has placed it on. Whoever leads a group
+//! compares once a second, and takes the next step: who is no longer a node is left out; a node that the group is to have and
+//! lacks becomes a learner; a learner that has caught up becomes a voter; and only then who has given its place to
+//! others goes. Each step stands for itself: whoever leads next goes on where the last one stopped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use tokio::time::Instant;
 
 use super::Replica;
 use super::form::FormError;
-use super::peers::Peers;
 use super::propose::group_error;
+use super::whereabouts::Whereabouts;
+use crate::directory::{DirectoryView, placement};
 use crate::peer::Lane;
 use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
@@ -51,10 +53,40 @@ pub enum ChangeError {
     Unknown,
 }
 
-/// What a group's leader does next, so that the group has the cluster's nodes.
+/// The cluster's nodes, and those of them that a group is to have.
+struct Wanted {
+    nodes: BTreeMap<NodeId, Member>,
+    placed: BTreeMap<NodeId, Member>,
+}
+
+impl Wanted {
+    /// A shard whose nodes are all gone is nowhere: then it is wherever it was.
+    fn of(group: &Group, nodes: BTreeMap<NodeId, Member>, cluster: Option<&pb::ClusterRow>) -> Self {
+        let on = cluster.and_then(|cluster| placement::of(cluster, group.shard.into()));
+        // While it gives slots away, its replicas stay where the taker's are.
+        let gives = cluster.is_some_and(|cluster| group.gives_slots(&cluster.shards));
+        let present = group.composition().members;
+        let is_placed = |id: &NodeId| match on {
+            None => true,
+            Some(_) if gives => present.contains_key(id),
+            Some(on) => on.contains(id),
+        };
+        let placed = nodes.iter().filter(|(id, _)| is_placed(id)).map(|(id, member)| (*id, member.clone()));
+        let placed = placed.collect::<BTreeMap<_, _>>();
+        Self { placed: if placed.is_empty() { nodes.clone() } else { placed }, nodes }
+    }
+
+    /// All that the group is to have vote in it, or could at once.
+    fn are_there(&self, group: &Composition, caught_up: impl Fn(NodeId) -> bool) -> bool {
+        let is_there = |id: &NodeId| group.voters.contains(id) || group.members.contains_key(id) && caught_up(*id);
+        self.placed.keys().all(is_there)
+    }
+}
+
+/// What a group's leader does next, so that the group has the nodes that it is to have.
 fn next_step(
     group: &Composition,
-    wanted: &BTreeMap<NodeId, Member>,
+    wanted: &Wanted,
     own: NodeId,
     is_up: impl Fn(NodeId) -> bool,
     caught_up: impl Fn(NodeId) -> bool,
@@ -73,45 +105,54 @@ fn next_step(
         few && (*change == Change::Complete || enough_are_up(voters.copied(), |id| id == own || is_up(id)))
     };
     // This node cannot leave what it leads: it hands over first, see [`leaves_itself`].
-    let gone = group.members.keys().filter(|id| !wanted.contains_key(id) && **id != own).map(|id| Change::Remove(*id));
-    let lacking = wanted.iter().filter(|(id, _)| !group.members.contains_key(id));
+    let others = || group.members.keys().filter(|id| **id != own);
+    let gone = others().filter(|id| !wanted.nodes.contains_key(id)).map(|id| Change::Remove(*id));
+    let lacking = wanted.placed.iter().filter(|(id, _)| !group.members.contains_key(id));
     let lacking = lacking.map(|(id, member)| Change::AddLearner(*id, Box::new(member.clone())));
-    let ready = group.learners().filter(|id| wanted.contains_key(id) && caught_up(*id)).map(Change::Promote);
-    gone.chain(lacking).chain(ready).find(voters_are_fine)
+    let ready = group.learners().filter(|id| wanted.placed.contains_key(id) && caught_up(*id)).map(Change::Promote);
+    let replaced = others().filter(|id| !wanted.placed.contains_key(id)).map(|id| Change::Remove(*id));
+    let replaced = replaced.filter(|_| wanted.are_there(group, &caught_up));
+    gone.chain(lacking).chain(ready).chain(replaced).find(voters_are_fine)
 }
 
-/// Whether a leader is not to be a member any more.
-fn leaves_itself(group: &Composition, wanted: &BTreeMap<NodeId, Member>, own: NodeId) -> bool {
-    group.members.contains_key(&own) && !wanted.contains_key(&own)
+/// Whether a leader is not to be a member any more, and others are there to take its place.
+fn leaves_itself(group: &Composition, wanted: &Wanted, own: NodeId, caught_up: impl Fn(NodeId) -> bool) -> bool {
+    let leaves = group.members.contains_key(&own) && !wanted.placed.contains_key(&own);
+    leaves && (!wanted.nodes.contains_key(&own) || wanted.are_there(group, caught_up))
 }
 
 /// Takes steps in whatever this node leads, for ever.
-pub(super) async fn follow_directory(groups: Vec<Arc<Group>>, peers: Arc<Peers>, leadership: Arc<Leadership>) {
+pub(super) async fn follow_directory(Whereabouts { groups, leadership, peers, state }: Whereabouts) {
+    let directory = DirectoryView::new(state);
     loop {
         tokio::time::sleep(STEP_INTERVAL).await;
-        let wanted = groups[usize::from(DIRECTORY)].composition().members;
-        if wanted.is_empty() {
+        let nodes = groups[usize::from(DIRECTORY)].composition().members;
+        if nodes.is_empty() {
             continue;
         }
-        peers.forget_all_but(|id| wanted.contains_key(&id));
+        peers.forget_all_but(|id| nodes.contains_key(&id));
+        // What cannot be read now is read the next time: until then nobody moves.
+        let Ok(cluster) = directory.cluster() else { continue };
         // What a node without keys would change, those with keys would refuse.
         let led = groups.iter().filter(|group| leadership.keyed && group.leads());
-        futures::future::join_all(led.map(|group| take_step(group, &wanted, &leadership))).await;
+        let step = |group| take_step(group, Wanted::of(group, nodes.clone(), cluster.as_ref()), &leadership);
+        futures::future::join_all(led.map(step)).await;
     }
 }
 
-async fn take_step(group: &Group, wanted: &BTreeMap<NodeId, Member>, leadership: &Leadership) {
+async fn take_step(group: &Arc<Group>, wanted: Wanted, leadership: &Leadership) {
     let composition = group.composition();
-    if leaves_itself(&composition, wanted, group.node) {
-        return group.hand_over_to(|node, _| leadership.willing_for(node).is_some()).await;
-    }
     let behind = group.followers();
     let is_up = |id| leadership.is_heard(id);
     let caught_up = |id| {
         let behind = behind.iter().find(|(follower, _)| *follower == id);
         is_up(id) && behind.is_some_and(|(_, behind)| *behind <= BEHIND_MAX)
     };
-    let Some(step) = next_step(&composition, wanted, group.node, is_up, caught_up) else { return };
+    if leaves_itself(&composition, &wanted, group.node, caught_up) {
+        let stays = |node| wanted.placed.contains_key(&node) && leadership.willing_for(node).is_some();
+        return group.hand_over_to(|node, _| stays(node)).await;
+    }
+    let Some(step) = next_step(&composition, &wanted, group.node, is_up, caught_up) else { return };
     let what = match &step {
         Change::Complete => "a change of the members that was begun is completed",
         Change::AddLearner(..) => "a node gets a replica, and catches up",
@@ -204,11 +245,15 @@ mod tests {
     use super::*;
     use crate::shard::members::tests::{composition, nodes};
 
+    fn wanted(placed: &str, others: &str) -> Wanted {
+        Wanted { nodes: nodes(&[placed, others].concat()), placed: nodes(placed) }
+    }
+
     /// The next step of a group that A leads, in one letter and the node's. D is down.
-    fn step(voters: &str, learners: &str, wanted: &str, caught_up: &str) -> String {
+    fn step(voters: &str, learners: &str, wanted: &Wanted, caught_up: &str) -> String {
         let of = |id: NodeId| char::from(id as u8);
         let (is_up, caught_up) = (|id| of(id) != 'D', |id| caught_up.contains(of(id)));
-        match next_step(&composition(voters, learners), &nodes(wanted), NodeId::from(b'A'), is_up, caught_up) {
+        match next_step(&composition(voters, learners), wanted, NodeId::from(b'A'), is_up, caught_up) {
             None => "-".to_owned(),
             Some(Change::Complete) => "complete".to_owned(),
             Some(Change::AddLearner(id, _)) => format!("add {}", of(id)),
@@ -219,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_group_gets_what_the_directory_has() {
-        for (voters, learners, wanted, caught_up, expected) in [
+        for (voters, learners, placed, caught_up, expected) in [
             ("ABC", "", "ABC", "", "-"),
             ("ABC", "", "ABCE", "", "add E"),
             ("ABC", "E", "ABCE", "", "-"),
@@ -242,10 +287,41 @@ mod tests {
             ("ABCkl", "", "ABk", "", "remove l"),
             ("AB", "kC", "ABkC", "kC", "promote C"),
         ] {
-            assert_eq!(step(voters, learners, wanted, caught_up), expected, "{voters} {learners} to {wanted}");
+            let found = step(voters, learners, &wanted(placed, ""), caught_up);
+            assert_eq!(found, expected, "{voters} {learners} to {placed}");
         }
         let mut changing = composition("ABC", "");
         changing.changing = true;
-        assert_eq!(next_step(&changing, &nodes("AB"), NodeId::from(b'A'), |_| true, |_| true), Some(Change::Complete));
+        let wanted = wanted("AB", "");
+        assert_eq!(next_step(&changing, &wanted, NodeId::from(b'A'), |_| true, |_| true), Some(Change::Complete));
+    }
+
+    #[test]
+    fn a_shard_moves_before_its_old_place_is_given_up() {
+        for (voters, learners, placed, others, caught_up, expected) in [
+            ("ABC", "", "ABE", "C", "", "add E"),
+            ("ABC", "E", "ABE", "C", "", "-"),
+            ("ABC", "E", "ABE", "C", "E", "promote E"),
+            ("ABCE", "", "ABE", "C", "", "remove C"),
+            ("ABE", "", "ABE", "C", "", "-"),
+            // Who is no node any more does not wait for others.
+            ("ABC", "", "ABE", "", "", "remove C"),
+            // Keyless ones stay few: the old one goes as soon as the new one could vote.
+            ("ABk", "l", "ABl", "k", "", "-"),
+            ("ABk", "l", "ABl", "k", "l", "remove k"),
+            ("AB", "l", "ABl", "k", "l", "promote l"),
+            // From everywhere to three.
+            ("ABCEF", "", "ABC", "EF", "", "remove E"),
+            ("ABCF", "", "ABC", "EF", "", "remove F"),
+        ] {
+            let found = step(voters, learners, &wanted(placed, others), caught_up);
+            assert_eq!(found, expected, "{voters} {learners} to {placed} of {others}");
+        }
+        let leaves = |voters, placed, others| {
+            leaves_itself(&composition(voters, ""), &wanted(placed, others), NodeId::from(b'A'), |_| false)
+        };
+        assert!(!leaves("ABC", "ABC", "") && leaves("ABC", "BC", ""));
+        assert!(!leaves("ABC", "BCE", "A"), "E is not there yet");
+        assert!(leaves("ABCE", "BCE", "A"));
     }
 }

@@ -14,13 +14,16 @@ mod leaders;
 pub mod members;
 pub mod observe;
 pub mod peers;
+mod placement;
 mod propose;
 mod refill;
 mod roster;
 pub mod rows;
 pub mod slots;
+mod source;
 pub mod stores;
 mod succession;
+mod whereabouts;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -38,11 +41,14 @@ use self::index_rows::IndexRows;
 use self::leaders::Leaders;
 use self::observe::Observer;
 use self::peers::Peers;
+use self::placement::PlacementFollower;
 use self::refill::Refill;
 use self::roster::DirectoryRoster;
 use self::rows::ChartRows;
 use self::slots::PlanFollower;
+use self::source::{Elsewhere, Source};
 use self::stores::Stores;
+use self::whereabouts::Whereabouts;
 use crate::directory::DirectoryView;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
@@ -67,7 +73,7 @@ use crate::store::log::group::GroupLog;
 use crate::store::state::flusher::StateStore;
 use crate::{DIRECTORY, NodeId, ShardId, Slot, format};
 
-pub use self::barrier::{Freshness, Moment};
+pub use self::barrier::{Freshness, Moment, Place};
 pub use self::propose::{Proposed, ReplicaError};
 
 /// How soon a new member is connected to.
@@ -105,6 +111,7 @@ pub struct Replica {
     pub cluster: String,
     pub member: Member,
     groups: Vec<Arc<Group>>,
+    whereabouts: Whereabouts,
     barriers: Barriers,
     peers: Arc<Peers>,
     transport: Arc<dyn Transport>,
@@ -169,6 +176,7 @@ impl Replica {
         let authors = Arc::new(Authors::new(node_id, key, clock, roster, config.keyless_snapshots));
         let inbound = Inbound::new(
             groups.clone(),
+            stores.state.clone(),
             stores.incoming.clone(),
             outgoing,
             Arc::clone(&leadership),
@@ -178,7 +186,19 @@ impl Replica {
         );
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
-        let follow = members::follow_directory(groups.clone(), Arc::clone(&peers), Arc::clone(&leadership));
+        let whereabouts = Whereabouts {
+            groups: groups.clone(),
+            leadership: Arc::clone(&leadership),
+            peers: Arc::clone(&peers),
+            state: stores.state.clone(),
+        };
+        let follow = members::follow_directory(whereabouts.clone());
+        let placement = PlacementFollower {
+            node: node_id,
+            whereabouts: whereabouts.clone(),
+            incoming: stores.incoming.clone(),
+            elects_from: started + silence,
+        };
         let damage = Damage::new(&stores, &groups, &disks);
         let given_up = damage.given_up();
         let (sites, timing) = (config.leader_sites, config.timing);
@@ -186,16 +206,17 @@ impl Replica {
         let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention.keep_entries);
         let server = tokio::spawn(async move {
             let leaders = leaders.run(started + silence);
-            tokio::join!(server, reach_out, leaders, damage.watch(), follow, plan.run()).0
+            tokio::join!(server, reach_out, leaders, damage.watch(), follow, plan.run(), placement.run()).0
         });
         allow_elections_later(groups.clone(), stores.disk, started + silence);
-        let uploads = DocumentRows::new(stores.state.clone());
-        let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), uploads, config.upload_idle));
+        let (state, idle) = (stores.state.clone(), config.upload_idle);
+        let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), state, idle));
         Ok(Arc::new(Self {
             node_id,
             cluster: config.cluster,
             member: config.member,
-            barriers: Barriers::start(&groups, &peers),
+            barriers: Barriers::start(&whereabouts),
+            whereabouts,
             groups,
             peers,
             transport,
@@ -219,7 +240,7 @@ impl Replica {
 
     /// A shard's leader, as far as this node knows.
     pub fn leader(&self, shard: ShardId) -> Option<(NodeId, Member)> {
-        self.group(shard).leader()
+        self.whereabouts.leader(shard)
     }
 
     /// The cluster's nodes; empty before it is formed.
@@ -227,14 +248,38 @@ impl Replica {
         self.group(DIRECTORY).members()
     }
 
-    /// The charts' rows on this node. To be current, read behind a barrier.
-    pub fn rows(&self) -> ChartRows {
-        ChartRows::new(self.state.clone())
+    /// A shard's charts' rows, at a moment or later.
+    pub fn rows(&self, moment: &Moment) -> ChartRows {
+        ChartRows::new(self.source(moment.shard, moment.place))
     }
 
-    /// The index's rows on this node. To be current, read behind a barrier of the term's shard.
-    pub fn index(&self) -> IndexRows {
-        IndexRows::new(self.state.clone())
+    /// The charts' rows of a slot, as they happen to be where they are.
+    pub fn rows_of(&self, slot: Slot) -> ChartRows {
+        let elsewhere = self.shard_of(slot).filter(|shard| !self.whereabouts.is_here(*shard));
+        let Some(shard) = elsewhere else { return ChartRows::new(Source::Here(self.state.clone())) };
+        let leader = self.whereabouts.keyed_leader(shard);
+        ChartRows::new(
+            leader.map_or(Source::Nowhere, |(node, _)| self.source(shard, Place::There { node, applied_index: 0 })),
+        )
+    }
+
+    /// A shard's index's rows, at a moment of the term's shard or later.
+    pub fn index(&self, moment: &Moment) -> IndexRows {
+        IndexRows::new(self.source(moment.shard, moment.place))
+    }
+
+    /// A shard's documents' rows, likewise.
+    pub fn documents(&self, moment: &Moment) -> DocumentRows {
+        DocumentRows::new(self.source(moment.shard, moment.place))
+    }
+
+    fn source(&self, shard: ShardId, place: Place) -> Source {
+        let Place::There { node, applied_index } = place else { return Source::Here(self.state.clone()) };
+        let member = self.group(DIRECTORY).member(node);
+        member.map_or(Source::Nowhere, |member| {
+            let client = self.peers.client(node, &member.peer_address);
+            Source::There(Arc::new(Elsewhere { client, shard, applied_index }))
+        })
     }
 
     pub fn directory(&self) -> DirectoryView {
@@ -243,7 +288,12 @@ impl Replica {
 
     /// The shard that holds a slot, as far as this node is; none while the slot goes from one to another.
     pub fn shard_of(&self, slot: Slot) -> Option<ShardId> {
-        self.state.slots().shard_of(slot)
+        self.whereabouts.shard_of(slot)
+    }
+
+    /// Whether a shard has a replica here that is asked.
+    pub fn is_here(&self, shard: ShardId) -> bool {
+        self.whereabouts.is_here(shard)
     }
 
     /// The first shard that has yet to take the slots that it begins with; none if the cluster has none yet, either.
@@ -251,12 +301,7 @@ impl Replica {
         let cluster = self.directory().cluster().ok().flatten()?;
         let begins = cluster.shards.iter().filter(|range| range.parent == 0);
         let mut begins = begins.filter_map(|range| ShardId::try_from(range.shard).ok());
-        begins.find(|shard| self.state.slots().of(*shard).is_none())
-    }
-
-    /// Whether a position of another shard is one of this shard, too: it was split from that one later.
-    pub fn had(&self, shard: ShardId, other: ShardId, seq: u64) -> bool {
-        self.group(shard).had(other, seq)
+        begins.find(|shard| self.is_here(*shard) && self.state.slots().of(*shard).is_none())
     }
 
     /// Recorded outcomes of a shard on this node.

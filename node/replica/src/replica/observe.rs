@@ -114,7 +114,9 @@ impl Observer {
         for status in self.groups.iter().map(|group| group.status()) {
             let of = [("shard", status.shard)];
             raft.leader.get_or_create(&of).set((status.leader == Some(self.node)).into());
-            raft.has_leader.get_or_create(&of).set(status.leader.is_some().into());
+            let elsewhere = || self.leadership.leader_of(status.shard).is_some();
+            let has_leader = if status.vacant { elsewhere() } else { status.leader.is_some() };
+            raft.has_leader.get_or_create(&of).set(has_leader.into());
             raft.term.get_or_create(&of).set(status.term as i64);
             raft.log_index.get_or_create(&of).set(status.log_index as i64);
             raft.committed_index.get_or_create(&of).set(status.committed_index as i64);
@@ -215,6 +217,7 @@ fn group_to_pb(status: GroupStatus) -> pb::GroupStatus {
         rows_check: status.rows_check,
         learners: status.composition.learners().collect(),
         voters: status.composition.voters.into_iter().collect(),
+        vacant: status.vacant,
     }
 }
 

@@ -126,7 +126,7 @@ impl Replica {
         left: Duration,
     ) -> Result<(pb::Outcome, Durability), GroupError> {
         let group = self.group(shard);
-        let (leader, member) = group.keyed_leader()?;
+        let (leader, member) = self.whereabouts.keyed_leader(shard)?;
         let command = self.authors.sign(group, command)?;
         if leader == self.node_id {
             return group.propose_here(&command, left).await;

@@ -23,20 +23,22 @@ use tokio::time::Instant;
 use super::form::ask_who_is_there;
 use super::peers::Peers;
 use super::stores::Stores;
-use crate::ShardId;
 use crate::peer::frame::Kind;
 use crate::peer::hello::Greeter;
 use crate::peer::server::{self, Caller, Handler};
 use crate::peer::transport::Transport;
 use crate::platform::blocking;
-use crate::shard::fetch::fetch;
+use crate::shard::fetch::{FetchError, fetch};
 use crate::shard::inbound::Describe;
 use crate::shard::types::LogId;
-use crate::shard::{install, repair};
+use crate::shard::{codec, install, repair};
 use crate::store::incoming::Received;
 use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
+use crate::store::state::{StateOp, Table};
+use crate::store::table::applied;
 use crate::store::{EngineError, StoreError};
+use crate::{DIRECTORY, ShardId};
 
 /// After all were asked in vain.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -96,12 +98,18 @@ impl Refill<'_> {
         let answering = server::serve(Arc::clone(&self.transport), Arc::clone(&self.greeter), handler);
         let fetching = async {
             for log in lacking {
-                let received = self.fetch(log).await?;
+                let Some(received) = self.fetch(log).await? else {
+                    self.leave_vacant(log)?;
+                    fetched.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
                 // Whoever took slots did so after they were given away: by now the giver's leader has, too.
                 while let Some(giver) = self.held_elsewhere(log.shard(), &received)? {
                     let giver = lacking.iter().find(|log| log.shard() == giver);
                     let giver = giver.expect("invariant: what was fetched before is one of them");
-                    self.install(giver.shard(), self.fetch(giver).await?)?;
+                    if let Some(received) = self.fetch(giver).await? {
+                        self.install(giver.shard(), received)?;
+                    }
                 }
                 self.install(log.shard(), received)?;
                 fetched.fetch_add(1, Ordering::Relaxed);
@@ -133,11 +141,24 @@ impl Refill<'_> {
         blocking(|| install::install(shard, &self.stores.state, received)).map_err(|source| self.io(source))
     }
 
+    /// The shard is on other nodes: nothing of it is to be here, and the log says no more than whom this node voted for.
+    fn leave_vacant(&self, log: &GroupLog) -> Result<(), StoreError> {
+        let (shard, state) = (log.shard(), &self.stores.state);
+        let log_id = repair::begins_after(log).map_err(|source| self.io(source))?.as_ref().map(codec::log_id_to_pb);
+        let row = applied::Row { log_id, vacant: true, ..Default::default() };
+        let (key, value) = (applied::encode(shard), row.encode_to_vec().into());
+        blocking(|| state.write(&[StateOp::Put { table: Table::Applied, key, value }]))?;
+        state.slots().set_vacant(shard);
+        tracing::info!(shard, "the shard is placed on other nodes: nothing of it is fetched");
+        Ok(())
+    }
+
     fn io(&self, source: std::io::Error) -> StoreError {
         StoreError::Io { path: self.stores.data.state_path(), source }
     }
 
-    async fn fetch(&self, log: &GroupLog) -> Result<Received, StoreError> {
+    /// Nothing: by the word of its leader this node has no replica of the shard.
+    async fn fetch(&self, log: &GroupLog) -> Result<Option<Received>, StoreError> {
         let shard = log.shard();
         let begins_after = repair::begins_after(log).map_err(|source| self.io(source))?;
         let mut said = Instant::now();
@@ -147,9 +168,10 @@ impl Refill<'_> {
                 match self.fetch_from(&address, shard, begins_after).await {
                     Ok(received) => {
                         tracing::info!(shard, from = address, "the shard's rows were fetched");
-                        return Ok(received);
+                        return Ok(Some(received));
                     }
-                    Err(why) => refusals.push(format!("{address}: {why}")),
+                    Err(Refusal::NoMember) => return Ok(None),
+                    Err(Refusal::Other(why)) => refusals.push(format!("{address}: {why}")),
                 }
             }
             if said.elapsed() > SAY_INTERVAL {
@@ -164,17 +186,26 @@ impl Refill<'_> {
         }
     }
 
-    async fn fetch_from(&self, address: &str, shard: ShardId, begins_after: Option<LogId>) -> Result<Received, String> {
+    async fn fetch_from(
+        &self,
+        address: &str,
+        shard: ShardId,
+        begins_after: Option<LogId>,
+    ) -> Result<Received, Refusal> {
         let hello = ask_who_is_there(&*self.transport, &self.greeter, address).await;
-        let member = hello.map_err(|error| error.to_string())?.member.unwrap_or_default();
+        let member = hello.map_err(|error| Refusal::Other(error.to_string()))?.member.unwrap_or_default();
         if !member.keyed && !self.from_keyless {
-            return Err("it has no keys, and raft.keyless_snapshots is not set".to_owned());
+            return Err(Refusal::Other("it has no keys, and raft.keyless_snapshots is not set".to_owned()));
         }
         let client = self.peers.client(member.id, address);
         let connected = tokio::time::timeout(CONNECT_MAX, client.connected()).await;
-        connected.map_err(|_| "no connection".to_owned())?;
-        let fetched = fetch(&client, self.stores.data.node_id, shard, &self.stores.incoming, begins_after).await;
-        fetched.map_err(|error| error.to_string())
+        connected.map_err(|_| Refusal::Other("no connection".to_owned()))?;
+        match fetch(&client, self.stores.data.node_id, shard, &self.stores.incoming, begins_after).await {
+            Ok(fetched) => Ok(fetched.received),
+            // The directory is on every node: what says otherwise is older than this node.
+            Err(FetchError::NoMember) if shard != DIRECTORY => Err(Refusal::NoMember),
+            Err(error) => Err(Refusal::Other(error.to_string())),
+        }
     }
 
     /// Where peers may be: the configuration's, those of when the state was found damaged, and whoever calls here.
@@ -183,6 +214,13 @@ impl Refill<'_> {
         let callers = self.greeter.callers.lock().values().cloned().collect::<Vec<_>>();
         self.join.iter().cloned().chain(marked).chain(callers).collect()
     }
+}
+
+/// Why a peer gave nothing.
+enum Refusal {
+    /// It leads, and this node is none of its group's members.
+    NoMember,
+    Other(String),
 }
 
 /// Answers peers while the groups are not there yet.

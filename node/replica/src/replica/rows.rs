@@ -1,13 +1,12 @@
-//! The charts' rows on this node, for the gateway to open.
+//! The charts' rows, for the gateway to open: where they are, see [`super::source`].
 
 use charthold_proto::internal as pb;
 use prost::Message;
 
+use super::source::Source;
 use crate::metrics::{METRICS, timed};
 use crate::store::EngineError;
 use crate::store::state::Table;
-use crate::store::state::flusher::StateStore;
-use crate::store::state::reader::Reader;
 use crate::store::table::version::{self, Row};
 use crate::store::table::{ChartAddress, RecordAddress, chart, key};
 use crate::{Slot, Token};
@@ -22,6 +21,8 @@ pub struct StoredVersion {
     pub record: RecordAddress,
     pub version: u64,
     pub row: Row,
+    /// Where it was found: the key that sealed it is there.
+    pub rows: ChartRows,
 }
 
 /// A part of a chart, and where the next one starts.
@@ -31,24 +32,20 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
-/// Reads of charts. Rows are as this node has applied them.
+/// Reads of charts. Rows are as they were applied where they are.
 #[derive(Clone)]
 pub struct ChartRows {
-    state: StateStore,
+    source: Source,
 }
 
 impl ChartRows {
-    pub(crate) fn new(state: StateStore) -> Self {
-        Self { state }
-    }
-
-    fn reader(&self, slot: Slot) -> Result<Reader<'_>, EngineError> {
-        self.state.reader_of(slot)
+    pub(super) fn new(source: Source) -> Self {
+        Self { source }
     }
 
     /// A chart's state, current key id and wrapped key.
     pub fn chart_key(&self, address: &ChartAddress) -> Result<Option<pb::ChartKey>, EngineError> {
-        let Some(row) = self.reader(address.slot)?.get(Table::Chart, &chart::encode(address))? else { return Ok(None) };
+        let Some(row) = self.source.get(address.slot, Table::Chart, &chart::encode(address))? else { return Ok(None) };
         let row = chart::Row::decode(row).map_err(|_| damaged())?;
         let key_id = key::KeyId::try_from(row.key_id.as_ref()).map_err(|_| damaged())?;
         let wrapped_key = self.wrapped_key(address, key_id)?.ok_or_else(damaged)?;
@@ -57,21 +54,21 @@ impl ChartRows {
 
     /// Whether a chart was erased: nothing of it opens then.
     pub fn is_erased(&self, address: &ChartAddress) -> Result<bool, EngineError> {
-        let row = self.reader(address.slot)?.get(Table::Chart, &chart::encode(address))?;
+        let row = self.source.get(address.slot, Table::Chart, &chart::encode(address))?;
         let row = row.map(chart::Row::decode).transpose().map_err(|_| damaged())?;
         Ok(row.is_some_and(|row| row.state() == pb::chart_row::State::Erased))
     }
 
     /// A chart key that sealed something, wrapped.
     pub fn wrapped_key(&self, address: &ChartAddress, key_id: key::KeyId) -> Result<Option<bytes::Bytes>, EngineError> {
-        self.reader(address.slot)?.get(Table::Key, &key::Key { chart: *address, key_id }.encode())
+        self.source.get(address.slot, Table::Key, &key::Key { chart: *address, key_id }.encode())
     }
 
     /// A record's newest version at a seq.
     pub fn newest(&self, record: &RecordAddress, as_of_seq: u64) -> Result<Option<StoredVersion>, EngineError> {
-        let found = self.reader(record.chart.slot)?.first(Table::Version, &version::record_prefix(record))?;
+        let found = self.source.first(record.chart.slot, Table::Version, &version::record_prefix(record))?;
         let Some((key, row)) = found else { return Ok(None) };
-        let newest = decode(version::Key::decode(&key).ok_or_else(damaged)?, row)?;
+        let newest = self.decode(version::Key::decode(&key).ok_or_else(damaged)?, row)?;
         if newest.row.seq <= as_of_seq {
             return Ok(Some(newest));
         }
@@ -93,8 +90,8 @@ impl ChartRows {
     pub fn version(&self, record: &RecordAddress, version: u64) -> Result<Option<StoredVersion>, EngineError> {
         let _timed = timed(&METRICS.read_rows);
         let key = version::Key { record: *record, version };
-        let row = self.reader(record.chart.slot)?.get(Table::Version, &key.encode())?;
-        row.map(|row| decode(key, row)).transpose()
+        let row = self.source.get(record.chart.slot, Table::Version, &key.encode())?;
+        row.map(|row| self.decode(key, row)).transpose()
     }
 
     /// Goes over a chart's records at a seq, from the start or from another scan's [`ChartScan::next`].
@@ -108,7 +105,7 @@ impl ChartRows {
         let (from, to) = version::chart_range(chart, record_type);
         let next = next.unwrap_or(from);
         ChartScan {
-            state: self.state.clone(),
+            rows_of: self.clone(),
             slot: chart.slot,
             next,
             to,
@@ -146,12 +143,17 @@ impl ChartRows {
         }
         Ok(page)
     }
+
+    fn decode(&self, key: version::Key, row: bytes::Bytes) -> Result<StoredVersion, EngineError> {
+        let row = Row::decode(row).map_err(|_| damaged())?;
+        Ok(StoredVersion { record: key.record, version: key.version, row, rows: self.clone() })
+    }
 }
 
 /// A walk over a chart's records, each in its newest version at a seq, deleted ones among them. A step holds as much as
 /// one read of the engine, so that who walks decides how far, and holds what it wants to keep only.
 pub struct ChartScan {
-    state: StateStore,
+    rows_of: ChartRows,
     slot: Slot,
     next: Vec<u8>,
     to: Vec<u8>,
@@ -166,14 +168,14 @@ impl ChartScan {
     /// The records in the next rows, perhaps none; nothing at the chart's end.
     pub fn step(&mut self) -> Result<Option<Vec<StoredVersion>>, EngineError> {
         let _timed = timed(&METRICS.read_rows);
-        let rows =
-            self.state.reader_of(self.slot)?.scan(Table::Version, &self.next, &self.to, self.step_rows, SCAN_BYTES)?;
+        let range = (self.next.as_slice(), self.to.as_slice());
+        let rows = self.rows_of.source.scan(self.slot, Table::Version, range, self.step_rows, SCAN_BYTES)?;
         let Some((last, _)) = rows.last() else { return Ok(None) };
         let last = version::Key::decode(last).ok_or_else(damaged)?;
         self.rows += rows.len();
         let mut found = Vec::new();
         for (key, row) in rows {
-            let stored = decode(version::Key::decode(&key).ok_or_else(damaged)?, row)?;
+            let stored = self.rows_of.decode(version::Key::decode(&key).ok_or_else(damaged)?, row)?;
             if stored.row.seq <= self.as_of_seq && self.seen != Some(stored.record) {
                 self.seen = Some(stored.record);
                 found.push(stored);
@@ -205,11 +207,6 @@ impl StoredVersion {
     }
 }
 
-fn decode(key: version::Key, row: bytes::Bytes) -> Result<StoredVersion, EngineError> {
-    let row = Row::decode(row).map_err(|_| damaged())?;
-    Ok(StoredVersion { record: key.record, version: key.version, row })
-}
-
 fn damaged() -> EngineError {
     EngineError::new("state", "a row of a chart cannot be decoded")
 }
@@ -227,6 +224,7 @@ mod tests {
     use crate::store::log::memory::MemoryLog;
     use crate::store::log::writer::LogWriter;
     use crate::store::state::StateOp;
+    use crate::store::state::flusher::StateStore;
     use crate::store::state::memory::MemoryState;
 
     const CHART: ChartAddress = ChartAddress { slot: 7, tenant: [1; 16], chart: [2; 16] };
@@ -248,7 +246,13 @@ mod tests {
             StateOp::Put { table: Table::Version, key, value: Row { seq, ..Row::default() }.encode_to_vec().into() }
         });
         state.write(&ops.collect::<Vec<_>>()).unwrap();
-        ChartRows::new(state)
+        ChartRows::new(Source::Here(state))
+    }
+
+    fn stop(rows: &ChartRows) {
+        if let Source::Here(state) = &rows.source {
+            state.stop();
+        }
     }
 
     /// Record → version, as of a seq.
@@ -286,7 +290,7 @@ mod tests {
                     scan = rows.scan(&CHART, None, Some(scan.next()), as_of_seq);
                 }
             }
-            rows.state.stop();
+            stop(&rows);
             prop_assert!(looked_at + scan.rows() <= writes.len());
             prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
         }
@@ -307,6 +311,6 @@ mod tests {
         assert_eq!(found, expected(&[0, 1, 2, 3, 4, 0, 0, 2], 8).into_iter().collect::<Vec<_>>());
         let of_type = rows.chart(&CHART, Some(&[1; 16]), None, 8, 100, usize::MAX).unwrap();
         assert_eq!(of_type.versions.len(), 2);
-        rows.state.stop();
+        stop(&rows);
     }
 }

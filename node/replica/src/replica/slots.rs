@@ -14,7 +14,7 @@ use std::time::Duration;
 use charthold_proto::internal as pb;
 use prost::Message as _;
 
-use crate::directory::{DirectoryView, plan};
+use crate::directory::{DirectoryView, placement, plan};
 use crate::shard::authors::Authors;
 use crate::shard::command::Command;
 use crate::shard::group::Group;
@@ -55,18 +55,26 @@ impl PlanFollower {
             }
             // Not formed yet, or replaced by a snapshot at this moment: later.
             let Ok(Some(cluster)) = directory.cluster() else { continue };
-            futures::future::join_all(led.iter().map(|group| self.take_step(group, &cluster.shards))).await;
+            futures::future::join_all(led.iter().map(|group| self.take_step(group, &cluster))).await;
         }
     }
 
-    async fn take_step(&self, group: &Group, plan: &[pb::ShardRange]) {
+    async fn take_step(&self, group: &Group, cluster: &pb::ClusterRow) {
         let held = self.state.slots().of(group.shard);
         let handed_over = |giver| self.handed_over(giver, group.shard);
-        match next_step(group.shard, plan, held, handed_over) {
+        match next_step(group.shard, &cluster.shards, held, handed_over) {
             Ok(None) => {}
+            Ok(Some((Command::GiveSlots(give), _))) if !self.is_only_where_placed(give.to, cluster) => {}
             Ok(Some((command, what))) => self.propose(group, &command, what).await,
             Err(error) => tracing::debug!(shard = group.shard, %error, "cannot see what was given to the shard"),
         }
+    }
+
+    /// Whether a shard that is to be given slots has no replica where the rows are not: it would wait for them there.
+    fn is_only_where_placed(&self, taker: u32, cluster: &pb::ClusterRow) -> bool {
+        let Some(on) = placement::of(cluster, taker) else { return true };
+        let taker = self.groups.iter().find(|group| u32::from(group.shard) == taker);
+        taker.is_some_and(|taker| taker.members().iter().all(|(id, _)| on.contains(id)))
     }
 
     fn handed_over(&self, giver: ShardId, taker: ShardId) -> Result<Option<handover::Row>, EngineError> {

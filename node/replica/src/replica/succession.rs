@@ -37,7 +37,7 @@ impl Leaders {
             }
             for group in &self.groups {
                 let Some(heard_at) = group.heard_at().filter(|at| at.elapsed() > silence) else { continue };
-                if group.leads() {
+                if group.leads() || !group.is_here() {
                     continue;
                 }
                 let Some((turn, turns)) = self.turn(group) else { continue };

@@ -47,6 +47,7 @@ pub enum Command {
     ChangeNode(pb::ChangeNode),
     SplitShard(pb::SplitShard),
     RaiseFormat(pb::RaiseFormat),
+    PlaceShards(pb::PlaceShards),
 }
 
 /// A command with its header.
@@ -99,6 +100,7 @@ impl Command {
             Self::ChangeNode(_) => 20,
             Self::SplitShard(_) => 21,
             Self::RaiseFormat(_) => 22,
+            Self::PlaceShards(_) => 23,
         }
     }
 
@@ -121,6 +123,7 @@ impl Command {
             Self::ChangeNode(payload) => self.frame(slot, payload),
             Self::SplitShard(payload) => self.frame(slot, payload),
             Self::RaiseFormat(payload) => self.frame(slot, payload),
+            Self::PlaceShards(payload) => self.frame(slot, payload),
         }
     }
 
@@ -169,6 +172,7 @@ fn decode_payload(kind: u8, payload: Bytes) -> Result<Command, CommandError> {
         20 => pb::ChangeNode::decode(payload).map(Command::ChangeNode),
         21 => pb::SplitShard::decode(payload).map(Command::SplitShard),
         22 => pb::RaiseFormat::decode(payload).map(Command::RaiseFormat),
+        23 => pb::PlaceShards::decode(payload).map(Command::PlaceShards),
         unknown => return Err(CommandError::UnknownKind(unknown)),
     };
     command.map_err(|_| CommandError::Malformed)

@@ -1,5 +1,5 @@
-//! A group's rows for a replica whose state lacks what its log no longer has. It takes no part in the group meanwhile, so it
-//! asks for them before its group starts, and openraft knows nothing of it.
+//! A group's rows for a replica whose state lacks them: what its log no longer has, before the group starts; or all, after it
+//! was vacant ([`super::vacancy`]). It takes no part in the group meanwhile.
 //!
 //! ```text
 //! asks    ask ask …      one for each message that it is ready for
@@ -49,6 +49,12 @@ pub enum FetchError {
     NoMember,
 }
 
+/// A group's rows as its leader gave them, and under which vote it led.
+pub struct Fetched {
+    pub received: Received,
+    pub vote: Option<pb::Vote>,
+}
+
 /// Takes a group's rows from a peer that leads it, for one of its members: at least up to `begins_after`, where the own log
 /// begins.
 pub async fn fetch(
@@ -57,7 +63,7 @@ pub async fn fetch(
     shard: ShardId,
     incoming: &Incoming,
     begins_after: Option<LogId>,
-) -> Result<Received, FetchError> {
+) -> Result<Fetched, FetchError> {
     let (sender, mut given) = client.open_stream(Lane::Bulk, Kind::FetchSnapshot, shard)?;
     for _ in 0..WINDOW {
         sender.send(Bytes::new()).await?;
@@ -65,7 +71,7 @@ pub async fn fetch(
     let Request::Begin(begin) = parts::decode(given.next(BEGIN_MAX).await?)? else {
         return Err(TakeError::Refused("it does not begin at its beginning").into());
     };
-    let meta = begin.meta.unwrap_or_default();
+    let (meta, vote) = (begin.meta.unwrap_or_default(), begin.vote);
     if meta.last_log_id.as_ref().map(codec::log_id_from_pb) < begins_after {
         return Err(FetchError::TooOld);
     }
@@ -77,7 +83,7 @@ pub async fn fetch(
     loop {
         sender.send(Bytes::new()).await?;
         if kept.take(&parts::decode(given.next(PROGRESS_MAX).await?)?)? {
-            return Ok(kept.finish().map_err(TakeError::Keep)?);
+            return Ok(Fetched { received: kept.finish().map_err(TakeError::Keep)?, vote });
         }
     }
 }
@@ -123,7 +129,7 @@ async fn give_all(
     group.await_applied(confirmed, CATCH_UP_MAX).await?;
     let _place = outgoing.place().await?;
     let _held = outgoing.held_logs.hold(group.shard);
-    let mut parts = Parts::new(None, &group.snapshot().await?)?;
+    let mut parts = Parts::new(Some(codec::vote_to_pb(&group.vote())), &group.snapshot().await?)?;
     let mut given_bytes = 0;
     while let Some(message) = parts.next().await? {
         outgoing.pace(message.len()).await;

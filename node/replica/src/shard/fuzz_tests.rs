@@ -87,6 +87,12 @@ fn commands() -> Vec<Bytes> {
         pb::Given { shard: 1, seq: 2, log_time_ms: 3_600_000, frontier: vec![bytes("r")], ..pb::Given::default() };
     let take = pb::TakeSlots { slots: Some(pb::SlotRange { first: 0, last: 8_191 }), given: Some(given) };
     let two = commit(request_id("two", 3_600_000), "a", "k1", vec![put("t/p"), put("t/q")]);
+    let place = pb::PlaceShards {
+        request_id: id("place"),
+        placements: vec![pb::ShardPlacement { shard: 1, nodes: vec![1, 2, 3] }],
+        replicas: 3,
+        ..pb::PlaceShards::default()
+    };
     let commands = [
         Command::Commit(two),
         Command::Commit(commit(request_id("one", 3_600_000), "b", "k1", vec![put("t/p")])),
@@ -104,6 +110,7 @@ fn commands() -> Vec<Bytes> {
         Command::SplitShard(pb::SplitShard { request_id: id("split"), shard: 1, ..pb::SplitShard::default() }),
         Command::CheckRows(pb::CheckRows { check_id: id("check") }),
         Command::RaiseFormat(pb::RaiseFormat { request_id: id("raise"), format: 3, ..pb::RaiseFormat::default() }),
+        Command::PlaceShards(place),
     ];
     commands.iter().map(|command| command.encode(0)).collect()
 }

@@ -26,6 +26,7 @@ use super::rows_check::RowsChecks;
 use super::snapshot::Snapshot;
 use super::transfer::Outgoing;
 use super::types::{Entry, LogId, Member, Proposal, Raft, Vote};
+use super::vacancy::Presence;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
 use crate::planted::{self, Bug};
@@ -130,6 +131,7 @@ pub struct Group {
     pub(super) rows_checks: Arc<RowsChecks>,
     /// When a leader last brought something that was taken.
     heard_at: Mutex<Option<Instant>>,
+    pub(super) presence: Presence,
 }
 
 impl Group {
@@ -171,6 +173,7 @@ impl Group {
             progress,
             rows_checks,
             heard_at: Mutex::default(),
+            presence: Presence::default(),
         })
     }
 
@@ -186,7 +189,7 @@ impl Group {
 
     /// Lets the group campaign: once the restart rule allows.
     pub fn allow_elections(&self) {
-        self.raft.runtime_config().elect(true);
+        self.raft.runtime_config().elect(!self.is_vacant());
     }
 
     /// Somebody brings something as leader: is it the one that this replica follows, or a newer one?
@@ -433,6 +436,11 @@ impl Group {
     /// How far this replica's log is applied.
     pub(crate) fn applied_index(&self) -> Option<u64> {
         self.progress.read().log_id.map(|log_id| log_id.index)
+    }
+
+    /// How far that is.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.progress.read().log_id.as_ref().map(super::codec::log_id_from_pb)
     }
 
     /// Where its shard has its slots from, the nearest first.

@@ -16,6 +16,7 @@ use openraft::async_runtime::WatchReceiver;
 use super::apply::Entry;
 use super::command::slots_taken;
 use super::group::Group;
+use crate::directory::plan;
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
@@ -48,10 +49,11 @@ pub(super) async fn await_free(shard: ShardId, state: &StateStore, meta: &pb::Sn
     }
 }
 
-/// A giver that holds nothing has yet to come to where it held them.
+/// A giver that holds nothing has yet to come to where it held them, unless it has no replica here any more.
 async fn await_given_up(shard: ShardId, state: &StateStore, slots: Slots, givers: &[ShardId]) {
     let map = state.slots();
-    while map.other_holder(shard, slots).is_some() || givers.iter().any(|giver| map.of(*giver).is_none()) {
+    let is_to_come = |giver: &ShardId| map.of(*giver).is_none() && !map.is_vacant(*giver);
+    while map.other_holder(shard, slots).is_some() || givers.iter().any(is_to_come) {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
@@ -60,6 +62,13 @@ impl Group {
     /// Whether a position of another shard is one of this shard, too: it had its rows then.
     pub fn had(&self, shard: ShardId, seq: u64) -> bool {
         self.origins().iter().any(|origin| origin.shard == u32::from(shard) && seq <= origin.seq)
+    }
+
+    /// Whether its shard is to give slots away, by the plan, and has not yet.
+    pub(crate) fn gives_slots(&self, shards: &[pb::ShardRange]) -> bool {
+        let Some(held) = self.progress.read().slots else { return false };
+        let parts = shards.iter().filter(|part| part.parent == u32::from(self.shard));
+        parts.filter_map(|part| plan::whole_of(shards, part)).any(|slots| held.overlaps(slots))
     }
 
     /// Where its shard has its slots from, while this replica's log still has the entry that took them.
@@ -146,6 +155,10 @@ mod tests {
         state.slots().set(1, Some(Slots { first: 0, last: 50 }));
         assert!(waits().await.is_err());
         state.slots().set(1, Some(Slots { first: 0, last: 49 }));
+        waits().await.unwrap();
+        state.slots().set(1, None);
+        assert!(waits().await.is_err(), "the giver has yet to begin");
+        state.slots().set_vacant(1);
         waits().await.unwrap();
         state.stop();
     }

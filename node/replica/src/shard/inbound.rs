@@ -23,12 +23,14 @@ use super::fetch;
 use super::group::{Confirmed, Group, GroupError};
 use super::members;
 use super::network;
+use super::read_rows;
 use super::transfer::{self, Outgoing};
 use super::types::{LogId, TypeConfig, Vote};
 use crate::peer::frame::Kind;
 use crate::peer::leadership::Leadership;
 use crate::peer::server::{Caller, Handler};
 use crate::store::incoming::Incoming;
+use crate::store::state::flusher::StateStore;
 use crate::trace::{self, Context};
 use crate::{NodeId, ShardId};
 
@@ -38,6 +40,7 @@ pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
 /// Serves the groups of a node to its peers.
 pub struct Inbound {
     groups: Vec<Arc<Group>>,
+    state: StateStore,
     incoming: Incoming,
     outgoing: Arc<Outgoing>,
     leadership: Arc<Leadership>,
@@ -50,9 +53,13 @@ pub struct Inbound {
 
 type Answer = Result<Bytes, pb::CallError>;
 
+/// For a leader to apply what it has confirmed: who asks gives up then.
+const APPLIED_WITHIN: Duration = Duration::from_secs(2);
+
 impl Inbound {
     pub fn new(
         groups: Vec<Arc<Group>>,
+        state: StateStore,
         incoming: Incoming,
         outgoing: Arc<Outgoing>,
         leadership: Arc<Leadership>,
@@ -61,7 +68,7 @@ impl Inbound {
         describe: Describe,
     ) -> Self {
         let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { groups, incoming, outgoing, leadership, authors, snapshots, elects_from, describe }
+        Self { groups, state, incoming, outgoing, leadership, authors, snapshots, elects_from, describe }
     }
 
     /// Whoever is a node of the cluster may speak to all of its groups. Not only to those that know it as a member: a replica
@@ -75,7 +82,11 @@ impl Inbound {
         match kind {
             Kind::Vote | Kind::PreVote => self.vote(group, from.id, kind, payload).await,
             Kind::TransferLeader => self.transfer_leader(group, from.id, payload).await,
-            Kind::ReadIndex => read_index(group, payload).await,
+            Kind::ReadIndex => read_index(group, from.id, payload).await,
+            Kind::ReadRows => {
+                keyed(from)?;
+                read_rows::answer(group, &self.state, payload).map_err(error)
+            }
             Kind::Forward => {
                 keyed(from)?;
                 self.forward(group, payload).await
@@ -201,11 +212,16 @@ fn keyed(from: Caller) -> Result<(), pb::CallError> {
     if from.keyed { Ok(()) } else { Err(error(ErrorKind::Malformed)) }
 }
 
-async fn read_index(group: &Group, payload: Bytes) -> Answer {
+async fn read_index(group: &Group, asker: NodeId, payload: Bytes) -> Answer {
     let request = pb::ReadIndexRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
     let confirmed = if request.lease { Confirmed::ByLease } else { Confirmed::Now };
     let log_id = group.read_index_here(confirmed).await.map_err(|failure| call_error(&failure))?;
-    Ok(pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)) }.encode_to_vec().into())
+    let mut answer = pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)), ..Default::default() };
+    if request.applied {
+        group.await_applied(log_id, APPLIED_WITHIN).await.map_err(|failure| call_error(&failure))?;
+        (answer.seq, answer.origins, answer.member) = (group.seq(), group.origins(), group.may_have_member(asker));
+    }
+    Ok(answer.encode_to_vec().into())
 }
 
 fn error(kind: ErrorKind) -> pb::CallError {
@@ -249,7 +265,8 @@ impl Handler for Inbound {
         if kind == Kind::FetchSnapshot {
             return fetch::give(Arc::clone(group), Arc::clone(&self.outgoing), requests);
         }
-        if kind == Kind::Snapshot && !(group.takes_entries() && self.authors.take_snapshot(shard, from)) {
+        let takes_snapshots = || group.takes_part() && group.takes_entries();
+        if kind == Kind::Snapshot && !(takes_snapshots() && self.authors.take_snapshot(shard, from)) {
             return futures::stream::iter([Err(error(ErrorKind::Unavailable))]).boxed();
         }
         if kind == Kind::Snapshot {
@@ -257,7 +274,8 @@ impl Handler for Inbound {
             return transfer::receive(Arc::clone(group), self.incoming.clone(), places, from.id, requests);
         }
         // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices. So do
-        // entries on a full disk, and what a node without keys may not bring: an answer would have it sent again at once.
+        // entries on a full disk, or for a replica without rows, and what a node without keys may not bring: an answer would have
+        // it sent again at once.
         let (replica, authors) = (Arc::clone(group), Arc::clone(&self.authors));
         // One a request that waits for its answer.
         let log_ends = Arc::new(Mutex::new(VecDeque::new()));
@@ -266,7 +284,9 @@ impl Handler for Inbound {
             let (request, log_end) = network::append_request_from_pb(shard, bytes).ok()?;
             own(&request.vote, from.id).ok().filter(|()| is_in_order(&request))?;
             let has_room = request.entries.is_empty() || replica.takes_entries();
-            if !(has_room && authors.take(&replica, from, &request)) {
+            // An older leader is to hear of the newer vote, also from a replica that takes nothing.
+            let takes_part = replica.takes_part() || request.vote < replica.vote();
+            if !(takes_part && has_room && authors.take(&replica, from, &request)) {
                 return None;
             }
             replica.note_leader(&request.vote);

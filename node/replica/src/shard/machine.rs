@@ -16,12 +16,14 @@ use super::rows_check::RowsChecks;
 use super::snapshot::{GroupSnapshot, PinnedRows, Snapshot, SnapshotBuilder, SnapshotMeta, meta_of};
 use super::transfer::Outgoing;
 use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
-use super::{codec, command, handover, quorum, traced};
+use super::{codec, command, handover, quorum, snapshot, traced};
 use crate::ShardId;
 use crate::metrics::{METRICS, timed};
 use crate::platform::blocking;
 use crate::store::incoming::{Incoming, Received};
 use crate::store::state::flusher::StateStore;
+use crate::store::state::{StateOp, Table};
+use crate::store::table;
 
 /// Entries and bytes of one batch: bounds what a batch holds in memory, and how long its first answer waits.
 const BATCH_ENTRIES_MAX: usize = 256;
@@ -49,11 +51,14 @@ impl GroupMachine {
 
     /// What others here see of the group from now on.
     fn publish(&self) {
-        let progress = self.applier.progress.clone();
-        if self.state.slots().of(self.shard) != progress.slots {
+        let (progress, map) = (self.applier.progress.clone(), self.state.slots());
+        if map.of(self.shard) != progress.slots || map.is_vacant(self.shard) != progress.vacant {
             // Whoever reads a row at this moment cannot tell whose it is.
             let replacing = self.state.begin_replacing(self.shard);
-            self.state.slots().set(self.shard, progress.slots);
+            match progress.vacant {
+                true => map.set_vacant(self.shard),
+                false => map.set(self.shard, progress.slots),
+            }
             replacing.done();
         }
         *self.shared.write() = progress;
@@ -85,6 +90,22 @@ impl GroupMachine {
         })?;
         self.publish();
         Ok(outcomes)
+    }
+
+    /// Lets go of the rows, see [`super::vacancy`].
+    pub(super) fn vacate(&mut self) -> io::Result<()> {
+        let before = self.applier.progress.clone();
+        let after = Progress { slots: None, origins: Vec::new(), vacant: true, ..before.clone() };
+        let (from, to) = table::handover::giver_range(self.shard);
+        let rows = snapshot::ranges(self.shard, before.slots).into_iter().chain([(Table::Handover, from, to)]);
+        let mut ops = rows.map(|(table, from, to)| StateOp::DeleteRange { table, from, to }).collect::<Vec<_>>();
+        let (key, value) = (table::applied::encode(self.shard), after.to_row().encode_to_vec().into());
+        ops.push(StateOp::Put { table: Table::Applied, key, value });
+        self.applier.progress = after;
+        // Before they go: no reader takes for absent what was let go of.
+        self.publish();
+        blocking(|| self.state.write(&ops))?;
+        Ok(())
     }
 
     fn meta(&self) -> io::Result<SnapshotMeta> {
@@ -158,6 +179,9 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
     {
         let mut stream = entries.fuse();
         while let Some(first) = stream.next().await {
+            if self.applier.progress.vacant {
+                return Err(io::Error::other("entries for a replica that has no rows: a defect, report it"));
+            }
             let (mut entries, mut responders, mut size_bytes, mut check) = (Vec::new(), Vec::new(), 0, None);
             let mut next = Some(first);
             while let Some(item) = next {

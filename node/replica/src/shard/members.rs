@@ -1,7 +1,7 @@
 //! A group's membership: what it is, what it may become, and one change of it at a time.
 //!
 //! Keyless voters are a minority in every group, so that keyed nodes alone always decide; a change that goes over two
-//! sets of voters goes over two such sets. Each node holds every shard, so a cluster has few nodes.
+//! sets of voters goes over two such sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::types::{Member, TypeConfig};
 use crate::peer::leadership::Leadership;
 use crate::{DIRECTORY, NodeId};
 
-/// Nodes of a cluster: every one votes in every group.
+/// Nodes of a cluster: every one votes in the directory, and in every shard that is not placed otherwise.
 pub const MEMBERS_MAX: usize = 7;
 
 /// What a change gets to be committed. It may be yet, later.
@@ -124,9 +124,11 @@ pub(crate) async fn change_member(
     let is_up = |id| id == directory.node || leadership.is_heard(id);
     let checked = match request.change.ok_or(GroupError::Malformed)? {
         Wanted::Add(member) => may_add(&composition, member.id, codec::member_from_pb(member)),
-        // Each shard must decide without it at once, also one that has not given all members a vote yet.
+        // Each shard must decide without it at once, also one that has not given all members a vote yet. What is on other
+        // nodes only, its own leader looks at.
         Wanted::Remove(id) => {
-            may_remove(&composition, groups.iter().map(|group| group.composition().voters), id, is_up)
+            let here = groups.iter().filter(|group| group.is_here());
+            may_remove(&composition, here.map(|group| group.composition().voters), id, is_up)
         }
     };
     let change = match checked {

@@ -31,6 +31,8 @@ pub struct GroupStatus {
     pub rows_check: Option<pb::RowsCheck>,
     /// Where it has them from, the nearest first.
     pub origins: Vec<pb::Origin>,
+    /// The shard is on other nodes.
+    pub vacant: bool,
 }
 
 impl Group {
@@ -55,6 +57,7 @@ impl Group {
             slots: progress.slots,
             rows_check: self.rows_checks.newest(),
             origins: progress.origins,
+            vacant: progress.vacant,
             stopped: metrics.running_state.err().map(|fatal| fatal.to_string()),
         }
     }

@@ -24,6 +24,7 @@ use prost::Message;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use super::fetch::Fetched;
 use super::group::Group;
 use super::held::HeldLogs;
 use super::parts::{Kept, PROGRESS_MAX, Parts, TakeError, WINDOW};
@@ -253,6 +254,15 @@ impl Receiver<'_> {
         let progress = Ok(encode(Answer::Progress(Progress {})));
         self.answers.send(progress).await.map_err(|_| TakeError::Gone)
     }
+}
+
+/// What openraft takes, of what was fetched.
+pub(super) fn to_install(fetched: Fetched) -> Result<(Vote, Snapshot), TakeError> {
+    let vote = codec::vote_from_pb(fetched.vote).map_err(|_| TakeError::Refused("it has no vote"))?;
+    let head = pb::SnapshotMeta::decode(fetched.received.head());
+    let head = head.map_err(|_| TakeError::Refused("its head cannot be decoded"))?;
+    let meta = meta_of(head.last_log_id.as_ref(), head.last_membership).map_err(TakeError::Keep)?;
+    Ok((vote, Snapshot { meta, snapshot: GroupSnapshot::received(fetched.received) }))
 }
 
 async fn next_request(requests: &mut BoxStream<'static, Bytes>) -> Result<Request, TakeError> {

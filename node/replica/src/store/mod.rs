@@ -94,6 +94,9 @@ pub enum EngineError {
     /// They go from one shard to another at this moment, or the cluster has no shards yet.
     #[error("no shard holds these rows here")]
     Unplaced,
+    /// They are on other nodes, and the one that was asked does not give them.
+    #[error("the node that has these rows does not give them")]
+    Unreachable,
 }
 
 impl EngineError {

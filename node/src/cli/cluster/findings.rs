@@ -102,7 +102,7 @@ fn of_node(report: &Report, name: &str, status: &NodeStatus, found: &mut Vec<Fin
         let what = format!("node {name} is drained: it leads nothing");
         found.push(finding(what, "restart it, or let it lead again: charthold node drain --undo"));
     }
-    let (votes, shards) = (report.votes(&status.node_id), report.shards().len());
+    let (votes, shards) = (report.votes(&status.node_id), report.placed(&status.node_id));
     if votes < shards && report.shards().iter().all(|shard| report.leader(*shard).is_some()) {
         let what = format!("node {name} votes in {votes} of {shards} shards");
         found.push(finding(
@@ -193,6 +193,20 @@ mod tests {
         check(
             |report| report.status.node_status[2].shards[0].stopped = Some("an unknown entry".to_owned()),
             &["shard 1: the replica on node c1 has stopped: an unknown entry"],
+        );
+    }
+
+    #[test]
+    fn a_node_is_to_vote_in_what_is_placed_on_it() {
+        let without_c1 = |report: &mut Report| report.status.node_status[1].shards[0].voter_node_ids.truncate(2);
+        check(without_c1, &["node c1 votes in 0 of 1 shards"]);
+        check(
+            |report| {
+                without_c1(report);
+                report.status.node_status[2].shards[0].vacant = true;
+                report.status.placements = vec![(1, vec!["01".to_owned(), "02".to_owned()])];
+            },
+            &[],
         );
     }
 

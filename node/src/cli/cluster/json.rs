@@ -25,6 +25,7 @@ pub fn report(report: &Report, findings: &[Finding]) -> Value {
         "initialized": report.status.initialized,
         "format": report.status.format,
         "format_known_by_all": report.format_known_by_all(),
+        "replicas": report.status.replicas,
         "answered_by": report.status.node_id,
         "nodes": nodes.collect::<Vec<Value>>(),
         "wrong": findings.iter().map(finding).collect::<Vec<Value>>(),
@@ -102,6 +103,7 @@ fn shard(shard: &ShardStatus) -> Value {
         "voter_node_ids": shard.voter_node_ids,
         "learner_node_ids": shard.learner_node_ids,
         "slots": shard.slots.map(|slots| json!({ "first": slots.first, "last": slots.last })),
+        "vacant": shard.vacant,
     })
 }
 

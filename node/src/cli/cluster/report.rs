@@ -57,10 +57,10 @@ impl Report {
         self.answered().flat_map(|node| &node.shards).map(|shard| shard.shard).collect()
     }
 
-    /// Every replica's own view of a shard, with its node's id.
+    /// Every replica's own view of a shard, with its node's id. Where it is vacant there is none.
     pub fn replicas(&self, shard: u32) -> Vec<(&str, &ShardStatus)> {
         let views = self.answered().flat_map(|node| node.shards.iter().map(|view| (node.node_id.as_str(), view)));
-        views.filter(|(_, view)| view.shard == shard).collect()
+        views.filter(|(_, view)| view.shard == shard && !view.vacant).collect()
     }
 
     /// The node that leads, and its view. With two that say so, the one with the higher term is right.
@@ -85,13 +85,24 @@ impl Report {
         known.collect::<Option<Vec<u32>>>()?.into_iter().min()
     }
 
-    /// Shards in which a node has a vote, as their leaders know it.
+    /// Whether a shard is to be on a node.
+    pub fn is_placed(&self, shard: u32, id: &str) -> bool {
+        let placed = self.status.placements.iter().find(|(of, _)| *of == shard);
+        placed.is_none_or(|(_, nodes)| nodes.iter().any(|node| node == id))
+    }
+
+    /// Shards that are to be on a node.
+    pub fn placed(&self, id: &str) -> usize {
+        self.shards().iter().filter(|shard| self.is_placed(**shard, id)).count()
+    }
+
+    /// Those of them in which it has a vote, as their leaders know it.
     pub fn votes(&self, id: &str) -> usize {
         let has_a_vote = |shard: &u32| {
             let leader = self.leader(*shard);
             leader.is_some_and(|(_, view)| view.voter_node_ids.iter().any(|voter| voter == id))
         };
-        self.shards().iter().filter(|shard| has_a_vote(shard)).count()
+        self.shards().iter().filter(|shard| self.is_placed(**shard, id) && has_a_vote(shard)).count()
     }
 
     /// How many entries a node lacks, over all shards, as their leaders know it.
@@ -167,6 +178,7 @@ pub(in crate::cli) mod tests {
             learner_node_ids: Vec::new(),
             slots: Some(SlotRange { first: 0, last: SLOT_MAX }),
             rows_check: None,
+            vacant: false,
         }
     }
 
@@ -219,6 +231,8 @@ pub(in crate::cli) mod tests {
             version: "0.1.0".to_owned(),
             initialized: true,
             format: 3,
+            replicas: 0,
+            placements: Vec::new(),
             nodes: vec![info("01", "a1"), info("02", "b1"), info("03", "c1")],
             shards: Vec::new(),
             node_status: vec![
@@ -246,6 +260,19 @@ pub(in crate::cli) mod tests {
         assert_eq!(report.agreement(2), Agreement::Unknown);
         report.status.node_status[2].shards = vec![shard("02", 3, &[(8, 9)])];
         assert_eq!(report.agreement(1), Agreement::Differs { seq: 8 });
+    }
+
+    #[test]
+    fn who_has_no_replica_is_not_asked() {
+        let mut report = well();
+        report.status.node_status[2].shards = vec![shard("03", 9, &[(8, 9)])];
+        report.status.node_status[2].shards[0].vacant = true;
+        assert_eq!(report.agreement(1), Agreement::Equal { seq: 8, sha256: vec![1; 32] });
+        assert_eq!((report.replicas(1).len(), report.leader(1).map(|(id, _)| id)), (2, Some("02")));
+        assert_eq!((report.placed("03"), report.votes("03")), (1, 1));
+        report.status.placements = vec![(1, vec!["01".to_owned(), "02".to_owned()])];
+        assert_eq!((report.placed("03"), report.votes("03")), (0, 0));
+        assert_eq!((report.placed("01"), report.votes("01")), (1, 1));
     }
 
     #[test]

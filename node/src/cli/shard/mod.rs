@@ -1,9 +1,12 @@
-//! `charthold shard list | split | check`: the shards and their replicas. Needs an operator's profile.
+//! `charthold shard list | split | plan | apply | check`: the shards and their replicas. Needs an operator's profile.
 //!
 //! ```text
-//! mod.rs    the arguments, roots      rows.rs   what replicas' rows come to
+//! mod.rs    the arguments, roots              rows.rs   what replicas' rows come to
+//! plan.rs   where shards would best be        apply.rs  has them be there
 //! ```
 
+mod apply;
+mod plan;
 mod rows;
 
 use std::time::{Duration, Instant};
@@ -38,6 +41,15 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 30)]
         wait_seconds: u64,
     },
+    /// Show where shards would best be: on different sites, evenly over the nodes, with as few moves as that takes
+    Plan {
+        /// How many replicas each shard is to have, an odd number from 3 on; 0: one on every node. As the cluster has it if
+        /// you say nothing
+        #[arg(long, value_name = "N")]
+        replicas: Option<u32>,
+    },
+    /// Place shards as `shard plan` shows it, or one as you say, while they serve; waits until they are there
+    Apply(apply::Args),
     /// Compare every shard's replicas, while they serve: the Merkle roots over all that they have recorded, at one seq.
     /// Ends with exit code 1 if two differ, or if some replica cannot be compared
     Check {
@@ -61,6 +73,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
             let report = look().await?;
             return ctx.show(|| json::shards(&report), || screen::shards(&report));
         }
+        Command::Plan { replicas } => return plan::run(&client, replicas, ctx).await,
+        Command::Apply(args) => return apply::run(&client, args, ctx).await,
         Command::List => {
             let report = look().await?;
             return ctx.show(|| json::shards(&report), || screen::shards(&report));

@@ -92,7 +92,14 @@ struct Look<'a> {
 impl Look<'_> {
     fn replicas(&self) -> Vec<Replica> {
         let replica = |node: &Node| Replica { shard: self.shard, node: node.name.clone(), state: self.state(&node.id) };
-        self.report.nodes().iter().map(replica).collect()
+        self.report.nodes().iter().filter(|node| self.has_replica(&node.id)).map(replica).collect()
+    }
+
+    fn has_replica(&self, node: &str) -> bool {
+        match self.report.node(node) {
+            Ok(status) => !status.shards.iter().any(|view| view.shard == self.shard && view.vacant),
+            Err(_) => self.report.is_placed(self.shard, node),
+        }
     }
 
     fn state(&self, node: &str) -> State {
@@ -243,6 +250,24 @@ mod tests {
         (view.rows_check, view.applied_index) = (check, 7);
         let look = Look { report: &report, shard: 1, check_id: CHECK, place, since: Duration::from_secs(since) };
         look.replicas()[1].row().pop().unwrap_or_default()
+    }
+
+    #[test]
+    fn rows_are_expected_where_there_are_some() {
+        let expected = |change: &dyn Fn(&mut Report)| {
+            let mut report = well();
+            report.status.placements = vec![(1, vec!["01".to_owned(), "02".to_owned()])];
+            change(&mut report);
+            let look = Look { report: &report, shard: 1, check_id: CHECK, place: None, since: Duration::ZERO };
+            look.replicas().into_iter().map(|replica| replica.node).collect::<Vec<_>>()
+        };
+        assert_eq!(expected(&|_| {}), ["a1", "b1", "c1"], "it is not gone yet");
+        assert_eq!(expected(&|report| report.status.node_status[2].shards[0].vacant = true), ["a1", "b1"]);
+        let silent = |node: usize| {
+            move |report: &mut Report| report.status.node_status[node].unreachable = Some("not connected".to_owned())
+        };
+        assert_eq!(expected(&silent(2)), ["a1", "b1"]);
+        assert_eq!(expected(&silent(1)), ["a1", "b1", "c1"]);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use super::*;
 use crate::Slot;
 
 /// One chart in each quarter of the slots.
-const SLOTS: [Slot; 4] = [1_000, 20_000, 40_000, 60_000];
+pub(super) const SLOTS: [Slot; 4] = [1_000, 20_000, 40_000, 60_000];
 
-fn chart_at(slot: Slot) -> ChartAddress {
+pub(super) fn chart_at(slot: Slot) -> ChartAddress {
     ChartAddress { slot, ..chart() }
 }
 
@@ -16,7 +16,7 @@ async fn propose_at(node: &Replica, slot: Slot, command: Bytes) -> (ShardId, Ans
 }
 
 /// A version of the one record of the slot's chart: versions count its commits.
-async fn write(node: &Replica, slot: Slot, number: u64) -> (ShardId, pb::Committed) {
+pub(super) async fn write(node: &Replica, slot: Slot, number: u64) -> (ShardId, pb::Committed) {
     match propose_at(node, slot, commit_of(&format!("{slot}-{number}"), "obs/counter").encode(slot)).await {
         (shard, Answer::Committed(committed)) => {
             assert_eq!(committed.versions, [number], "a commit was lost, or happened twice");
@@ -27,16 +27,16 @@ async fn write(node: &Replica, slot: Slot, number: u64) -> (ShardId, pb::Committ
 }
 
 /// A cluster of one shard with its charts' keys.
-async fn of_one_shard() -> Cluster {
-    let cluster = Cluster::formed_with(SIZE, &[], 1).await;
+pub(super) async fn of_one_shard(nodes: usize) -> Cluster {
+    let cluster = Cluster::formed_with(nodes, &[], 1).await;
     for slot in SLOTS {
         propose_at(cluster.node(0), slot, Command::EnsureChartKey(ensure_key("chart", "k1")).encode(slot)).await;
     }
     cluster
 }
 
-/// Returns when every running node has both halves.
-async fn split(cluster: &Cluster, shard: ShardId, into: ShardId) {
+/// Returns when every running node that has a replica of the new shard has its half.
+pub(super) async fn split(cluster: &Cluster, shard: ShardId, into: ShardId) {
     let split = pb::SplitShard {
         request_id: Bytes::copy_from_slice(&request_id(&format!("split {shard}"), Platform::system().now_ms())),
         shard: shard.into(),
@@ -46,7 +46,10 @@ async fn split(cluster: &Cluster, shard: ShardId, into: ShardId) {
     let split = Command::SplitShard(split).encode(0);
     let done = cluster.node(at).propose(DIRECTORY, split, deadline()).await.unwrap();
     assert!(matches!(done.result, Some(Answer::Done(_))));
-    let holds = |node: &Replica| node.status()[usize::from(into)].slots.is_some();
+    let holds = |node: &Replica| {
+        let status = &node.status()[usize::from(into)];
+        status.slots.is_some() || status.vacant
+    };
     eventually("the halves", async || cluster.running().all(holds).then_some(())).await;
 }
 
@@ -56,7 +59,7 @@ async fn check(cluster: &Cluster, versions: [u64; 4]) {
         let mut found = Vec::new();
         for node in cluster.running() {
             let moment = node.barrier_of(slot, deadline()).await.unwrap();
-            let rows = node.rows().chart(&chart_at(slot), None, None, moment.seq, 10, usize::MAX).unwrap();
+            let rows = node.rows(&moment).chart(&chart_at(slot), None, None, moment.seq, 10, usize::MAX).unwrap();
             let newest = rows.versions.first().map_or(0, |stored| stored.version);
             assert_eq!(newest, expected, "slot {slot}");
             let status = node.status().into_iter().find(|status| status.shard == moment.shard).unwrap();
@@ -69,7 +72,7 @@ async fn check(cluster: &Cluster, versions: [u64; 4]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_is_split_while_it_is_written_to() {
-    let mut cluster = of_one_shard().await;
+    let mut cluster = of_one_shard(SIZE).await;
     let first = commit_of("first", "obs/counter").encode(SLOTS[3]);
     let (_, Answer::Committed(before)) = propose_at(cluster.node(0), SLOTS[3], first.clone()).await else {
         panic!("not committed")
@@ -101,8 +104,9 @@ async fn a_shard_is_split_while_it_is_written_to() {
     let Answer::Committed(again) = again else { panic!("not committed") };
     assert_eq!((shard, again.versions, again.seq), (3, before.versions, before.seq));
     // And a position from before is one of the shard that has the chart now.
-    assert!(cluster.node(1).had(3, 1, before.seq), "of the first shard, through the second");
-    assert!(!cluster.node(1).had(3, 4, before.seq));
+    let now = cluster.node(1).barrier_of(SLOTS[3], deadline()).await.unwrap();
+    assert!(cluster.node(1).had(&now, 1, before.seq), "of the first shard, through the second");
+    assert!(!cluster.node(1).had(&now, 4, before.seq));
     for at in 0..SIZE {
         cluster.stop(at).await;
     }
@@ -118,7 +122,7 @@ async fn a_shard_is_split_while_it_is_written_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_has_what_went_to_another_shard() {
     const COMMITS: u64 = 150;
-    let mut cluster = of_one_shard().await;
+    let mut cluster = of_one_shard(SIZE).await;
     let away = cluster.leader_and_follower(1).await.1;
     let writer = (away + 1) % SIZE;
     write(cluster.node(writer), SLOTS[0], 1).await;
@@ -145,7 +149,7 @@ async fn a_node_that_was_away_has_what_went_to_another_shard() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_state_comes_back_with_both_halves() {
-    let mut cluster = of_one_shard().await;
+    let mut cluster = of_one_shard(SIZE).await;
     write(cluster.node(0), SLOTS[0], 1).await;
     write(cluster.node(0), SLOTS[3], 1).await;
     // After a start all that is applied may be purged: of the taker, what it was as a spare one.

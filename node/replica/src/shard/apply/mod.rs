@@ -85,6 +85,8 @@ pub struct Progress {
     pub slots: Option<Slots>,
     /// Where it has them from, the nearest first.
     pub origins: Vec<pb::Origin>,
+    /// The rows are not here, see [`super::vacancy`].
+    pub vacant: bool,
 }
 
 /// One group's apply.
@@ -177,6 +179,7 @@ impl Applier {
             Command::ChangeNode(change) => self.change_node(overlay, change),
             Command::SplitShard(split) => self.split_shard(overlay, split),
             Command::RaiseFormat(raise) => self.raise_format(overlay, raise),
+            Command::PlaceShards(place) => self.place_shards(overlay, place),
         }
     }
 }
@@ -213,10 +216,11 @@ impl Progress {
             roots: row.recent_roots.iter().map(root).collect::<Option<Vec<_>>>()?,
             slots: row.slots.as_ref().and_then(Slots::from_pb),
             origins: row.origins,
+            vacant: row.vacant,
         })
     }
 
-    fn to_row(&self) -> table::applied::Row {
+    pub(super) fn to_row(&self) -> table::applied::Row {
         let bytes = |hash: &Hash| Bytes::copy_from_slice(hash);
         let root = |(seq, hash): &(u64, Hash)| pb::RootAt { seq: *seq, sha256: bytes(hash) };
         table::applied::Row {
@@ -228,6 +232,7 @@ impl Progress {
             recent_roots: self.roots.iter().map(root).collect(),
             slots: self.slots.map(Slots::to_pb),
             origins: self.origins.clone(),
+            vacant: self.vacant,
         }
     }
 }

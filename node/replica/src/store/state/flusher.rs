@@ -230,7 +230,10 @@ impl Inner {
         };
         let positions = positions(inner.engine.as_ref())?;
         for (shard, row) in &positions {
-            inner.engine.slots().set(*shard, row.slots.as_ref().and_then(Slots::from_pb));
+            match row.vacant {
+                true => inner.engine.slots().set_vacant(*shard),
+                false => inner.engine.slots().set(*shard, row.slots.as_ref().and_then(Slots::from_pb)),
+            }
         }
         inner.note_flushed(positions);
         Ok(inner)
