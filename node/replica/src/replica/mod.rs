@@ -36,17 +36,13 @@ use tokio::time::Instant;
 use self::barrier::Barriers;
 use self::damage::Damage;
 use self::distance::Distances;
-use self::documents::DocumentRows;
-use self::index_rows::IndexRows;
 use self::leaders::Leaders;
 use self::observe::Observer;
 use self::peers::Peers;
 use self::placement::PlacementFollower;
 use self::refill::Refill;
 use self::roster::DirectoryRoster;
-use self::rows::ChartRows;
 use self::slots::PlanFollower;
-use self::source::{Elsewhere, Source};
 use self::stores::Stores;
 use self::whereabouts::Whereabouts;
 use crate::directory::DirectoryView;
@@ -246,40 +242,6 @@ impl Replica {
     /// The cluster's nodes; empty before it is formed.
     pub fn members(&self) -> Vec<(NodeId, Member)> {
         self.group(DIRECTORY).members()
-    }
-
-    /// A shard's charts' rows, at a moment or later.
-    pub fn rows(&self, moment: &Moment) -> ChartRows {
-        ChartRows::new(self.source(moment.shard, moment.place))
-    }
-
-    /// The charts' rows of a slot, as they happen to be where they are.
-    pub fn rows_of(&self, slot: Slot) -> ChartRows {
-        let elsewhere = self.shard_of(slot).filter(|shard| !self.whereabouts.is_here(*shard));
-        let Some(shard) = elsewhere else { return ChartRows::new(Source::Here(self.state.clone())) };
-        let leader = self.whereabouts.keyed_leader(shard);
-        ChartRows::new(
-            leader.map_or(Source::Nowhere, |(node, _)| self.source(shard, Place::There { node, applied_index: 0 })),
-        )
-    }
-
-    /// A shard's index's rows, at a moment of the term's shard or later.
-    pub fn index(&self, moment: &Moment) -> IndexRows {
-        IndexRows::new(self.source(moment.shard, moment.place))
-    }
-
-    /// A shard's documents' rows, likewise.
-    pub fn documents(&self, moment: &Moment) -> DocumentRows {
-        DocumentRows::new(self.source(moment.shard, moment.place))
-    }
-
-    fn source(&self, shard: ShardId, place: Place) -> Source {
-        let Place::There { node, applied_index } = place else { return Source::Here(self.state.clone()) };
-        let member = self.group(DIRECTORY).member(node);
-        member.map_or(Source::Nowhere, |member| {
-            let client = self.peers.client(node, &member.peer_address);
-            Source::There(Arc::new(Elsewhere { client, shard, applied_index }))
-        })
     }
 
     pub fn directory(&self) -> DirectoryView {

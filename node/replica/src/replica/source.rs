@@ -12,6 +12,11 @@ use pb::read_rows_request::{Rows, Scan};
 use prost::Message as _;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::Replica;
+use super::barrier::{Moment, Place};
+use super::documents::DocumentRows;
+use super::index_rows::IndexRows;
+use super::rows::ChartRows;
 use crate::peer::Lane;
 use crate::peer::client::PeerClient;
 use crate::peer::frame::Kind;
@@ -19,7 +24,7 @@ use crate::platform::blocking;
 use crate::store::EngineError;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::{StateRows, Table};
-use crate::{ShardId, Slot};
+use crate::{DIRECTORY, ShardId, Slot};
 
 /// One question and its answer, of a megabyte at most.
 const READ_MAX: Duration = Duration::from_secs(5);
@@ -105,5 +110,41 @@ impl Elsewhere {
         let answer = blocking(|| runtime.block_on(call)).map_err(|failure| unreachable(&failure))?;
         let answer = pb::ReadRowsResponse::decode(answer).map_err(|error| unreachable(&error))?;
         Ok(answer.rows.into_iter().map(|row| (row.key.into(), row.value)).collect())
+    }
+}
+
+impl Replica {
+    /// A shard's charts' rows, at a moment or later.
+    pub fn rows(&self, moment: &Moment) -> ChartRows {
+        ChartRows::new(self.source(moment.shard, moment.place))
+    }
+
+    /// The charts' rows of a slot, as they happen to be where they are.
+    pub fn rows_of(&self, slot: Slot) -> ChartRows {
+        let elsewhere = self.shard_of(slot).filter(|shard| !self.whereabouts.is_here(*shard));
+        let Some(shard) = elsewhere else { return ChartRows::new(Source::Here(self.state.clone())) };
+        let leader = self.whereabouts.keyed_leader(shard);
+        ChartRows::new(
+            leader.map_or(Source::Nowhere, |(node, _)| self.source(shard, Place::There { node, applied_index: 0 })),
+        )
+    }
+
+    /// A shard's index's rows, at a moment of the term's shard or later.
+    pub fn index(&self, moment: &Moment) -> IndexRows {
+        IndexRows::new(self.source(moment.shard, moment.place))
+    }
+
+    /// A shard's documents' rows, likewise.
+    pub fn documents(&self, moment: &Moment) -> DocumentRows {
+        DocumentRows::new(self.source(moment.shard, moment.place))
+    }
+
+    fn source(&self, shard: ShardId, place: Place) -> Source {
+        let Place::There { node, applied_index } = place else { return Source::Here(self.state.clone()) };
+        let member = self.group(DIRECTORY).member(node);
+        member.map_or(Source::Nowhere, |member| {
+            let client = self.peers.client(node, &member.peer_address);
+            Source::There(Arc::new(Elsewhere { client, shard, applied_index }))
+        })
     }
 }

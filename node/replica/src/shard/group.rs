@@ -438,11 +438,6 @@ impl Group {
         self.progress.read().log_id.map(|log_id| log_id.index)
     }
 
-    /// How far that is.
-    pub(crate) fn applied(&self) -> Option<LogId> {
-        self.progress.read().log_id.as_ref().map(super::codec::log_id_from_pb)
-    }
-
     /// Where its shard has its slots from, the nearest first.
     pub(super) fn origins(&self) -> Vec<pb::Origin> {
         self.progress.read().origins.clone()

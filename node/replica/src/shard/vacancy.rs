@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 
+use super::codec;
 use super::fetch::Fetched;
 use super::group::{Group, GroupError};
 use super::transfer;
-use super::types::Vote;
+use super::types::{LogId, Vote};
 use crate::NodeId;
 
 /// Whether a group is to be here, and whether it takes entries.
@@ -67,6 +68,11 @@ impl Group {
     /// Whom this replica follows, or which vote it gave last.
     pub(crate) fn vote(&self) -> Vote {
         self.raft().server_metrics().borrow_watched().vote
+    }
+
+    /// How far this replica has come.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.progress.read().log_id.as_ref().map(codec::log_id_from_pb)
     }
 
     /// Whether a node is a member by what is committed. While that is being changed, it may be.
