@@ -77,7 +77,9 @@ pub async fn run(plan: &Plan) -> Report {
         ..Options::default()
     };
     let meanwhile = async |cluster: &mut Cluster, recorder: &Recorder| {
-        Nemesis::new(plan.seed, &plan.faults, recorder).run(cluster, plan.time).await
+        let faults = Nemesis::new(plan.seed, &plan.faults, recorder).run(cluster, plan.time).await;
+        nemesis::place_everywhere(cluster).await;
+        faults
     };
     run_with(plan, options, AMID_FAULTS, meanwhile).await
 }

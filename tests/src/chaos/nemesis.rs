@@ -19,6 +19,9 @@ const CLOCK_LOOKS: Duration = Duration::from_secs(2);
 /// Of the 64 MiB that a node is to have left: too little for writes, too little for anything.
 const LEFT_BYTES: [usize; 2] = [40 << 20, 8 << 20];
 
+/// Of a shard that was moved.
+const REPLICAS: u32 = 3;
+
 /// One try of what an operator does, and the pause before the next.
 const OPERATION_MAX: Duration = Duration::from_secs(10);
 const OPERATION_AGAIN: Duration = Duration::from_millis(250);
@@ -68,10 +71,12 @@ pub enum Kind {
     Replace,
     /// A shard gives half of its charts to a spare one; nothing happens once there is none.
     Split,
+    /// A shard moves to three nodes, of four or more.
+    Place,
 }
 
 impl Kind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Kill,
         Self::KillAll,
         Self::Pause,
@@ -93,6 +98,7 @@ impl Kind {
         Self::Drain,
         Self::Replace,
         Self::Split,
+        Self::Place,
     ];
 
     /// Whether it is a fault of the network, which only sites with networks of their own have.
@@ -115,7 +121,7 @@ impl Kind {
 
     /// How many sites it takes to mean anything.
     pub fn sites_min(self) -> usize {
-        if self == Self::Ring { 4 } else { 3 }
+        if matches!(self, Self::Ring | Self::Place) { 4 } else { 3 }
     }
 
     pub fn name(self) -> &'static str {
@@ -141,6 +147,7 @@ impl Kind {
             Self::Drain => "drain",
             Self::Replace => "replace",
             Self::Split => "split",
+            Self::Place => "place",
         }
     }
 }
@@ -248,6 +255,7 @@ impl<'a> Nemesis<'a> {
             }
             Kind::Replace => replace(cluster, node).await,
             Kind::Split => split(cluster, &mut self.random).await,
+            Kind::Place => place(cluster, &mut self.random).await,
             Kind::PowerCut | Kind::PowerCutAll | Kind::StallDisk | Kind::SlowDisk | Kind::FillDisk => {
                 lost = self.break_disk(cluster, kind, node).await;
             }
@@ -341,6 +349,8 @@ pub(super) async fn operate<T>(cluster: &Cluster, mut act: impl AsyncFnMut(Clien
 }
 
 async fn replace(cluster: &mut Cluster, node: usize) {
+    // Then it votes in all shards again, as what it is then.
+    place_everywhere(cluster).await;
     operate(cluster, async |operator| operator.admin().remove_node(&cluster.name(node)).await).await;
     let ended = tokio::task::block_in_place(|| cluster.process(node).wait());
     assert!(!ended.success(), "a node that was removed ended as if it had been told to");
@@ -360,6 +370,26 @@ async fn split(cluster: &Cluster, random: &mut fastrand::Rng) {
         done => done.map(drop),
     })
     .await;
+}
+
+/// While it moves, and after that, whatever comes next comes.
+async fn place(cluster: &Cluster, random: &mut fastrand::Rng) {
+    let status = operate(cluster, async |operator| operator.admin().status().await).await;
+    let held = status.shards.iter().filter(|shard| shard.slots.is_some()).map(|shard| shard.shard).collect::<Vec<_>>();
+    let Some(shard) = random.choice(held) else { return };
+    let nodes = random.choose_multiple(status.nodes.iter().map(|node| node.id.clone()), REPLICAS as usize);
+    operate(cluster, async |operator| operator.admin().place_shards(&[(shard, nodes.clone())], REPLICAS).await).await;
+}
+
+/// Returns when every node has a replica of every shard.
+pub(super) async fn place_everywhere(cluster: &Cluster) {
+    operate(cluster, async |operator| {
+        let placed = operator.admin().status().await?.placements;
+        let everywhere = placed.into_iter().map(|(shard, _)| (shard, Vec::new())).collect::<Vec<_>>();
+        operator.admin().place_shards(&everywhere, 0).await
+    })
+    .await;
+    cluster.wait_voters(&(0..cluster.size()).collect::<Vec<_>>()).await;
 }
 
 fn stop(cluster: &mut Cluster, node: usize) {

@@ -31,7 +31,7 @@ use crate::planted::{self, Bug};
 use crate::shard::codec;
 use crate::shard::group::{Confirmed, GroupError};
 use crate::trace;
-use crate::{NodeId, ShardId, Slot, all_shards};
+use crate::{NodeId, ShardId, Slot, Slots, all_shards};
 
 /// Reads that may wait for a shard's next barrier.
 const WAITING_MAX: usize = 8_192;
@@ -72,8 +72,14 @@ pub enum Place {
     },
 }
 
-/// A barrier that was passed: where, and elsewhere at which seq. Here the seq grows until somebody looks.
-type Passed = (Place, u64);
+/// A barrier that was passed.
+#[derive(Clone, Copy)]
+struct Passed {
+    place: Place,
+    /// Elsewhere: where the shard was then, and what it held. Here that is known when somebody looks.
+    seq: u64,
+    slots: Option<Slots>,
+}
 
 struct Waiter {
     confirmed: Confirmed,
@@ -145,7 +151,7 @@ async fn run(
         let confirmed = if by_lease { Confirmed::ByLease } else { Confirmed::Now };
         let pass = async {
             match whereabouts.is_here(shard) {
-                true => pass_here(shard, &whereabouts, confirmed).await.map(|()| ((Place::Here, 0), Vec::new())),
+                true => pass_here(shard, &whereabouts, confirmed).await.map(|passed| (passed, Vec::new())),
                 false => pass_there(shard, &whereabouts, confirmed).await,
             }
         };
@@ -157,9 +163,9 @@ async fn run(
         });
         gate.refreshing.store(false, SeqCst);
         if confirmed == Confirmed::Now
-            && let Ok((place, _)) = passed
+            && let Ok(passed) = passed
         {
-            *gate.current_at.lock() = (place == Place::Here).then_some(began);
+            *gate.current_at.lock() = (passed.place == Place::Here).then_some(began);
         }
         for waiter in batch {
             // A reader whose deadline passed has gone.
@@ -168,11 +174,12 @@ async fn run(
     }
 }
 
-async fn pass_here(shard: ShardId, whereabouts: &Whereabouts, confirmed: Confirmed) -> Result<(), GroupError> {
+async fn pass_here(shard: ShardId, whereabouts: &Whereabouts, confirmed: Confirmed) -> Result<Passed, GroupError> {
+    let here = Passed { place: Place::Here, seq: 0, slots: None };
     let group = whereabouts.group(shard);
     let (leader, member) = group.keyed_leader()?;
     if planted::has(Bug::StaleFollowerRead) && leader != group.node {
-        return Ok(());
+        return Ok(here);
     }
     let log_id = if leader == group.node {
         group.read_index_here(confirmed).await?
@@ -184,7 +191,7 @@ async fn pass_here(shard: ShardId, whereabouts: &Whereabouts, confirmed: Confirm
         let log_id = answer.ok().and_then(|answer| answer.log_id).ok_or(GroupError::Unknown)?;
         codec::log_id_from_pb(&log_id)
     };
-    group.await_applied(log_id, TRY_MAX).await
+    group.await_applied(log_id, TRY_MAX).await.map(|()| here)
 }
 
 async fn pass_there(
@@ -194,13 +201,15 @@ async fn pass_there(
 ) -> Result<(Passed, Vec<pb::Origin>), GroupError> {
     let (node, answer) = whereabouts.ask_leader(shard, confirmed, TRY_MAX).await?;
     let applied_index = answer.log_id.ok_or(GroupError::Unknown)?.index;
-    Ok(((Place::There { node, applied_index }, answer.seq), answer.origins))
+    let slots = answer.slots.as_ref().and_then(Slots::from_pb);
+    let passed = Passed { place: Place::There { node, applied_index }, seq: answer.seq, slots };
+    Ok((passed, answer.origins))
 }
 
 impl Replica {
     /// Waits until this node's rows of a shard are current. Answers the shard's seq then.
     pub async fn barrier(&self, shard: ShardId, deadline: Instant) -> Result<u64, ReplicaError> {
-        Ok(self.moment(shard, Freshness::Linearizable, deadline).await?.seq)
+        Ok(self.moment(shard, Freshness::Linearizable, deadline).await?.0.seq)
     }
 
     /// Waits until this node's rows of a slot are current.
@@ -214,8 +223,12 @@ impl Replica {
     pub async fn moment_of(&self, slot: Slot, freshness: Freshness, deadline: Instant) -> Result<Moment, ReplicaError> {
         loop {
             if let Some(shard) = self.shard_of(slot) {
-                let moment = self.moment(shard, freshness, deadline).await?;
-                if self.shard_of(slot) == Some(shard) {
+                let (moment, held) = self.moment(shard, freshness, deadline).await?;
+                let holds = match moment.place {
+                    Place::Here => self.shard_of(slot) == Some(shard),
+                    Place::There { .. } => held.is_some_and(|held| held.contains(slot)),
+                };
+                if holds {
                     return Ok(moment);
                 }
             }
@@ -226,8 +239,13 @@ impl Replica {
         }
     }
 
-    /// Waits until this node's rows of a shard are as current as asked for.
-    async fn moment(&self, shard: ShardId, freshness: Freshness, deadline: Instant) -> Result<Moment, ReplicaError> {
+    /// Waits until this node's rows of a shard are as current as asked for. With the moment, what the shard holds elsewhere.
+    async fn moment(
+        &self,
+        shard: ShardId,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<(Moment, Option<Slots>), ReplicaError> {
         let _timed = timed(&METRICS.read_barrier);
         let _queued = counted(&METRICS.barrier_queued);
         let mut span = trace::span("barrier", trace::Kind::Internal);
@@ -238,12 +256,12 @@ impl Replica {
             Freshness::Linearizable => Confirmed::Now,
             Freshness::Lease => Confirmed::ByLease,
             Freshness::Stale(age_max) => match self.moment_before(shard, age_max) {
-                Some(moment) => return Ok(moment),
+                Some(moment) => return Ok((moment, None)),
                 None => Confirmed::Now,
             },
         };
-        let (place, seq) = self.pass_barrier(shard, confirmed, deadline).await?;
-        Ok(Moment { shard, seq, age: Duration::ZERO, place })
+        let Passed { place, seq, slots } = self.pass_barrier(shard, confirmed, deadline).await?;
+        Ok((Moment { shard, seq, age: Duration::ZERO, place }, slots))
     }
 
     /// Whether a position of another shard is one of this shard, too: it was split from that one later.
@@ -291,8 +309,8 @@ impl Replica {
                 passed.await.map_err(|_| stopped())?
             };
             let failure = match tokio::time::timeout_at(deadline, passed).await {
-                Ok(Ok((Place::Here, _))) => return Ok((Place::Here, self.seq(shard))),
-                Ok(Ok(there)) => return Ok(there),
+                Ok(Ok(passed)) if passed.place == Place::Here => return Ok(Passed { seq: self.seq(shard), ..passed }),
+                Ok(Ok(passed)) => return Ok(passed),
                 Ok(Err(GroupError::Stopped(why))) => return Err(ReplicaError::Stopped(why)),
                 Ok(Err(failure)) => failure,
                 Err(_) => GroupError::NoQuorum,

@@ -32,7 +32,7 @@ use crate::peer::server::{Caller, Handler};
 use crate::store::incoming::Incoming;
 use crate::store::state::flusher::StateStore;
 use crate::trace::{self, Context};
-use crate::{NodeId, ShardId};
+use crate::{NodeId, ShardId, Slots};
 
 /// Tells a node's status.
 pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
@@ -219,7 +219,9 @@ async fn read_index(group: &Group, asker: NodeId, payload: Bytes) -> Answer {
     let mut answer = pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)), ..Default::default() };
     if request.applied {
         group.await_applied(log_id, APPLIED_WITHIN).await.map_err(|failure| call_error(&failure))?;
-        (answer.seq, answer.origins, answer.member) = (group.seq(), group.origins(), group.may_have_member(asker));
+        let progress = group.progress.read().clone();
+        (answer.seq, answer.slots) = (progress.seq, progress.slots.map(Slots::to_pb));
+        (answer.origins, answer.member) = (progress.origins, group.may_have_member(asker));
     }
     Ok(answer.encode_to_vec().into())
 }
