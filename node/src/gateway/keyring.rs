@@ -9,6 +9,7 @@ use charthold_replica::DIRECTORY;
 use charthold_replica::replica::Replica;
 use charthold_replica::replica::rows::ChartRows;
 use charthold_replica::shard::command::Command;
+use charthold_replica::store::EngineError;
 use charthold_replica::store::table::ChartAddress;
 use moka::sync::Cache;
 use pb::outcome::Result as Answer;
@@ -113,7 +114,7 @@ impl Keyring {
         if let Some((id, key)) = believed.and_then(|id| Some((id, self.chart_keys.get(&place.0, &place.1, &id)?))) {
             return Ok(CurrentKey { id, key });
         }
-        let known = if refresh { None } else { self.replica.rows_of(address.slot).chart_key(address)? };
+        let known = if refresh { None } else { self.known_key(address)? };
         let current = match known {
             Some(current) => current,
             None => self.ensure_key(tenant, address, deadline).await?,
@@ -125,6 +126,14 @@ impl Keyring {
         };
         self.current.insert(place, id);
         Ok(CurrentKey { id, key })
+    }
+
+    /// The current one, as it happens to be where the chart is; nothing also if that cannot be told now.
+    fn known_key(&self, address: &ChartAddress) -> Result<Option<pb::ChartKey>, GatewayError> {
+        match self.replica.rows_of(address.slot).chart_key(address) {
+            Err(EngineError::Unplaced | EngineError::Unreachable) => Ok(None),
+            known => Ok(known?),
+        }
     }
 
     /// Offers a new key; the shard answers the one that counts.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::access::NO_TENANT;
 use super::error::GatewayError;
+use super::placement;
 use super::status::{node_id, node_info};
 use super::validate::{self, Violations};
 
@@ -104,6 +105,10 @@ impl Gateway {
             Err(error) => return Err(error),
         };
         self.replica.may_change_member(MemberChange::Remove(id), deadline).await?;
+        let cluster = self.cluster_row(deadline).await?;
+        if !cluster.placements.is_empty() {
+            placement::check_removal(&cluster, &self.replica.survey().await, id)?;
+        }
         let said = RemoveNodeRequest { node: request.node.clone(), ..Default::default() };
         let audited = Audited {
             method: "RemoveNode",

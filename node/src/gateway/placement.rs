@@ -14,7 +14,7 @@ use charthold_proto::v1::{
     PlaceShardsRequest, PlaceShardsResponse, PlanShardsRequest, PlanShardsResponse, PlannedShard, RequestContext,
     ShardPlacement,
 };
-use charthold_replica::directory::placement::{self, Node, State};
+use charthold_replica::directory::placement::{self, Node, Placement, State};
 use charthold_replica::directory::plan;
 use charthold_replica::replica::observe::NodeView;
 use charthold_replica::shard::command::Command;
@@ -28,6 +28,8 @@ use super::status::node_id;
 use super::validate::Violations;
 use super::{Gateway, formats};
 
+/// Of fewer replicas none may be lost.
+const REPLICAS_MIN: usize = 3;
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const REPAIR_MAX: Duration = Duration::from_secs(10);
 /// In the ledger, of a repair.
@@ -142,6 +144,8 @@ fn wanted(
         violations.check(known, field("node_ids"), "must be nodes of this cluster, each once");
         let keyless_are_few = named.is_empty() || placement::keyless_are_few(named.iter().copied());
         violations.check(keyless_are_few, field("node_ids"), "must be nodes with keys for more than half");
+        let enough = named.is_empty() || named.len() >= REPLICAS_MIN;
+        violations.check(enough, field("node_ids"), format_args!("must be {REPLICAS_MIN} at least"));
         wanted.push(pb::ShardPlacement { shard: asked.shard, nodes: named.iter().map(|node| node.id).collect() });
     }
     violations.into_result()?;
@@ -150,8 +154,8 @@ fn wanted(
 
 fn check_replicas(violations: &mut Violations, replicas: u32, nodes: usize) {
     // Of an even number no more may be lost than of one less.
-    let odd = replicas == 0 || replicas >= 3 && !replicas.is_multiple_of(2);
-    violations.check(odd, "replicas", "must be 0, or an odd number from 3 on");
+    let odd = replicas == 0 || replicas as usize >= REPLICAS_MIN && !replicas.is_multiple_of(2);
+    violations.check(odd, "replicas", format_args!("must be 0, or an odd number from {REPLICAS_MIN} on"));
     violations.check(replicas as usize <= nodes, "replicas", format_args!("are more than the cluster's {nodes} nodes"));
 }
 
@@ -164,6 +168,23 @@ pub(super) fn check_held(cluster: &pb::ClusterRow, nodes: &[NodeView]) -> Result
             "shard {} has no leader that answers and holds what it is to hold: it is being split, or too few of its nodes \
              are up; charthold shard list shows when that is over, then try again",
             range.shard
+        ))),
+    }
+}
+
+/// Refuses to remove a node that a shard, wherever it is, needs for a majority now.
+pub(super) fn check_removal(cluster: &pb::ClusterRow, nodes: &[NodeView], id: NodeId) -> Result<(), GatewayError> {
+    let answers = |voter: &&NodeId| nodes.iter().any(|node| node.id == **voter && node.status.is_ok());
+    let decides = |view: &pb::GroupStatus| {
+        let left = view.voters.iter().filter(|voter| **voter != id).collect::<Vec<_>>();
+        2 * left.iter().filter(|voter| answers(voter)).count() > left.len()
+    };
+    let goes_on = |shard: u32| leaders_views(nodes, shard).any(decides);
+    match cluster.placements.iter().find(|placed| !goes_on(placed.shard)) {
+        None => Ok(()),
+        Some(placed) => Err(GatewayError::CannotChange(format!(
+            "of shard {} too few nodes would be left that answer, or it has no leader: start its nodes, or place it on              others first (charthold shard apply)",
+            placed.shard
         ))),
     }
 }
@@ -242,8 +263,9 @@ impl Gateway {
         let views = self.replica.survey().await;
         let mut nodes = nodes_of(&views);
         silent.look(&mut nodes, Instant::now());
-        let repaired = placement::repair(&nodes, &placement::now(&cluster));
-        if repaired.is_empty() || is_split(&cluster, &views) {
+        let mut repaired = placement::repair(&nodes, &placement::now(&cluster));
+        keep_with_givers(&cluster, &views, &mut repaired);
+        if repaired.is_empty() {
             return Ok(());
         }
         tracing::info!(shards = repaired.len(), "a node with replicas is gone: others get them");
@@ -264,13 +286,18 @@ impl Gateway {
     }
 }
 
-/// Whether a shard's leader holds something else than it is to hold. (One without a leader must not keep the others waiting:
-/// it may be the one that lacks the node that is gone.)
-fn is_split(cluster: &pb::ClusterRow, nodes: &[NodeView]) -> bool {
-    cluster.shards.iter().any(|range| {
+/// A shard that is yet to be given what it is to hold is where its giver is: else it would not be given. (A giver has the
+/// lower number, so it has its place by then.)
+fn keep_with_givers(cluster: &pb::ClusterRow, nodes: &[NodeView], repaired: &mut Placement) {
+    let now = placement::now(cluster);
+    for range in cluster.shards.iter().filter(|range| range.parent != 0) {
         let mut views = leaders_views(nodes, range.shard).peekable();
-        views.peek().is_some() && !views.any(|view| holds(view, range))
-    })
+        let holds_nothing = views.peek().is_some() && views.all(|view| view.slots.is_none());
+        let giver = repaired.get(&range.parent).or(now.get(&range.parent)).cloned();
+        if let Some(giver) = giver.filter(|giver| holds_nothing && now.get(&range.shard) != Some(giver)) {
+            repaired.insert(range.shard, giver);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -352,17 +379,52 @@ mod tests {
     fn nothing_is_placed_while_a_shard_is_split() {
         let (one, two) = (plan::begin(1), plan::split(&plan::begin(1), 1).unwrap());
         let cluster = pb::ClusterRow { shards: two.clone(), ..Default::default() };
-        for (led, held, split) in [
-            ([(&[1][..], &two[..]), (&[2][..], &two[..])], true, false),
+        for (led, held) in [
+            ([(&[1][..], &two[..]), (&[2][..], &two[..])], true),
             // Nobody leads the second; a follower may be behind.
-            ([(&[1], &two), (&[], &one)], false, false),
-            ([(&[1], &one), (&[2], &two)], false, true),
+            ([(&[1], &two), (&[], &one)], false),
+            ([(&[1], &one), (&[2], &two)], false),
             // One that was deposed does not know it yet.
-            ([(&[1], &one), (&[1, 2], &two)], true, false),
+            ([(&[1], &one), (&[1, 2], &two)], true),
         ] {
             let views = views(led);
-            assert_eq!((check_held(&cluster, &views).is_ok(), is_split(&cluster, &views)), (held, split));
+            assert_eq!(check_held(&cluster, &views).is_ok(), held);
         }
+    }
+
+    #[test]
+    fn a_shard_is_where_its_giver_is_until_it_holds_something() {
+        let (one, two) = (plan::begin(1), plan::split(&plan::begin(1), 1).unwrap());
+        let mut cluster = pb::ClusterRow { shards: two.clone(), ..Default::default() };
+        cluster.placements.push(pb::ShardPlacement { shard: 1, nodes: vec![1, 2, 3] });
+        cluster.placements.push(pb::ShardPlacement { shard: 2, nodes: vec![1, 2, 3] });
+        let moved = || Placement::from([(1, Some(vec![1, 2, 4])), (2, Some(vec![1, 2, 5]))]);
+        let kept = |led: [(&[u32], &[pb::ShardRange]); 2]| {
+            let mut repaired = moved();
+            keep_with_givers(&cluster, &views(led), &mut repaired);
+            repaired
+        };
+        assert_eq!(kept([(&[1, 2], &two), (&[], &two)]), moved(), "it holds its part");
+        let spare = pb::ShardRange { shard: 2, first_slot: 1, last_slot: 0, parent: 1 };
+        let not_yet = [one[0], spare];
+        assert_eq!(kept([(&[1, 2], &not_yet), (&[], &two)])[&2], Some(vec![1, 2, 4]));
+        assert_eq!(kept([(&[1], &one), (&[], &one)]), moved(), "nobody says what it holds");
+    }
+
+    #[test]
+    fn a_node_that_a_shard_needs_stays() {
+        let mut cluster = cluster();
+        cluster.placements.push(pb::ShardPlacement { shard: 2, nodes: vec![1, 2, 3] });
+        let removal = |voters: &[NodeId], led: &[u32], id: NodeId| {
+            let mut views = views([(led, &cluster.shards), (&[], &cluster.shards)]);
+            let status = views[0].status.as_mut().unwrap();
+            status.groups.iter_mut().for_each(|group| group.voters = voters.to_vec());
+            check_removal(&cluster, &views, id).is_ok()
+        };
+        assert!(removal(&[1, 2, 3], &[2], 3), "it does not answer anyway");
+        assert!(!removal(&[1, 2, 3], &[2], 2), "3 does not answer");
+        assert!(removal(&[1, 2], &[2], 3) && !removal(&[1, 2, 3], &[], 3), "without a leader nothing is known");
+        assert!(!removal(&[1], &[2], 1), "the last one");
     }
 
     #[test]

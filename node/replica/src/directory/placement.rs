@@ -43,6 +43,12 @@ pub fn of(cluster: &ClusterRow, shard: u32) -> Option<&[NodeId]> {
     Some(&placed.nodes)
 }
 
+/// Whether a shard is to be on a node. One whose nodes are all gone is on every node: else it would be nowhere.
+pub fn is_on(cluster: &ClusterRow, shard: u32, node: NodeId, is_member: impl Fn(NodeId) -> bool) -> bool {
+    let Some(nodes) = of(cluster, shard) else { return true };
+    nodes.contains(&node) || !nodes.iter().any(|node| is_member(*node))
+}
+
 /// Where the directory has all shards that hold anything.
 pub fn now(cluster: &ClusterRow) -> Placement {
     let shards = cluster.shards.iter().map(|range| range.shard);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Replica;
+use crate::directory::{DirectoryView, placement};
 use crate::peer::disks::ClusterDisks;
 use crate::peer::leadership::Leadership;
 use crate::shard::config::Timing;
@@ -43,6 +44,7 @@ pub(super) struct Leaders {
     pub leadership: Arc<Leadership>,
     /// Where leaders should be, if there is a choice.
     pub sites: Vec<String>,
+    pub directory: DirectoryView,
     pub timing: Timing,
 }
 
@@ -130,10 +132,13 @@ impl Leaders {
         }
     }
 
-    /// The node that should lead the group, if that is another one and it is well and has all but the newest entries.
+    /// The node that should lead the group, if that is another one and it is well and has all but the newest entries. None that
+    /// the group is to leave.
     fn home_elsewhere(&self, group: &Group) -> Option<NodeId> {
-        let composition = group.composition();
+        let (composition, cluster) = (group.composition(), self.directory.cluster().ok()?);
+        let on = cluster.as_ref().and_then(|cluster| placement::of(cluster, group.shard.into()));
         let voters = composition.members.into_iter().filter(|(id, _)| composition.voters.contains(id));
+        let voters = voters.filter(|(id, _)| on.is_none_or(|on| on.contains(id)));
         let home = home(group.shard, voters.collect(), &self.sites)?;
         let well = || self.leadership.willing_for(home).is_some_and(|since| since > WELL_FOR) && self.is_fit(home);
         let caught_up = || group.successor(|node, behind| node == home && behind <= BEHIND_MAX).is_some();

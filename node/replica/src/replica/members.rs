@@ -25,7 +25,7 @@ use crate::shard::codec;
 use crate::shard::group::{Group, GroupError};
 use crate::shard::members::{Change, Composition, change_member, enough_are_up, keyless_are_few};
 use crate::shard::types::Member;
-use crate::{DIRECTORY, NodeId};
+use crate::{DIRECTORY, NodeId, ShardId};
 
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Entries that a learner may lack when it gets its vote: from then on they may be waited for.
@@ -60,20 +60,11 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// A shard whose nodes are all gone is nowhere: then it is wherever it was.
-    fn of(group: &Group, nodes: BTreeMap<NodeId, Member>, cluster: Option<&pb::ClusterRow>) -> Self {
-        let on = cluster.and_then(|cluster| placement::of(cluster, group.shard.into()));
-        // While it gives slots away, its replicas stay where the taker's are.
-        let gives = cluster.is_some_and(|cluster| group.gives_slots(&cluster.shards));
-        let present = group.composition().members;
-        let is_placed = |id: &NodeId| match on {
-            None => true,
-            Some(_) if gives => present.contains_key(id),
-            Some(on) => on.contains(id),
-        };
-        let placed = nodes.iter().filter(|(id, _)| is_placed(id)).map(|(id, member)| (*id, member.clone()));
-        let placed = placed.collect::<BTreeMap<_, _>>();
-        Self { placed: if placed.is_empty() { nodes.clone() } else { placed }, nodes }
+    fn of(shard: ShardId, nodes: BTreeMap<NodeId, Member>, cluster: Option<&pb::ClusterRow>) -> Self {
+        let is_member = |id| nodes.contains_key(&id);
+        let is_on = |id| cluster.is_none_or(|cluster| placement::is_on(cluster, shard.into(), id, is_member));
+        let placed = nodes.iter().filter(|(id, _)| is_on(**id)).map(|(id, member)| (*id, member.clone()));
+        Self { placed: placed.collect(), nodes }
     }
 
     /// All that the group is to have vote in it, or could at once.
@@ -135,22 +126,21 @@ pub(super) async fn follow_directory(Whereabouts { groups, leadership, peers, st
         let Ok(cluster) = directory.cluster() else { continue };
         // What a node without keys would change, those with keys would refuse.
         let led = groups.iter().filter(|group| leadership.keyed && group.leads());
-        let step = |group| take_step(group, Wanted::of(group, nodes.clone(), cluster.as_ref()), &leadership);
+        let wanted = |group: &Group| Wanted::of(group.shard, nodes.clone(), cluster.as_ref());
+        let step = |group| take_step(group, wanted(group), &leadership);
         futures::future::join_all(led.map(step)).await;
     }
 }
 
 async fn take_step(group: &Arc<Group>, wanted: Wanted, leadership: &Leadership) {
     let composition = group.composition();
-    let behind = group.followers();
     let is_up = |id| leadership.is_heard(id);
-    let caught_up = |id| {
-        let behind = behind.iter().find(|(follower, _)| *follower == id);
-        is_up(id) && behind.is_some_and(|(_, behind)| *behind <= BEHIND_MAX)
-    };
+    // One that has nothing yet may be vacant: with a vote it would be waited for, and it waits for the leader.
+    let behind = group.followers_since(group.members_at());
+    let caught_up = |id| is_up(id) && behind.get(&id).is_some_and(|behind| *behind <= BEHIND_MAX);
     if leaves_itself(&composition, &wanted, group.node, caught_up) {
         let stays = |node| wanted.placed.contains_key(&node) && leadership.willing_for(node).is_some();
-        return group.hand_over_to(|node, _| stays(node)).await;
+        return group.hand_over_to(|node, behind| behind <= BEHIND_MAX && stays(node)).await;
     }
     let Some(step) = next_step(&composition, &wanted, group.node, is_up, caught_up) else { return };
     let what = match &step {

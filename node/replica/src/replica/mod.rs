@@ -198,7 +198,8 @@ impl Replica {
         let damage = Damage::new(&stores, &groups, &disks);
         let given_up = damage.given_up();
         let (sites, timing) = (config.leader_sites, config.timing);
-        let leaders = Leaders { groups: groups.clone(), disks, leadership, sites, timing };
+        let directory = DirectoryView::new(stores.state.clone());
+        let leaders = Leaders { groups: groups.clone(), disks, leadership, sites, directory, timing };
         let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention.keep_entries);
         let server = tokio::spawn(async move {
             let leaders = leaders.run(started + silence);

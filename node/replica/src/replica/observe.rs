@@ -75,11 +75,18 @@ impl Observer {
             uptime_ms: self.uptime().as_millis() as u64,
             clock_offset_ms: median(self.clock.offsets_ms().into_iter().map(|(_, offset_ms)| offset_ms).collect()),
             connected: others.iter().filter(|(id, member)| up(*id, member)).map(|(id, _)| *id).collect(),
-            groups: self.groups.iter().map(|group| group_to_pb(group.status())).collect(),
+            groups: self.groups.iter().map(|group| group_to_pb(self.status_of(group))).collect(),
             gives_way: self.leadership.was_told(),
             format_max: format::NEWEST,
             ..(self.above)()
         }
+    }
+
+    /// A group's status; who leads one that is vacant here, others tell.
+    fn status_of(&self, group: &Group) -> GroupStatus {
+        let status = group.status();
+        let leader = if status.vacant { self.leadership.leader_of(status.shard) } else { status.leader };
+        GroupStatus { leader, ..status }
     }
 
     /// Sets the gauges that nobody keeps up by himself.
@@ -111,12 +118,10 @@ impl Observer {
         let raft = &METRICS.raft;
         // Followers are known where the leader is: what another node led until now is not ours to tell.
         raft.follower_lag.clear();
-        for status in self.groups.iter().map(|group| group.status()) {
+        for status in self.groups.iter().map(|group| self.status_of(group)) {
             let of = [("shard", status.shard)];
             raft.leader.get_or_create(&of).set((status.leader == Some(self.node)).into());
-            let elsewhere = || self.leadership.leader_of(status.shard).is_some();
-            let has_leader = if status.vacant { elsewhere() } else { status.leader.is_some() };
-            raft.has_leader.get_or_create(&of).set(has_leader.into());
+            raft.has_leader.get_or_create(&of).set(status.leader.is_some().into());
             raft.term.get_or_create(&of).set(status.term as i64);
             raft.log_index.get_or_create(&of).set(status.log_index as i64);
             raft.committed_index.get_or_create(&of).set(status.committed_index as i64);

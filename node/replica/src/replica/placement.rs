@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use super::whereabouts::Whereabouts;
 use crate::directory::{DirectoryView, placement};
 use crate::peer::leadership::Led;
+use crate::platform::blocking;
 use crate::shard::fetch::fetch;
 use crate::shard::group::{Confirmed, Group};
+use crate::shard::vacancy;
 use crate::store::incoming::Incoming;
 use crate::{DIRECTORY, NodeId};
 
@@ -46,9 +48,9 @@ impl PlacementFollower {
             self.whereabouts.leadership.note_leads(led.collect());
             // Not formed yet, or replaced by a snapshot at this moment: later.
             if let Ok(Some(cluster)) = directory.cluster() {
+                let is_member = |id| self.whereabouts.group(DIRECTORY).member(id).is_some();
                 for group in &self.whereabouts.groups {
-                    let on = placement::of(&cluster, group.shard.into());
-                    group.set_placed(on.is_none_or(|nodes| nodes.contains(&self.node)));
+                    group.set_placed(placement::is_on(&cluster, group.shard.into(), self.node, is_member));
                 }
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -67,6 +69,7 @@ impl PlacementFollower {
             match (group.is_placed(), group.is_vacant()) {
                 (false, false) if !group.leads() => self.leave(group).await,
                 (true, true) => self.return_to(group).await,
+                (true, false) if Instant::now() > self.elects_from => group.allow_elections_again(),
                 _ => {}
             }
         }
@@ -78,13 +81,18 @@ impl PlacementFollower {
         }
         group.close(true);
         tokio::time::sleep(CLOSED_FOR).await;
-        if self.is_taken_out(group).await && !group.is_placed() {
+        if self.is_taken_out(group).await && !group.is_placed() && !self.has_to_hand_over(group) {
             match group.vacate().await {
                 Ok(()) => tracing::info!(shard = group.shard, "the shard is on other nodes: its rows here are gone"),
                 Err(error) => tracing::error!(shard = group.shard, %error, "cannot let go of a shard's rows"),
             }
         }
         group.close(false);
+    }
+
+    /// What cannot be read now is read the next time.
+    fn has_to_hand_over(&self, group: &Group) -> bool {
+        blocking(|| vacancy::has_to_hand_over(group.shard, &self.whereabouts.state)).unwrap_or(true)
     }
 
     /// By what is committed, as the leader says whom a majority has confirmed just now.
@@ -105,13 +113,8 @@ impl PlacementFollower {
             Ok(fetched) => fetched,
             Err(error) => return tracing::info!(shard = group.shard, %error, "the shard's rows were not fetched yet"),
         };
-        match group.fill(fetched).await {
-            Ok(()) => {
-                tracing::info!(shard = group.shard, "the shard has a replica here");
-                if Instant::now() > self.elects_from {
-                    group.allow_elections();
-                }
-            }
+        match group.fill(leader, fetched).await {
+            Ok(()) => tracing::info!(shard = group.shard, "the shard has a replica here"),
             Err(error) => tracing::warn!(shard = group.shard, %error, "the shard's rows were fetched, and not taken"),
         }
     }

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::form::ask_who_is_there;
 use super::peers::Peers;
 use super::stores::Stores;
+use crate::directory::{DirectoryView, placement};
 use crate::peer::frame::Kind;
 use crate::peer::hello::Greeter;
 use crate::peer::server::{self, Caller, Handler};
@@ -31,11 +32,10 @@ use crate::platform::blocking;
 use crate::shard::fetch::{FetchError, fetch};
 use crate::shard::inbound::Describe;
 use crate::shard::types::LogId;
-use crate::shard::{codec, install, repair};
+use crate::shard::{codec, install, repair, vacancy};
 use crate::store::incoming::Received;
 use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
-use crate::store::state::{StateOp, Table};
 use crate::store::table::applied;
 use crate::store::{EngineError, StoreError};
 use crate::{DIRECTORY, ShardId};
@@ -98,7 +98,8 @@ impl Refill<'_> {
         let answering = server::serve(Arc::clone(&self.transport), Arc::clone(&self.greeter), handler);
         let fetching = async {
             for log in lacking {
-                let Some(received) = self.fetch(log).await? else {
+                let fetched_rows = if self.is_elsewhere(log.shard())? { None } else { self.fetch(log).await? };
+                let Some(received) = fetched_rows else {
                     self.leave_vacant(log)?;
                     fetched.fetch_add(1, Ordering::Relaxed);
                     continue;
@@ -107,8 +108,9 @@ impl Refill<'_> {
                 while let Some(giver) = self.held_elsewhere(log.shard(), &received)? {
                     let giver = lacking.iter().find(|log| log.shard() == giver);
                     let giver = giver.expect("invariant: what was fetched before is one of them");
-                    if let Some(received) = self.fetch(giver).await? {
-                        self.install(giver.shard(), received)?;
+                    match self.fetch(giver).await? {
+                        Some(received) => self.install(giver.shard(), received)?,
+                        None => self.leave_vacant(giver)?,
                     }
                 }
                 self.install(log.shard(), received)?;
@@ -141,14 +143,22 @@ impl Refill<'_> {
         blocking(|| install::install(shard, &self.stores.state, received)).map_err(|source| self.io(source))
     }
 
+    /// Whether the directory, which comes first, has a shard on other nodes: then nobody need be asked.
+    fn is_elsewhere(&self, shard: ShardId) -> Result<bool, StoreError> {
+        let cluster = DirectoryView::new(self.stores.state.clone()).cluster()?;
+        let on = cluster.as_ref().and_then(|cluster| placement::of(cluster, shard.into()));
+        Ok(on.is_some_and(|nodes| !nodes.contains(&self.stores.data.node_id)))
+    }
+
     /// The shard is on other nodes: nothing of it is to be here, and the log says no more than whom this node voted for.
     fn leave_vacant(&self, log: &GroupLog) -> Result<(), StoreError> {
         let (shard, state) = (log.shard(), &self.stores.state);
         let log_id = repair::begins_after(log).map_err(|source| self.io(source))?.as_ref().map(codec::log_id_to_pb);
         let row = applied::Row { log_id, vacant: true, ..Default::default() };
-        let (key, value) = (applied::encode(shard), row.encode_to_vec().into());
-        blocking(|| state.write(&[StateOp::Put { table: Table::Applied, key, value }]))?;
+        let held = state.slots().of(shard);
         state.slots().set_vacant(shard);
+        let ops = vacancy::ops(shard, state, held, &row).map_err(|source| self.io(source))?;
+        blocking(|| state.write(&ops))?;
         tracing::info!(shard, "the shard is placed on other nodes: nothing of it is fetched");
         Ok(())
     }

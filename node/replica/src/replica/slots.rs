@@ -8,6 +8,7 @@
 //! A replica whose log has what its shard took from another one lets go of that before the giver's log lets go of what was
 //! given: who was away for long gets a snapshot of both. With one of the giver alone it would lack the rows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
 use crate::store::table::handover;
-use crate::{DIRECTORY, ShardId, Slots};
+use crate::{DIRECTORY, NodeId, ShardId, Slots};
 
 const STEP_INTERVAL: Duration = Duration::from_millis(100);
 /// For one step.
@@ -64,17 +65,24 @@ impl PlanFollower {
         let handed_over = |giver| self.handed_over(giver, group.shard);
         match next_step(group.shard, &cluster.shards, held, handed_over) {
             Ok(None) => {}
-            Ok(Some((Command::GiveSlots(give), _))) if !self.is_only_where_placed(give.to, cluster) => {}
+            Ok(Some((Command::GiveSlots(give), _))) if !self.is_where_taker_is(group, give.to, cluster) => {}
             Ok(Some((command, what))) => self.propose(group, &command, what).await,
             Err(error) => tracing::debug!(shard = group.shard, %error, "cannot see what was given to the shard"),
         }
     }
 
-    /// Whether a shard that is to be given slots has no replica where the rows are not: it would wait for them there.
-    fn is_only_where_placed(&self, taker: u32, cluster: &pb::ClusterRow) -> bool {
-        let Some(on) = placement::of(cluster, taker) else { return true };
+    /// Whether both shards have come to where they are placed, and that is the same: the rows are where the giver is, and
+    /// wherever else the taker were it would wait for them. What moves arrives first, then it gives.
+    fn is_where_taker_is(&self, giver: &Group, taker: u32, cluster: &pb::ClusterRow) -> bool {
+        if placement::of(cluster, giver.shard.into()).or(placement::of(cluster, taker)).is_none() {
+            return true;
+        }
+        let nodes = self.groups[usize::from(DIRECTORY)].composition().members;
+        let is_member = |id| nodes.contains_key(&id);
+        let on = |shard| nodes.keys().copied().filter(|id| placement::is_on(cluster, shard, *id, is_member)).collect();
+        let (on, of_taker): (BTreeSet<NodeId>, BTreeSet<NodeId>) = (on(giver.shard.into()), on(taker));
         let taker = self.groups.iter().find(|group| u32::from(group.shard) == taker);
-        taker.is_some_and(|taker| taker.members().iter().all(|(id, _)| on.contains(id)))
+        on == of_taker && giver.is_settled_on(&on) && taker.is_some_and(|taker| taker.is_settled_on(&on))
     }
 
     fn handed_over(&self, giver: ShardId, taker: ShardId) -> Result<Option<handover::Row>, EngineError> {

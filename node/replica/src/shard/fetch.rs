@@ -88,15 +88,16 @@ pub async fn fetch(
     }
 }
 
-/// Gives a group's rows to a peer.
+/// Gives a group's rows to a peer, if it is a member.
 pub fn give(
     group: Arc<Group>,
+    to: NodeId,
     outgoing: Arc<Outgoing>,
     asks: BoxStream<'static, Bytes>,
 ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
     let (messages, given) = mpsc::channel(WINDOW);
     tokio::spawn(async move {
-        if let Err(error) = give_all(&group, &outgoing, asks, &messages).await {
+        if let Err(error) = give_all(&group, to, &outgoing, asks, &messages).await {
             // Whoever asks tries all.
             if !matches!(error, GiveError::Group(GroupError::NotLeader { .. })) {
                 tracing::info!(shard = group.shard, %error, "the shard's rows were not given to a replica that lacks them");
@@ -121,14 +122,17 @@ enum GiveError {
 
 async fn give_all(
     group: &Group,
+    to: NodeId,
     outgoing: &Outgoing,
     mut asks: BoxStream<'static, Bytes>,
     messages: &mpsc::Sender<Result<Bytes, pb::CallError>>,
 ) -> Result<(), GiveError> {
+    // It may be long until its turn comes: what counts is who leads then.
+    let _place = outgoing.place().await?;
     let confirmed = group.read_index_here(Confirmed::Now).await?;
     group.await_applied(confirmed, CATCH_UP_MAX).await?;
-    let _place = outgoing.place().await?;
     let _held = outgoing.held_logs.hold(group.shard);
+    let is_member = group.may_have_member(to);
     let mut parts = Parts::new(Some(codec::vote_to_pb(&group.vote())), &group.snapshot().await?)?;
     let mut given_bytes = 0;
     while let Some(message) = parts.next().await? {
@@ -136,6 +140,10 @@ async fn give_all(
         given_bytes += message.len();
         tokio::time::timeout(PROGRESS_MAX, asks.next()).await.ok().flatten().ok_or(GiveError::Gone)?;
         messages.send(Ok(message)).await.map_err(|_| GiveError::Gone)?;
+        // By the beginning it sees that it is none; rows are for members.
+        if !is_member {
+            return Ok(());
+        }
     }
     tracing::info!(
         shard = group.shard,

@@ -16,7 +16,6 @@ use openraft::async_runtime::WatchReceiver;
 use super::apply::Entry;
 use super::command::slots_taken;
 use super::group::Group;
-use crate::directory::plan;
 use crate::store::EngineError;
 use crate::store::state::Table;
 use crate::store::state::flusher::StateStore;
@@ -62,13 +61,6 @@ impl Group {
     /// Whether a position of another shard is one of this shard, too: it had its rows then.
     pub fn had(&self, shard: ShardId, seq: u64) -> bool {
         self.origins().iter().any(|origin| origin.shard == u32::from(shard) && seq <= origin.seq)
-    }
-
-    /// Whether its shard is to give slots away, by the plan, and has not yet.
-    pub(crate) fn gives_slots(&self, shards: &[pb::ShardRange]) -> bool {
-        let Some(held) = self.progress.read().slots else { return false };
-        let parts = shards.iter().filter(|part| part.parent == u32::from(self.shard));
-        parts.filter_map(|part| plan::whole_of(shards, part)).any(|slots| held.overlaps(slots))
     }
 
     /// Where its shard has its slots from, while this replica's log still has the entry that took them.

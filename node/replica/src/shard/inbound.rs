@@ -82,7 +82,7 @@ impl Inbound {
         match kind {
             Kind::Vote | Kind::PreVote => self.vote(group, from.id, kind, payload).await,
             Kind::TransferLeader => self.transfer_leader(group, from.id, payload).await,
-            Kind::ReadIndex => read_index(group, from.id, payload).await,
+            Kind::ReadIndex => read_index(group, from, payload).await,
             Kind::ReadRows => {
                 keyed(from)?;
                 read_rows::answer(group, &self.state, payload).map_err(error)
@@ -212,16 +212,20 @@ fn keyed(from: Caller) -> Result<(), pb::CallError> {
     if from.keyed { Ok(()) } else { Err(error(ErrorKind::Malformed)) }
 }
 
-async fn read_index(group: &Group, asker: NodeId, payload: Bytes) -> Answer {
+async fn read_index(group: &Group, from: Caller, payload: Bytes) -> Answer {
     let request = pb::ReadIndexRequest::decode(payload).map_err(|_| error(ErrorKind::Malformed))?;
     let confirmed = if request.lease { Confirmed::ByLease } else { Confirmed::Now };
     let log_id = group.read_index_here(confirmed).await.map_err(|failure| call_error(&failure))?;
     let mut answer = pb::ReadIndexResponse { log_id: Some(codec::log_id_to_pb(&log_id)), ..Default::default() };
     if request.applied {
         group.await_applied(log_id, APPLIED_WITHIN).await.map_err(|failure| call_error(&failure))?;
-        let progress = group.progress.read().clone();
-        (answer.seq, answer.slots) = (progress.seq, progress.slots.map(Slots::to_pb));
-        (answer.origins, answer.member) = (progress.origins, group.may_have_member(asker));
+        answer.member = group.may_have_member(from.id);
+        // A gateway wants to know, and who has no keys has none.
+        if from.keyed {
+            let progress = group.progress.read().clone();
+            (answer.seq, answer.slots) = (progress.seq, progress.slots.map(Slots::to_pb));
+            answer.origins = progress.origins;
+        }
     }
     Ok(answer.encode_to_vec().into())
 }
@@ -265,7 +269,7 @@ impl Handler for Inbound {
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
         if kind == Kind::FetchSnapshot {
-            return fetch::give(Arc::clone(group), Arc::clone(&self.outgoing), requests);
+            return fetch::give(Arc::clone(group), from.id, Arc::clone(&self.outgoing), requests);
         }
         let takes_snapshots = || group.takes_part() && group.takes_entries();
         if kind == Kind::Snapshot && !(takes_snapshots() && self.authors.take_snapshot(shard, from)) {
@@ -292,6 +296,7 @@ impl Handler for Inbound {
                 return None;
             }
             replica.note_leader(&request.vote);
+            replica.note_arrival();
             told.lock().push_back(log_end);
             Some(request)
         });

@@ -16,7 +16,7 @@ use super::rows_check::RowsChecks;
 use super::snapshot::{GroupSnapshot, PinnedRows, Snapshot, SnapshotBuilder, SnapshotMeta, meta_of};
 use super::transfer::Outgoing;
 use super::types::{Answer, Entry, EntryPayload, LogId, StoredMembership, TypeConfig};
-use super::{codec, command, handover, quorum, snapshot, traced};
+use super::{codec, command, handover, quorum, traced, vacancy};
 use crate::ShardId;
 use crate::metrics::{METRICS, timed};
 use crate::platform::blocking;
@@ -96,15 +96,27 @@ impl GroupMachine {
     pub(super) fn vacate(&mut self) -> io::Result<()> {
         let before = self.applier.progress.clone();
         let after = Progress { slots: None, origins: Vec::new(), vacant: true, ..before.clone() };
-        let (from, to) = table::handover::giver_range(self.shard);
-        let rows = snapshot::ranges(self.shard, before.slots).into_iter().chain([(Table::Handover, from, to)]);
-        let mut ops = rows.map(|(table, from, to)| StateOp::DeleteRange { table, from, to }).collect::<Vec<_>>();
-        let (key, value) = (table::applied::encode(self.shard), after.to_row().encode_to_vec().into());
-        ops.push(StateOp::Put { table: Table::Applied, key, value });
+        let ops = vacancy::ops(self.shard, &self.state, before.slots, &after.to_row())?;
         self.applier.progress = after;
         // Before they go: no reader takes for absent what was let go of.
         self.publish();
         blocking(|| self.state.write(&ops))?;
+        Ok(())
+    }
+
+    /// Entries that it had taken before it let go of its rows: nothing of them matters here but where the log is.
+    fn pass_over(&mut self, entries: Vec<apply::Entry>) -> io::Result<()> {
+        let progress = &mut self.applier.progress;
+        for entry in entries {
+            progress.log_id = Some(entry.log_id);
+            if let apply::Payload::Membership(membership) = entry.payload {
+                let (log_id, membership) = (Some(entry.log_id), Some(membership));
+                progress.membership = Some(pb::StoredMembership { log_id, membership });
+            }
+        }
+        let (key, value) = (table::applied::encode(self.shard), progress.to_row().encode_to_vec().into());
+        blocking(|| self.state.write(&[StateOp::Put { table: Table::Applied, key, value }]))?;
+        self.publish();
         Ok(())
     }
 
@@ -180,7 +192,8 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let mut stream = entries.fuse();
         while let Some(first) = stream.next().await {
             if self.applier.progress.vacant {
-                return Err(io::Error::other("entries for a replica that has no rows: a defect, report it"));
+                self.pass_over(vec![to_apply(first?.0)])?;
+                continue;
             }
             let (mut entries, mut responders, mut size_bytes, mut check) = (Vec::new(), Vec::new(), 0, None);
             let mut next = Some(first);

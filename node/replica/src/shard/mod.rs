@@ -42,4 +42,4 @@ mod storage_suite;
 pub mod traced;
 pub mod transfer;
 pub mod types;
-mod vacancy;
+pub mod vacancy;

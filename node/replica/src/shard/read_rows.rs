@@ -29,12 +29,11 @@ pub(super) fn answer(group: &Group, state: &StateStore, payload: Bytes) -> Resul
     if !is_within(slot, &wanted) {
         return Err(ErrorKind::Malformed);
     }
-    let holds = state.slots().of(group.shard).is_some_and(|held| held.contains(slot));
-    if !holds || group.applied_index() < Some(request.applied_index) {
+    if group.applied_index() < Some(request.applied_index) {
         return Err(ErrorKind::Unavailable);
     }
     // A row that cannot be read is told of where it is found: here.
-    let rows = blocking(|| read(group, state, table, wanted)).map_err(|error| {
+    let rows = blocking(|| read(group, state, slot, table, wanted)).map_err(|error| {
         tracing::debug!(shard = group.shard, %error, "rows were not read for another node");
         ErrorKind::Unavailable
     })?;
@@ -52,8 +51,18 @@ fn is_within(slot: Slot, wanted: &Rows) -> bool {
     }
 }
 
-fn read(group: &Group, state: &StateStore, table: Table, wanted: Rows) -> Result<Vec<(Vec<u8>, Bytes)>, EngineError> {
+fn read(
+    group: &Group,
+    state: &StateStore,
+    slot: Slot,
+    table: Table,
+    wanted: Rows,
+) -> Result<Vec<(Vec<u8>, Bytes)>, EngineError> {
     let reader = state.reader(group.shard)?;
+    // After the reader was made, which notices if the slot goes from here on.
+    if !state.slots().of(group.shard).is_some_and(|held| held.contains(slot)) {
+        return Err(EngineError::Unplaced);
+    }
     match wanted {
         Rows::Key(key) => Ok(reader.get(table, &key)?.map(|value| (key.to_vec(), value)).into_iter().collect()),
         Rows::Prefix(prefix) => Ok(reader.first(table, &prefix)?.into_iter().collect()),

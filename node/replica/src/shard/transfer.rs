@@ -197,31 +197,12 @@ impl Receiver<'_> {
         };
         let meta = begin.meta.unwrap_or_default();
         let vote = codec::vote_from_pb(begin.vote).map_err(|_| TakeError::Refused("it has no vote"))?;
-        self.check(&vote, &meta)?;
+        check(self.group, self.from, &vote, &meta)?;
         tracing::info!(shard = self.group.shard, peer = %format_args!("{:016x}", self.from), "receiving a snapshot");
         self.progress().await?;
         let received = self.take_parts(&meta, &mut requests).await?;
         let meta = meta_of(meta.last_log_id.as_ref(), meta.last_membership).map_err(TakeError::Keep)?;
         self.install(vote, meta, received).await
-    }
-
-    /// What openraft would panic at: it takes for granted that peers follow the protocol.
-    fn check(&self, vote: &Vote, meta: &pb::SnapshotMeta) -> Result<(), TakeError> {
-        let Some(last) = meta.last_log_id.as_ref().map(codec::log_id_from_pb) else {
-            return Err(TakeError::Refused("it has no position"));
-        };
-        if vote.leader_id.node_id != self.from || !vote.committed {
-            return Err(TakeError::Refused("its sender does not lead"));
-        }
-        if last.leader_id > vote.leader_id {
-            return Err(TakeError::Refused("it is of a later term than its sender leads"));
-        }
-        let committed = self.group.known_committed();
-        let contradicts = committed.is_some_and(|committed| last > committed && last.index <= committed.index);
-        match contradicts {
-            true => Err(TakeError::Refused("it contradicts what is committed here")),
-            false => Ok(()),
-        }
     }
 
     async fn take_parts(
@@ -256,11 +237,31 @@ impl Receiver<'_> {
     }
 }
 
-/// What openraft takes, of what was fetched.
-pub(super) fn to_install(fetched: Fetched) -> Result<(Vote, Snapshot), TakeError> {
+/// What openraft would panic at: it takes for granted that peers follow the protocol.
+fn check(group: &Group, from: NodeId, vote: &Vote, meta: &pb::SnapshotMeta) -> Result<(), TakeError> {
+    let Some(last) = meta.last_log_id.as_ref().map(codec::log_id_from_pb) else {
+        return Err(TakeError::Refused("it has no position"));
+    };
+    if vote.leader_id.node_id != from || !vote.committed {
+        return Err(TakeError::Refused("its sender does not lead"));
+    }
+    if last.leader_id > vote.leader_id {
+        return Err(TakeError::Refused("it is of a later term than its sender leads"));
+    }
+    let committed = group.known_committed();
+    let contradicts = committed.is_some_and(|committed| last > committed && last.index <= committed.index);
+    match contradicts {
+        true => Err(TakeError::Refused("it contradicts what is committed here")),
+        false => Ok(()),
+    }
+}
+
+/// What openraft takes, of what was fetched from the leader.
+pub(super) fn to_install(group: &Group, leader: NodeId, fetched: Fetched) -> Result<(Vote, Snapshot), TakeError> {
     let vote = codec::vote_from_pb(fetched.vote).map_err(|_| TakeError::Refused("it has no vote"))?;
     let head = pb::SnapshotMeta::decode(fetched.received.head());
     let head = head.map_err(|_| TakeError::Refused("its head cannot be decoded"))?;
+    check(group, leader, &vote, &head)?;
     let meta = meta_of(head.last_log_id.as_ref(), head.last_membership).map_err(TakeError::Keep)?;
     Ok((vote, Snapshot { meta, snapshot: GroupSnapshot::received(fetched.received) }))
 }

@@ -139,7 +139,10 @@ impl StateStore {
 
     /// For reads of the rows of a slot, whichever shard holds it.
     pub fn reader_of(&self, slot: Slot) -> Result<Reader<'_>, EngineError> {
-        self.reader(self.slots().shard_of(slot).ok_or(EngineError::Unplaced)?)
+        let shard = self.slots().shard_of(slot).ok_or(EngineError::Unplaced)?;
+        let reader = self.reader(shard)?;
+        // Looked at again: from here on the reader notices if the slot goes, before it did not.
+        (self.slots().shard_of(slot) == Some(shard)).then_some(reader).ok_or(EngineError::Unplaced)
     }
 
     /// For reads of a group's rows.
