@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use charthold_proto::v1;
 use charthold_proto::v1::mutation::Operation;
-use charthold_tests::harness::{Cluster, Options};
+use charthold_tests::harness::{Cluster, Options, until};
 use prost::Message;
 use tonic::{Code, Request};
 use uuid::{NoContext, Timestamp, Uuid};
@@ -344,12 +344,23 @@ async fn headers_have_their_size() {
     assert!(caller.0.call_with(LIST, with_header(8 << 10)).await.is_ok());
 }
 
-/// Where nothing can be answered, the deadline ends a call: the caller's, or the gateway's 30 s.
+/// A leader that cannot answer: the deadline ends a call, the caller's, or the gateway's 30 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_at_its_deadline_or_after_30_s() {
     let mut cluster = Cluster::start(3).await;
     let caller = Caller(Wire::connect(&cluster, 1, "client"));
     caller.taken("a commit with a quorum", &commit("p1", vec![put("n1", body(1))])).await;
+    // By a gateway whose leader is out of reach callers are told so, and not kept.
+    for other in ["a1", "c1"] {
+        cluster.operator_cli(&["node", "drain", other]).await.ok();
+    }
+    until("it leads all shards", || async {
+        let status = cluster.status_of_all().await?;
+        let led = |node: &str| status.shards.iter().all(|shard| shard.leader_node_id.as_deref() == Some(node));
+        let named = status.nodes.iter().find(|node| node.name == "b1");
+        named.filter(|node| led(&node.id)).map(drop).ok_or_else(|| "others lead".to_owned())
+    })
+    .await;
     cluster.kill(0);
     cluster.kill(2);
     let refused = async |deadline: Option<Duration>| {
