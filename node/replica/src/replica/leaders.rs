@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Replica;
+use super::whereabouts::Whereabouts;
 use crate::directory::{DirectoryView, placement};
 use crate::peer::disks::ClusterDisks;
 use crate::peer::leadership::Leadership;
@@ -57,6 +58,11 @@ pub(super) enum Reason {
 }
 
 impl Leaders {
+    pub fn new(whereabouts: &Whereabouts, disks: Arc<ClusterDisks>, sites: Vec<String>, timing: Timing) -> Self {
+        let Whereabouts { groups, leadership, state, .. } = whereabouts.clone();
+        Self { groups, disks, leadership, sites, directory: DirectoryView::new(state), timing }
+    }
+
     /// `campaigns_from`: this node may.
     pub async fn run(self, campaigns_from: Instant) {
         tokio::join!(self.give_away(), self.succeed(campaigns_from));

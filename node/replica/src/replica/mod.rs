@@ -164,48 +164,25 @@ impl Replica {
         refill_state(&config, &stores, &logs, &peers, &transport, &greeter).await?;
         let groups = start_groups(&config, &stores, logs, &peers, &outgoing, &conditions).await?;
         roster.begin(Arc::clone(&groups[usize::from(DIRECTORY)]), DirectoryView::new(stores.state.clone()));
-        let silence = config.timing.restart_silence();
+        let elects_from = started + config.timing.restart_silence();
         let observer = Arc::new(new_observer(&config, &stores, &groups, &peers, &greeter, started));
-        let describe = Arc::clone(&observer);
-        let describe: Describe = Arc::new(move || describe.describe());
         let (clock, key) = (Arc::clone(&greeter.clock), config.author_key);
         let authors = Arc::new(Authors::new(node_id, key, clock, roster, config.keyless_snapshots));
-        let inbound = Inbound::new(
-            groups.clone(),
-            stores.state.clone(),
-            stores.incoming.clone(),
-            outgoing,
-            Arc::clone(&leadership),
-            Arc::clone(&authors),
-            started + silence,
-            describe,
-        );
+        let inbound = new_inbound(&groups, &stores, outgoing, &leadership, &authors, elects_from, &observer);
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
-        let whereabouts = Whereabouts {
-            groups: groups.clone(),
-            leadership: Arc::clone(&leadership),
-            peers: Arc::clone(&peers),
-            state: stores.state.clone(),
-        };
+        let whereabouts = Whereabouts::new(&groups, &leadership, &peers, &stores.state);
         let follow = members::follow_directory(whereabouts.clone());
-        let placement = PlacementFollower {
-            node: node_id,
-            whereabouts: whereabouts.clone(),
-            incoming: stores.incoming.clone(),
-            elects_from: started + silence,
-        };
+        let placement = PlacementFollower::new(node_id, &whereabouts, &stores.incoming, elects_from);
         let damage = Damage::new(&stores, &groups, &disks);
         let given_up = damage.given_up();
-        let (sites, timing) = (config.leader_sites, config.timing);
-        let directory = DirectoryView::new(stores.state.clone());
-        let leaders = Leaders { groups: groups.clone(), disks, leadership, sites, directory, timing };
+        let leaders = Leaders::new(&whereabouts, disks, config.leader_sites, config.timing);
         let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention.keep_entries);
         let server = tokio::spawn(async move {
-            let leaders = leaders.run(started + silence);
+            let leaders = leaders.run(elects_from);
             tokio::join!(server, reach_out, leaders, damage.watch(), follow, plan.run(), placement.run()).0
         });
-        allow_elections_later(groups.clone(), stores.disk, started + silence);
+        allow_elections_later(groups.clone(), stores.disk, elects_from);
         let (state, idle) = (stores.state.clone(), config.upload_idle);
         let sweep = tokio::spawn(documents::sweep(groups.clone(), Arc::clone(&authors), state, idle));
         Ok(Arc::new(Self {
@@ -383,6 +360,22 @@ async fn refill_state(
         describe: Arc::clone(&config.describe),
     };
     refill.run(logs).await
+}
+
+fn new_inbound(
+    groups: &[Arc<Group>],
+    stores: &Stores,
+    outgoing: Arc<Outgoing>,
+    leadership: &Arc<Leadership>,
+    authors: &Arc<Authors>,
+    elects_from: Instant,
+    observer: &Arc<Observer>,
+) -> Inbound {
+    let observer = Arc::clone(observer);
+    let describe: Describe = Arc::new(move || observer.describe());
+    let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
+    let (leadership, authors) = (Arc::clone(leadership), Arc::clone(authors));
+    Inbound::new(groups.to_vec(), state, incoming, outgoing, leadership, authors, elects_from, describe)
 }
 
 fn new_observer(

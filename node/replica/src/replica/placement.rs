@@ -26,14 +26,18 @@ const ASK_MAX: Duration = Duration::from_secs(2);
 
 /// What a node needs to follow.
 pub(super) struct PlacementFollower {
-    pub node: NodeId,
-    pub whereabouts: Whereabouts,
-    pub incoming: Incoming,
-    /// This node may campaign.
-    pub elects_from: Instant,
+    node: NodeId,
+    whereabouts: Whereabouts,
+    incoming: Incoming,
+    elects_from: Instant,
 }
 
 impl PlacementFollower {
+    /// `elects_from`: this node may campaign.
+    pub fn new(node: NodeId, whereabouts: &Whereabouts, incoming: &Incoming, elects_from: Instant) -> Self {
+        Self { node, whereabouts: whereabouts.clone(), incoming: incoming.clone(), elects_from }
+    }
+
     /// Follows for ever.
     pub async fn run(self) {
         tokio::join!(self.look(), self.follow());

@@ -30,6 +30,11 @@ pub(super) struct Whereabouts {
 }
 
 impl Whereabouts {
+    pub fn new(groups: &[Arc<Group>], leadership: &Arc<Leadership>, peers: &Arc<Peers>, state: &StateStore) -> Self {
+        let (leadership, peers) = (Arc::clone(leadership), Arc::clone(peers));
+        Self { groups: groups.to_vec(), leadership, peers, state: state.clone() }
+    }
+
     pub fn group(&self, shard: ShardId) -> &Arc<Group> {
         &self.groups[usize::from(shard)]
     }
