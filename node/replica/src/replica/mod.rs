@@ -57,7 +57,7 @@ use crate::shard::authors::{AuthorKey, Authors};
 use crate::shard::codec;
 use crate::shard::config::{Retention, Timing};
 use crate::shard::group::{Conditions, Group, GroupStores};
-use crate::shard::inbound::{Describe, Inbound};
+use crate::shard::inbound::{Describe, Inbound, RowStores};
 use crate::shard::network::GroupNetwork;
 use crate::shard::status::GroupStatus;
 use crate::shard::transfer::Outgoing;
@@ -373,9 +373,9 @@ fn new_inbound(
 ) -> Inbound {
     let observer = Arc::clone(observer);
     let describe: Describe = Arc::new(move || observer.describe());
-    let (state, incoming) = (stores.state.clone(), stores.incoming.clone());
+    let stores = RowStores { state: stores.state.clone(), incoming: stores.incoming.clone(), outgoing };
     let (leadership, authors) = (Arc::clone(leadership), Arc::clone(authors));
-    Inbound::new(groups.to_vec(), state, incoming, outgoing, leadership, authors, elects_from, describe)
+    Inbound::new(groups.to_vec(), stores, leadership, authors, elects_from, describe)
 }
 
 fn new_observer(

@@ -37,12 +37,17 @@ use crate::{NodeId, ShardId, Slots};
 /// Tells a node's status.
 pub type Describe = Arc<dyn Fn() -> pb::NodeStatus + Send + Sync>;
 
+/// Where rows come from and go to.
+pub struct RowStores {
+    pub state: StateStore,
+    pub incoming: Incoming,
+    pub outgoing: Arc<Outgoing>,
+}
+
 /// Serves the groups of a node to its peers.
 pub struct Inbound {
     groups: Vec<Arc<Group>>,
-    state: StateStore,
-    incoming: Incoming,
-    outgoing: Arc<Outgoing>,
+    stores: RowStores,
     leadership: Arc<Leadership>,
     authors: Arc<Authors>,
     /// By group: one snapshot at a time.
@@ -59,16 +64,14 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(2);
 impl Inbound {
     pub fn new(
         groups: Vec<Arc<Group>>,
-        state: StateStore,
-        incoming: Incoming,
-        outgoing: Arc<Outgoing>,
+        stores: RowStores,
         leadership: Arc<Leadership>,
         authors: Arc<Authors>,
         elects_from: Instant,
         describe: Describe,
     ) -> Self {
         let snapshots = groups.iter().map(|_| Arc::new(Semaphore::new(1))).collect();
-        Self { groups, state, incoming, outgoing, leadership, authors, snapshots, elects_from, describe }
+        Self { groups, stores, leadership, authors, snapshots, elects_from, describe }
     }
 
     /// Whoever is a node of the cluster may speak to all of its groups. Not only to those that know it as a member: a replica
@@ -85,7 +88,7 @@ impl Inbound {
             Kind::ReadIndex => read_index(group, from, payload).await,
             Kind::ReadRows => {
                 keyed(from)?;
-                read_rows::answer(group, &self.state, payload).map_err(error)
+                read_rows::answer(group, &self.stores.state, payload).map_err(error)
             }
             Kind::Forward => {
                 keyed(from)?;
@@ -269,7 +272,7 @@ impl Handler for Inbound {
             Err(refusal) => return futures::stream::iter([Err(refusal)]).boxed(),
         };
         if kind == Kind::FetchSnapshot {
-            return fetch::give(Arc::clone(group), from.id, Arc::clone(&self.outgoing), requests);
+            return fetch::give(Arc::clone(group), from.id, Arc::clone(&self.stores.outgoing), requests);
         }
         let takes_snapshots = || group.takes_part() && group.takes_entries();
         if kind == Kind::Snapshot && !(takes_snapshots() && self.authors.take_snapshot(shard, from)) {
@@ -277,7 +280,7 @@ impl Handler for Inbound {
         }
         if kind == Kind::Snapshot {
             let places = Arc::clone(&self.snapshots[usize::from(shard)]);
-            return transfer::receive(Arc::clone(group), self.incoming.clone(), places, from.id, requests);
+            return transfer::receive(Arc::clone(group), self.stores.incoming.clone(), places, from.id, requests);
         }
         // Bytes that do not decode, or not to the sender's own, end the stream: the sender's deadline notices. So do
         // entries on a full disk, or for a replica without rows, and what a node without keys may not bring: an answer would have
