@@ -220,18 +220,20 @@ impl Greeter {
     /// Tells a peer how far this node's log is synced, what its clock shows and its disk permits, and whether it leads,
     /// until the connection ends.
     pub(super) async fn send_marks(&self, outbox: &Outbox) -> std::io::Error {
+        let mut leads = self.leadership.leads();
         loop {
             let disk = disks::level_to_pb(self.disks.own()) as i32;
             let gives_way = self.leadership.gives_way();
             let (members_at, members) = self.roster.known();
             let (synced, clock_ms) = (self.log.synced(), self.clock.own_ms());
-            let led = self.leadership.leads().into_iter().map(led_to_pb).collect();
+            let led = leads.borrow_and_update().iter().map(|led| led_to_pb(*led)).collect();
             let mark = pb::Mark { synced, clock_ms, disk, gives_way, members_at, members, led };
             let message = Message { kind: Kind::Mark, shard: 0, id: 0, payload: mark.encode_to_vec().into() };
             if outbox.send(message).await.is_err() {
                 return std::io::ErrorKind::ConnectionAborted.into();
             }
-            tokio::time::sleep(MARK_INTERVAL).await;
+            // At once when it leads something else: who has no replica knows it from here only.
+            let _either = tokio::time::timeout(MARK_INTERVAL, leads.changed()).await;
         }
     }
 

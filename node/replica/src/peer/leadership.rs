@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::{NodeId, ShardId};
@@ -18,8 +19,8 @@ const HEARD_MAX: Duration = Duration::from_secs(4);
 pub struct Leadership {
     pub keyed: bool,
     told: AtomicBool,
-    /// What this node leads.
-    leads: Mutex<Vec<Led>>,
+    /// What this node leads: told at once when it changes.
+    leads: watch::Sender<Vec<Led>>,
     heard: Mutex<BTreeMap<NodeId, Heard>>,
 }
 
@@ -39,7 +40,7 @@ struct Heard {
 
 impl Leadership {
     pub fn new(keyed: bool) -> Self {
-        Self { keyed, told: AtomicBool::new(false), leads: Mutex::default(), heard: Mutex::default() }
+        Self { keyed, told: AtomicBool::new(false), leads: watch::Sender::default(), heard: Mutex::default() }
     }
 
     /// What this node's operator wants.
@@ -59,12 +60,16 @@ impl Leadership {
 
     /// What this node leads from now on.
     pub fn note_leads(&self, leads: Vec<Led>) {
-        *self.leads.lock() = leads;
+        self.leads.send_if_modified(|known| {
+            let changed = *known != leads;
+            *known = leads;
+            changed
+        });
     }
 
-    /// What it told of that last.
-    pub fn leads(&self) -> Vec<Led> {
-        self.leads.lock().clone()
+    /// What it leads, as it changes.
+    pub fn leads(&self) -> watch::Receiver<Vec<Led>> {
+        self.leads.subscribe()
     }
 
     /// Which peer leads a shard, by what they told lately. Of two that say so the one of the newer term is right.

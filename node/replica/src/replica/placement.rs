@@ -18,7 +18,7 @@ use crate::shard::vacancy;
 use crate::store::incoming::Incoming;
 use crate::{DIRECTORY, NodeId};
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// What was taken before a group was closed is applied within this.
 const CLOSED_FOR: Duration = Duration::from_secs(2);
 /// For a leader's answer.
