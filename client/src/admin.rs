@@ -245,9 +245,9 @@ impl Admin {
     }
 
     /// Where all shards that hold charts would best be, with so many replicas each, an odd number from 3 on; 0: on every node.
-    /// Changes nothing. For operators.
-    pub async fn plan_shards(&self, replicas: u32) -> Result<Vec<PlannedShard>, Error> {
-        let message = v1::PlanShardsRequest { context: self.context(), replicas };
+    /// None on the nodes that are to be left, by their names. Changes nothing. For operators.
+    pub async fn plan_shards(&self, replicas: u32, leave: &[String]) -> Result<Vec<PlannedShard>, Error> {
+        let message = v1::PlanShardsRequest { context: self.context(), replicas, leave_nodes: leave.to_vec() };
         let answer = self
             .run(Route::Any, None, |attempt| {
                 let request = request(&message, attempt.timeout);

@@ -56,6 +56,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "shard apply",
         &[
             "charthold shard apply --replicas 3 --profile operator.toml",
+            "charthold shard apply --leave e1 --profile operator.toml",
             "charthold shard apply --shard 2 --nodes a1,b1,c1 --profile operator.toml",
         ],
     ),

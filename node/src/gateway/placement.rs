@@ -47,10 +47,8 @@ impl Gateway {
         violations.into_result()?;
         let cluster = self.cluster_row(deadline).await?;
         formats::check(&cluster, format::PLACES_SHARDS)?;
-        let nodes = nodes_of(&self.replica.survey().await);
-        let mut violations = Violations::default();
-        check_replicas(&mut violations, request.replicas, nodes.len());
-        violations.into_result()?;
+        let mut nodes = nodes_of(&self.replica.survey().await);
+        leave(&mut nodes, &request)?;
         let now = placement::now(&cluster);
         let then = placement::best(&nodes, &now, request.replicas);
         let planned = |(shard, then): (&u32, &Option<Vec<NodeId>>)| PlannedShard {
@@ -120,6 +118,19 @@ impl Gateway {
         let shards = placements.iter().map(|placed| format!("{}: {}", placed.shard, names(&placed.nodes)));
         shards.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Nodes that are to have nothing are as those that do not answer.
+fn leave(nodes: &mut [Node], request: &PlanShardsRequest) -> Result<(), GatewayError> {
+    let mut violations = Violations::default();
+    check_replicas(&mut violations, request.replicas, nodes.len());
+    let known = request.leave_nodes.iter().all(|name| nodes.iter().any(|node| node.name == *name));
+    violations.check(known, "leave_nodes", "must be names of this cluster's nodes");
+    let some = request.leave_nodes.is_empty() || request.replicas > 0;
+    violations.check(some, "leave_nodes", "means nothing where each shard is on every node");
+    violations.into_result()?;
+    nodes.iter_mut().filter(|node| request.leave_nodes.contains(&node.name)).for_each(|node| node.state = State::Away);
+    Ok(())
 }
 
 /// What a request asks for, if it can be.
@@ -350,6 +361,19 @@ mod tests {
         ] {
             assert_eq!(asked(replicas, placements), Err(field.to_owned()));
         }
+    }
+
+    #[test]
+    fn nodes_can_be_left_out_of_a_plan() {
+        let left = |replicas: u32, names: &[&str]| {
+            let leave_nodes = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut nodes = nodes();
+            let request = PlanShardsRequest { replicas, leave_nodes, ..Default::default() };
+            let well = |nodes: &[Node]| nodes.iter().filter(|node| node.state == State::Well).count();
+            leave(&mut nodes, &request).is_ok().then(|| well(&nodes))
+        };
+        assert_eq!([left(3, &[]), left(3, &["b1"]), left(0, &[])], [Some(4), Some(3), Some(4)]);
+        assert_eq!([left(3, &["x1"]), left(0, &["b1"]), left(2, &[])], [None; 3]);
     }
 
     /// Nodes 1 and 2: which shards they lead, and which plan these follow.

@@ -118,6 +118,10 @@ async fn shards_move_while_clients_write_and_every_gateway_answers() {
     cluster.operator_cli(&["shard", "check", "--rows"]).await.ok();
     let status = cluster.operator_cli(&["cluster", "status"]).await.ok();
     assert!(status.text().contains("nothing is wrong"), "{}", status.text());
+    // A node that is to go has nothing any more.
+    cluster.operator_cli(&["shard", "apply", "--leave", "a1"]).await.ok();
+    let placed = voters(&cluster).await;
+    assert!(placed.iter().all(|voters| voters.len() == 3 && !voters.contains(&"a1".to_owned())), "{placed:?}");
     // And back: every node has all.
     cluster.operator_cli(&["shard", "apply", "--replicas", "0"]).await.ok();
     assert!(voters(&cluster).await.iter().all(|voters| voters.len() == SITES));

@@ -38,7 +38,7 @@ pub async fn run() {
     let used = cluster.operator().admin().status().await.unwrap().format;
     println!("formats: {before} as the older version says it, {used} used, {} known", format::NEWEST);
     assert!(used < format::NEWEST, "the older version is as new as this one");
-    let refused = cluster.operator().admin().plan_shards(3).await;
+    let refused = cluster.operator().admin().plan_shards(3, &[]).await;
     assert!(matches!(refused, Err(Error::CannotChange { .. })), "{refused:?}");
     // There and back.
     let last = cluster.size() - 1;

@@ -11,12 +11,10 @@ use super::{CliError, plan};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How many replicas each shard is to have from now on, an odd number from 3 on; 0: one on every node. As the cluster has
-    /// it if you say nothing
-    #[arg(long, value_name = "N")]
-    replicas: Option<u32>,
+    #[command(flatten)]
+    wish: plan::Wish,
     /// Place this one only, as you say
-    #[arg(long, value_name = "SHARD", requires = "nodes")]
+    #[arg(long, value_name = "SHARD", requires = "nodes", conflicts_with = "leave")]
     shard: Option<u32>,
     /// The names of the nodes that are to have it
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', requires = "shard")]
@@ -28,9 +26,9 @@ pub struct Args {
 
 pub async fn run(client: &Client, args: Args, ctx: &Ctx) -> Result<(), CliError> {
     let report = Report::new(client.admin().status_of_all().await?);
-    let asked = args.replicas.unwrap_or(report.status.replicas);
+    let asked = args.wish.replicas.unwrap_or(report.status.replicas);
     let (planned, replicas) = match args.shard {
-        None => (plan::best(client, &report, asked, ctx).await?, asked),
+        None => (plan::best(client, &report, asked, &args.wish.leave, ctx).await?, asked),
         // Without that it would have none when a node goes.
         Some(shard) => {
             let by_hand = by_hand(&report, shard, &args.nodes)?;

@@ -42,12 +42,7 @@ enum Command {
         wait_seconds: u64,
     },
     /// Show where shards would best be: on different sites, evenly over the nodes, with as few moves as that takes
-    Plan {
-        /// How many replicas each shard is to have, an odd number from 3 on; 0: one on every node. As the cluster has it if
-        /// you say nothing
-        #[arg(long, value_name = "N")]
-        replicas: Option<u32>,
-    },
+    Plan(plan::Wish),
     /// Place shards as `shard plan` shows it, or one as you say, while they serve; waits until they are there
     Apply(apply::Args),
     /// Compare every shard's replicas, while they serve: the Merkle roots over all that they have recorded, at one seq.
@@ -73,7 +68,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
             let report = look().await?;
             return ctx.show(|| json::shards(&report), || screen::shards(&report));
         }
-        Command::Plan { replicas } => return plan::run(&client, replicas, ctx).await,
+        Command::Plan(wish) => return plan::run(&client, &wish, ctx).await,
         Command::Apply(args) => return apply::run(&client, args, ctx).await,
         Command::List => {
             let report = look().await?;

@@ -7,15 +7,33 @@ use super::super::cluster::report::Report;
 use super::super::{Ctx, output};
 use super::CliError;
 
-pub async fn run(client: &Client, replicas: Option<u32>, ctx: &Ctx) -> Result<(), CliError> {
+/// What is planned for.
+#[derive(clap::Args)]
+pub struct Wish {
+    /// How many replicas each shard is to have from now on, an odd number from 3 on; 0: one on every node. As the cluster has
+    /// it if you say nothing
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u32>,
+    /// The names of nodes that are to have none: before they are removed
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub leave: Vec<String>,
+}
+
+pub async fn run(client: &Client, wish: &Wish, ctx: &Ctx) -> Result<(), CliError> {
     let report = Report::new(client.admin().status_of_all().await?);
-    let planned = best(client, &report, replicas.unwrap_or(report.status.replicas), ctx).await?;
+    let planned = best(client, &report, wish.replicas.unwrap_or(report.status.replicas), &wish.leave, ctx).await?;
     show(&report, &planned, ctx)
 }
 
-/// Where all shards would best be, with so many replicas.
-pub async fn best(client: &Client, report: &Report, replicas: u32, ctx: &Ctx) -> Result<Vec<PlannedShard>, CliError> {
-    let planned = client.admin().plan_shards(replicas).await?;
+/// Where all shards would best be, with so many replicas, and none on the nodes that are to be left.
+pub async fn best(
+    client: &Client,
+    report: &Report,
+    replicas: u32,
+    leave: &[String],
+    ctx: &Ctx,
+) -> Result<Vec<PlannedShard>, CliError> {
+    let planned = client.admin().plan_shards(replicas, leave).await?;
     let silent = report.nodes().iter().filter(|node| replicas > 0 && report.node(&node.id).is_err());
     silent.for_each(|node| ctx.note(&format!("node {} does not answer: the plan has nothing for it", node.name)));
     Ok(planned)
