@@ -211,7 +211,7 @@ impl Everybody {
             "RemoveNode" => v1::RemoveNodeRequest { context, request_id, node: "z9".to_owned() }.encode_to_vec(),
             "DrainNode" => v1::DrainNodeRequest { context, node: "a1".to_owned(), undo: true }.encode_to_vec(),
             "SplitShard" => v1::SplitShardRequest { context, request_id, shard: 99 }.encode_to_vec(),
-            "PlanShards" => v1::PlanShardsRequest { context, replicas: 0 }.encode_to_vec(),
+            "PlanShards" => v1::PlanShardsRequest { context, replicas: 0, leave_nodes: Vec::new() }.encode_to_vec(),
             "PlaceShards" => {
                 v1::PlaceShardsRequest { context, request_id, placements: Vec::new(), replicas: 0 }.encode_to_vec()
             }
