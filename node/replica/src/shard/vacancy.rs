@@ -8,7 +8,7 @@
 //! ```text
 //! member → taken out → closed (what is under way ends) → vacant → member again, fetches → member
 //! ```
-//! Knows nothing of where shards are to be: that is [`crate::replica::placement`]'s.
+//! Knows nothing of where shards are to be: that is `crate::replica::placement`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
