@@ -194,7 +194,8 @@ pub(super) fn check_removal(cluster: &pb::ClusterRow, nodes: &[NodeView], id: No
     match cluster.placements.iter().find(|placed| !goes_on(placed.shard)) {
         None => Ok(()),
         Some(placed) => Err(GatewayError::CannotChange(format!(
-            "of shard {} too few nodes would be left that answer, or it has no leader: start its nodes, or place it on              others first (charthold shard apply)",
+            "of shard {} too few nodes would be left that answer, or it has no leader: start its nodes, or place it on \
+             others first (charthold shard apply)",
             placed.shard
         ))),
     }
@@ -305,8 +306,10 @@ fn keep_with_givers(cluster: &pb::ClusterRow, nodes: &[NodeView], repaired: &mut
         let mut views = leaders_views(nodes, range.shard).peekable();
         let holds_nothing = views.peek().is_some() && views.all(|view| view.slots.is_none());
         let giver = repaired.get(&range.parent).or(now.get(&range.parent)).cloned();
-        if let Some(giver) = giver.filter(|giver| holds_nothing && now.get(&range.shard) != Some(giver)) {
-            repaired.insert(range.shard, giver);
+        match giver.filter(|_| holds_nothing) {
+            Some(giver) if now.get(&range.shard) == Some(&giver) => _ = repaired.remove(&range.shard),
+            Some(giver) => _ = repaired.insert(range.shard, giver),
+            None => {}
         }
     }
 }
@@ -433,6 +436,9 @@ mod tests {
         let not_yet = [one[0], spare];
         assert_eq!(kept([(&[1, 2], &not_yet), (&[], &two)])[&2], Some(vec![1, 2, 4]));
         assert_eq!(kept([(&[1], &one), (&[], &one)]), moved(), "nobody says what it holds");
+        let mut alone = Placement::from([(2, Some(vec![1, 2, 5]))]);
+        keep_with_givers(&cluster, &views([(&[1, 2], &not_yet), (&[], &two)]), &mut alone);
+        assert_eq!(alone, Placement::new(), "its giver stays");
     }
 
     #[test]

@@ -127,7 +127,10 @@ async fn give_all(
     mut asks: BoxStream<'static, Bytes>,
     messages: &mpsc::Sender<Result<Bytes, pb::CallError>>,
 ) -> Result<(), GiveError> {
-    // It may be long until its turn comes: what counts is who leads then.
+    // Who does not lead says so at once, and not when its turn comes. That may be long: what counts is who leads then.
+    if !group.leads() {
+        return Err(GroupError::NotLeader { leader: None }.into());
+    }
     let _place = outgoing.place().await?;
     let confirmed = group.read_index_here(Confirmed::Now).await?;
     group.await_applied(confirmed, CATCH_UP_MAX).await?;

@@ -104,15 +104,13 @@ impl GroupMachine {
         Ok(())
     }
 
-    /// Entries that it had taken before it let go of its rows: nothing of them matters here but where the log is.
-    fn pass_over(&mut self, entries: Vec<apply::Entry>) -> io::Result<()> {
+    /// An entry that it had taken before it let go of its rows: nothing of it matters here but where the log is.
+    fn pass_over(&mut self, entry: apply::Entry) -> io::Result<()> {
         let progress = &mut self.applier.progress;
-        for entry in entries {
-            progress.log_id = Some(entry.log_id);
-            if let apply::Payload::Membership(membership) = entry.payload {
-                let (log_id, membership) = (Some(entry.log_id), Some(membership));
-                progress.membership = Some(pb::StoredMembership { log_id, membership });
-            }
+        progress.log_id = Some(entry.log_id);
+        if let apply::Payload::Membership(membership) = entry.payload {
+            let (log_id, membership) = (Some(entry.log_id), Some(membership));
+            progress.membership = Some(pb::StoredMembership { log_id, membership });
         }
         let (key, value) = (table::applied::encode(self.shard), progress.to_row().encode_to_vec().into());
         blocking(|| self.state.write(&[StateOp::Put { table: Table::Applied, key, value }]))?;
@@ -192,7 +190,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let mut stream = entries.fuse();
         while let Some(first) = stream.next().await {
             if self.applier.progress.vacant {
-                self.pass_over(vec![to_apply(first?.0)])?;
+                self.pass_over(to_apply(first?.0))?;
                 continue;
             }
             let (mut entries, mut responders, mut size_bytes, mut check) = (Vec::new(), Vec::new(), 0, None);
