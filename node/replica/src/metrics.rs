@@ -64,6 +64,8 @@ pub struct Metrics {
     pub read_rows: Histogram,
     pub read_open: Histogram,
     pub barrier_queued: Gauge,
+    pub state_reads: Counter,
+    pub state_block_reads: Counter,
     pub spans_dropped: Counter,
     pub forged: Counter,
     pub state_damaged: Gauge,
@@ -129,6 +131,8 @@ impl Metrics {
             read_open: stage("open"),
             read_stage,
             barrier_queued: Gauge::default(),
+            state_reads: Counter::default(),
+            state_block_reads: Counter::default(),
             spans_dropped: Counter::default(),
             forged: Counter::default(),
             state_damaged: Gauge::default(),
@@ -155,6 +159,10 @@ impl Metrics {
         to.register_with_unit("flush_size", "What one flush of the state wrote", Unit::Bytes, self.flush_bytes.clone());
         to.register_with_unit("read_stage", "Parts of a read", seconds(), self.read_stage.clone());
         to.register("barrier_queued_reads", "Reads that wait for a read barrier now", self.barrier_queued.clone());
+        let help = "Reads of the state for requests: a row, or a step of a scan";
+        to.register("state_reads", help, self.state_reads.clone());
+        let help = "Blocks of the state's tables that these reads did not find in the cache";
+        to.register("state_block_reads", help, self.state_block_reads.clone());
         let help = "Spans that were thrown away because the collector does not keep up";
         to.register("trace_spans_dropped", help, self.spans_dropped.clone());
         let help = "What nodes without keys brought as leaders, and this one did not take";

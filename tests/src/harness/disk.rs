@@ -1,4 +1,4 @@
-//! Disks that are small, and disks that fail.
+//! How full disks are, disks that are small, and disks that fail.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -6,6 +6,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::fault_disk::unmount_lazily;
+
+/// All files below a folder. Some may go while they are counted.
+pub fn bytes_in(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+/// On the disk that a folder is on.
+pub fn free_bytes(folder: &Path) -> u64 {
+    let found = rustix::fs::statvfs(folder).expect("statvfs");
+    found.f_bavail * found.f_frsize
+}
+
+/// The system forgets what it has of files that are on disks. Answers whether this process may ask for that.
+pub fn drop_page_cache() -> bool {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
 
 /// A library that makes syncs fail or hang. See its source.
 pub fn fsync_shim(folder: &Path) -> PathBuf {
@@ -39,8 +62,7 @@ impl SmallDisk {
     }
 
     pub fn free_mib(&self) -> u64 {
-        let found = rustix::fs::statvfs(&self.0).expect("statvfs");
-        (found.f_bavail * found.f_frsize) >> 20
+        free_bytes(&self.0) >> 20
     }
 
     /// As another program fills a disk: with a file that leaves so much.

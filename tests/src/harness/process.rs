@@ -74,8 +74,17 @@ fn candidates() -> impl Iterator<Item = u16> {
 
 /// The resident memory of a process that runs.
 pub fn resident_kib(id: u32) -> u64 {
+    memory_kib(id, "VmRSS:")
+}
+
+/// The most that it ever was.
+pub fn peak_resident_mib(id: u32) -> u64 {
+    memory_kib(id, "VmHWM:") >> 10
+}
+
+fn memory_kib(id: u32, kind: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the status of a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)).expect("its resident memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
 }
 

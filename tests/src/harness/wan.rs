@@ -9,7 +9,7 @@
 //! Needs root. Names and addresses are of the process, which may have one `Wan` at a time. Namespaces and
 //! devices go when the `Wan` is dropped; what a killed process left is removed by the next one.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,8 @@ use tokio_tun::Tun;
 const PACKET_BYTES_MAX: usize = 1_500;
 /// Packets on one link: over a second of full speed. More are dropped, as by any router.
 const QUEUE_MAX: usize = 8_192;
+/// A packet that did not come within this time does not come.
+const ECHO_MAX: Duration = Duration::from_secs(10);
 const PREFIX: &str = "charthold";
 /// Where `ip netns` keeps them.
 const NAMESPACES: &str = "/var/run/netns";
@@ -120,6 +122,29 @@ impl Wan {
         })
     }
 
+    /// What the network really takes, there and back, so many times: a packet, and its echo. Blocks its thread.
+    pub fn round_trips(&self, from: usize, to: usize, count: usize) -> Vec<Duration> {
+        let socket = |site| {
+            let socket = self.at(site, || UdpSocket::bind((self.address(site), 0))).expect("a socket at a site");
+            socket.set_read_timeout(Some(ECHO_MAX)).expect("a socket's timeout");
+            socket
+        };
+        let (here, there) = (socket(from), socket(to));
+        there.connect(here.local_addr().expect("its address")).expect("a way back");
+        here.connect(there.local_addr().expect("its address")).expect("a way there");
+        let pass = |sender: &UdpSocket, receiver: &UdpSocket| {
+            sender.send(&[0]).expect("a packet goes");
+            receiver.recv(&mut [0]).expect("a packet comes: no link on its way is cut, and loses none");
+        };
+        let round_trip = |_| {
+            let begun = Instant::now();
+            pass(&here, &there);
+            pass(&there, &here);
+            begun.elapsed()
+        };
+        (0..count).map(round_trip).collect()
+    }
+
     /// One direction between two sites.
     pub fn change(&self, from: usize, to: usize, change: impl FnOnce(&mut Link)) {
         assert!(from < self.sites && to < self.sites, "there are {} sites", self.sites);
@@ -209,7 +234,8 @@ impl Names {
             at_site(&["link", "set", "lo", "up"]);
         }
         at_site(&["address", "add", &format!("{}/16", self.address(place)), "dev", &name]);
-        at_site(&["link", "set", &name, "up"]);
+        // The kernel's own queue before a device is short: what it dropped would be a loss that no link has.
+        at_site(&["link", "set", &name, "txqueuelen", &QUEUE_MAX.to_string(), "up"]);
         device
     }
 }

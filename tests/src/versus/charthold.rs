@@ -11,7 +11,7 @@ use super::Store;
 use crate::harness::{Cluster, Options, RAFT_AS_SHIPPED};
 
 /// All shards take part, and no chart is where calls meet.
-const CHARTS: u64 = 256;
+pub const CHARTS: u64 = 256;
 /// Until leaders are where they belong.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -23,8 +23,10 @@ pub struct Charthold {
     client: Client,
     /// Each as often as it may have a call under way.
     alone: Mutex<Vec<Client>>,
+    record_type: &'static str,
     processes: Vec<u32>,
-    _cluster: Cluster,
+    /// Nothing: it is somebody else's.
+    _cluster: Option<Cluster>,
 }
 
 impl Charthold {
@@ -34,30 +36,36 @@ impl Charthold {
         tokio::time::sleep(SETTLED).await;
         let processes = (0..cluster.size()).map(|node| cluster.process(node).id()).collect();
         let alone = (0..ALONE).flat_map(|_| vec![cluster.client(); CALLS_ALONE]).collect();
-        Self { client: cluster.client(), alone: Mutex::new(alone), processes, _cluster: cluster }
+        let of_running = Self::of_running(cluster.client(), "Versus", processes);
+        Self { alone: Mutex::new(alone), _cluster: Some(cluster), ..of_running }
     }
-}
 
-async fn put(client: &Client, key: u64, value: Vec<u8>) -> Result<(), String> {
-    let (chart, record) = place(key);
-    let put = Put::new("application/octet-stream", value);
-    client.put(&chart, &record, put).await.map(|_| ()).map_err(|error| error.to_string())
-}
+    /// By a client of a cluster that runs; there are no calls by themselves. What has another type does not meet its records.
+    pub fn of_running(client: Client, record_type: &'static str, processes: Vec<u32>) -> Self {
+        Self { client, alone: Mutex::default(), record_type, processes, _cluster: None }
+    }
 
-fn place(key: u64) -> (Chart, RecordId) {
-    (Chart::patient(format!("p{}", key % CHARTS)), RecordId::new("Versus", key.to_string()))
+    async fn put_by(&self, client: &Client, key: u64, value: Vec<u8>) -> Result<(), String> {
+        let (chart, record) = self.place(key);
+        let put = Put::new("application/octet-stream", value);
+        client.put(&chart, &record, put).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn place(&self, key: u64) -> (Chart, RecordId) {
+        (Chart::patient(format!("p{}", key % CHARTS)), RecordId::new(self.record_type, key.to_string()))
+    }
 }
 
 impl Store for Charthold {
     fn put(&self, key: u64, value: Vec<u8>) -> BoxFuture<'_, Result<(), String>> {
-        put(&self.client, key, value).boxed()
+        self.put_by(&self.client, key, value).boxed()
     }
 
     fn put_alone(&self, key: u64, value: Vec<u8>) -> BoxFuture<'_, Result<(), String>> {
         async move {
             let free = self.alone.lock().map_err(|_| "a caller panicked")?.pop();
             let client = free.ok_or("more callers than clients for them")?;
-            let done = put(&client, key, value).await;
+            let done = self.put_by(&client, key, value).await;
             self.alone.lock().map_err(|_| "a caller panicked")?.push(client);
             done
         }
@@ -66,7 +74,7 @@ impl Store for Charthold {
 
     fn get(&self, key: u64) -> BoxFuture<'_, Result<(), String>> {
         async move {
-            let (chart, record) = place(key);
+            let (chart, record) = self.place(key);
             self.client.get(&chart, &record).await.map(|_| ()).map_err(|error| error.to_string())
         }
         .boxed()

@@ -22,7 +22,7 @@ pub mod values;
 
 use futures::future::BoxFuture;
 
-pub use self::charthold::Charthold;
+pub use self::charthold::{CHARTS, Charthold};
 pub use self::etcd::Etcd;
 pub use self::postgresql::Postgresql;
 

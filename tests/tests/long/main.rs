@@ -14,11 +14,13 @@ mod listing;
 mod month;
 mod overload;
 mod planted;
+mod scale;
 mod simulation;
 mod strangers;
 mod transfers;
 mod upgrade;
 mod waits;
+mod wide;
 
 use std::time::Duration;
 
@@ -42,6 +44,12 @@ fn seed() -> u64 {
 #[ignore = "takes half an hour; a figure"]
 async fn failover() {
     failover::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes; a figure"]
+async fn wide() {
+    wide::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,6 +80,12 @@ async fn listing() {
 #[ignore = "takes an hour; a proof and figures"]
 async fn month() {
     month::run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half an hour, and 45 GB of disk; a proof and figures"]
+async fn scale() {
+    scale::run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

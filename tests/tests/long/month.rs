@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use charthold_client::{Chart, Client, Error, Put, RecordId};
-use charthold_tests::harness::{Cluster, Options, RAFT_AS_SHIPPED, resident_kib};
+use charthold_tests::harness::{Cluster, Options, RAFT_AS_SHIPPED, bytes_in, resident_kib};
 use tokio::sync::Mutex;
 
 use super::minutes;
@@ -152,17 +152,6 @@ async fn sample(cluster: &mut Cluster, counts: &Counts) -> Sample {
     }
     let body_bytes = counts.body_bytes.load(SeqCst);
     Sample { rss_kib, descriptors, disk_bytes, body_bytes, p99_ms: p99.as_secs_f64() * 1_000.0 }
-}
-
-/// Files may go while they are counted.
-fn bytes_in(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    entries.map(size).sum()
 }
 
 fn report(samples: &[Sample], counts: &Counts) {

@@ -201,6 +201,10 @@ pub trait StateEngine: Send + Sync + 'static {
     fn figures(&self) -> EngineFigures {
         EngineFigures::default()
     }
+    /// How many blocks of its files this thread has had read so far, because they were not in memory.
+    fn block_reads(&self) -> u64 {
+        0
+    }
     /// What was found first, if anything ever was read that is not what was written.
     fn damage(&self) -> Option<&str>;
     /// The same as having read such a thing.

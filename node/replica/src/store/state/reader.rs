@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::{StateEngine, StateRows, Table};
+use crate::metrics::METRICS;
 use crate::store::EngineError;
 
 /// How often a group's rows were replaced, twice: odd while they are.
@@ -53,7 +54,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let row = self.engine.get(table, key)?;
+        let row = self.counted(|engine| engine.get(table, key))?;
         self.unless_replaced(row)
     }
 
@@ -66,14 +67,23 @@ impl<'a> Reader<'a> {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<StateRows, EngineError> {
-        let rows = self.engine.scan(table, from, to, rows_max, bytes_max)?;
+        let rows = self.counted(|engine| engine.scan(table, from, to, rows_max, bytes_max))?;
         self.unless_replaced(rows)
     }
 
     /// As [`StateEngine::first`].
     pub fn first(&self, table: Table, prefix: &[u8]) -> Result<Option<(Vec<u8>, Bytes)>, EngineError> {
-        let row = self.engine.first(table, prefix)?;
+        let row = self.counted(|engine| engine.first(table, prefix))?;
         self.unless_replaced(row)
+    }
+
+    /// Here and not in the engine: what apply reads is no part of it.
+    fn counted<T>(&self, read: impl FnOnce(&dyn StateEngine) -> T) -> T {
+        let before = self.engine.block_reads();
+        let found = read(self.engine);
+        METRICS.state_reads.inc();
+        METRICS.state_block_reads.inc_by(self.engine.block_reads() - before);
+        found
     }
 
     fn unless_replaced<T>(&self, found: T) -> Result<T, EngineError> {
