@@ -68,7 +68,7 @@ impl Client {
             request_id: Some(request_id),
             traceparent: self.traceparent.as_ref(),
         };
-        let answer = self.cluster.run(call, |attempt| pipeline::commit(attempt, &message)).await?;
+        let answer = self.cluster.run(call, |attempt| pipeline::commit(attempt, &message, self.streams)).await?;
         let durability = answer.answer.as_ref().map(v1::AnswerContext::durability).unwrap_or_default();
         let durability = Durability::from_proto(durability);
         let position = self.learn(chart, answer.answer);
@@ -108,7 +108,7 @@ impl Client {
             as_of: self.as_of(),
             freshness: self.freshness(),
         };
-        let answer = self.read(chart, |attempt| pipeline::get(attempt, &message)).await?;
+        let answer = self.read(chart, |attempt| pipeline::get(attempt, &message, self.streams)).await?;
         self.learn(chart, answer.answer);
         answer.record.map(Record::from_proto).ok_or(Error::NotFound { index: None, deleted_version: None })
     }
@@ -128,7 +128,7 @@ impl Client {
                 as_of: self.as_of(),
                 freshness: self.freshness(),
             };
-            let answer = self.read(chart, |attempt| pipeline::batch_get(attempt, &message)).await?;
+            let answer = self.read(chart, |attempt| pipeline::batch_get(attempt, &message, self.streams)).await?;
             self.learn(chart, answer.answer);
             if answer.results.is_empty() || answer.results.len() > asked.len() {
                 return Err(Error::Internal { message: "BatchGet answered none or more than was asked".into() });

@@ -277,6 +277,8 @@ pub struct Client {
     position: Option<Arc<str>>,
     freshness: Freshness,
     traceparent: Option<Arc<str>>,
+    /// Calls may share a stream.
+    streams: bool,
 }
 
 impl Client {
@@ -306,6 +308,7 @@ impl Client {
             position: None,
             freshness: Freshness::default(),
             traceparent: None,
+            streams: true,
         })
     }
 
@@ -362,6 +365,13 @@ impl Client {
     #[must_use]
     pub fn with_traceparent(&self, traceparent: &str) -> Self {
         Self { traceparent: Some(traceparent.into()), ..self.clone() }
+    }
+
+    /// The same client, whose calls each go by themselves, however many are under way: for a proxy between it and the
+    /// gateways that counts or limits calls, and to measure what sharing a stream saves.
+    #[must_use]
+    pub fn without_streams(&self) -> Self {
+        Self { streams: false, ..self.clone() }
     }
 
     /// The calls of operators and tenant admins.

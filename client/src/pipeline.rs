@@ -68,9 +68,10 @@ macro_rules! call {
         pub(crate) fn $name(
             attempt: Attempt,
             message: &$request,
+            streams: bool,
         ) -> impl Future<Output = Result<$response, Status>> + use<> {
             let (request, traceparent) = (request(message, attempt.timeout), trace::current());
-            let fits = message.encoded_len() <= MESSAGE_BYTES_MAX;
+            let fits = streams && message.encoded_len() <= MESSAGE_BYTES_MAX;
             async move {
                 let (stream, _under_way) = attempt.pipeline.join(&attempt.channel, fits);
                 let Some(stream) = stream else {

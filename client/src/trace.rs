@@ -26,9 +26,10 @@ pub(crate) fn within<T>(traceparent: Option<&AsciiMetadataValue>, make: impl FnO
 /// The header of a call: the caller's, or a new trace that nobody asks to be recorded.
 pub(crate) fn of_call(given: Option<&Arc<str>>) -> Option<AsciiMetadataValue> {
     let made = || {
-        // Random but for six bits that say "version 4", and the span's id of a second one.
-        let (trace, span) = (Uuid::new_v4().simple().to_string(), Uuid::new_v4().simple().to_string());
-        format!("00-{trace}-{}-00", &span[..16])
+        // Random but for six bits that say "version 4", and never zero for these. The span's id is made of the trace's.
+        let trace = Uuid::new_v4();
+        let (high, low) = trace.as_u64_pair();
+        format!("00-{}-{:016x}-00", trace.simple(), (high ^ low.rotate_left(1)).max(1))
     };
     given.map_or_else(made, |given| given.to_string()).parse().ok()
 }

@@ -96,6 +96,16 @@ async fn a_large_message_goes_by_itself() {
 }
 
 #[tokio::test]
+async fn who_wants_none_gets_no_stream() {
+    let gateway = Gateway::start([]).await;
+    let client = client(&[&gateway.address]).without_streams();
+    assert!(puts(&client).await.into_iter().all(|answer| answer.is_ok()));
+    let reads = join_all((0..CALLS).map(async |_| client.get(&chart(), &id()).await)).await;
+    assert!(reads.into_iter().all(|read| read.is_ok()));
+    assert_eq!((gateway.pipelined(), gateway.commits().len()), (0, CALLS));
+}
+
+#[tokio::test]
 async fn a_gateway_without_streams_gets_calls_by_themselves() {
     let gateway = Gateway::start_old().await;
     let client = client(&[&gateway.address]);

@@ -1,6 +1,5 @@
 //! Ours: three nodes as the harness runs them, by the client library. Sealed, with mTLS, exactly once, in the ledger.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use charthold_client::{Chart, Client, Put, RecordId};
@@ -15,14 +14,10 @@ pub const CHARTS: u64 = 256;
 /// Until leaders are where they belong.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// Clients whose calls go by themselves, since none has so many under way that it uses a stream.
-const ALONE: usize = 64;
-const CALLS_ALONE: usize = 4;
-
 pub struct Charthold {
     client: Client,
-    /// Each as often as it may have a call under way.
-    alone: Mutex<Vec<Client>>,
+    /// With connections of its own; its calls go by themselves.
+    alone: Client,
     record_type: &'static str,
     processes: Vec<u32>,
     /// Nothing: it is somebody else's.
@@ -35,14 +30,13 @@ impl Charthold {
             Cluster::start_with(Options { config: RAFT_AS_SHIPPED.to_owned(), ..Options::default() }).await;
         tokio::time::sleep(SETTLED).await;
         let processes = (0..cluster.size()).map(|node| cluster.process(node).id()).collect();
-        let alone = (0..ALONE).flat_map(|_| vec![cluster.client(); CALLS_ALONE]).collect();
         let of_running = Self::of_running(cluster.client(), "Versus", processes);
-        Self { alone: Mutex::new(alone), _cluster: Some(cluster), ..of_running }
+        Self { alone: cluster.client().without_streams(), _cluster: Some(cluster), ..of_running }
     }
 
-    /// By a client of a cluster that runs; there are no calls by themselves. What has another type does not meet its records.
+    /// By a client of a cluster that runs. What has another type does not meet its records.
     pub fn of_running(client: Client, record_type: &'static str, processes: Vec<u32>) -> Self {
-        Self { client, alone: Mutex::default(), record_type, processes, _cluster: None }
+        Self { alone: client.without_streams(), client, record_type, processes, _cluster: None }
     }
 
     async fn put_by(&self, client: &Client, key: u64, value: Vec<u8>) -> Result<(), String> {
@@ -62,14 +56,7 @@ impl Store for Charthold {
     }
 
     fn put_alone(&self, key: u64, value: Vec<u8>) -> BoxFuture<'_, Result<(), String>> {
-        async move {
-            let free = self.alone.lock().map_err(|_| "a caller panicked")?.pop();
-            let client = free.ok_or("more callers than clients for them")?;
-            let done = self.put_by(&client, key, value).await;
-            self.alone.lock().map_err(|_| "a caller panicked")?.push(client);
-            done
-        }
-        .boxed()
+        self.put_by(&self.alone, key, value).boxed()
     }
 
     fn get(&self, key: u64) -> BoxFuture<'_, Result<(), String>> {

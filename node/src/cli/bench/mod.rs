@@ -68,6 +68,9 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(0..=SECONDS_MAX))]
     warm_up: u32,
+    /// Each call by itself, none on a stream that it shares: what a client has that does not use streams
+    #[arg(long)]
+    without_streams: bool,
     /// Write latencies as HDR percentiles, one file a kind of call: out.hgrm becomes out.write.hgrm and out.read.hgrm
     #[arg(long, value_name = "FILE")]
     histogram: Option<PathBuf>,
@@ -110,6 +113,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<(), CliError> {
         Some(tenant) => tenant.client.clone(),
         None => ctx.client()?,
     };
+    let client = if args.without_streams { client.without_streams() } else { client };
     ctx.note(&format!("{the_loop}; warms up for {} s, measures for {} s", args.warm_up, args.seconds));
     let (warm_up, measured) = (Duration::from_secs(args.warm_up.into()), Duration::from_secs(args.seconds.into()));
     let load = Load::new(client, run_id, args.size.clone());
