@@ -36,7 +36,7 @@ pub const NO_TENANT: Token = [0; 16];
 
 /// What was found of principals lately.
 pub struct Access {
-    roles: Cache<String, Arc<Vec<Role>>>,
+    roles: Cache<Principal, Arc<Vec<Role>>>,
     /// When this node last had all of the directory.
     current_at: Mutex<Option<Instant>>,
 }
@@ -65,7 +65,7 @@ impl Access {
     }
 
     /// After a change that this gateway made.
-    pub fn forget(&self, principal: &str) {
+    pub fn forget(&self, principal: &Principal) {
         self.roles.invalidate(principal);
     }
 }
@@ -85,11 +85,9 @@ impl Caller {
 
 impl Gateway {
     /// Who is calling, as the certificate says.
-    pub fn principal(&self, extensions: &Extensions) -> Result<Principal, GatewayError> {
+    pub fn principal<'a>(&self, extensions: &'a Extensions) -> Result<&'a Principal, GatewayError> {
         match extensions.get::<ClientIdentity>() {
-            Some(ClientIdentity::Known(principal)) if principal.cluster() == self.replica.cluster => {
-                Ok(principal.clone())
-            }
+            Some(ClientIdentity::Known(principal)) if principal.cluster() == self.replica.cluster => Ok(principal),
             Some(ClientIdentity::Known(_)) => Err(GatewayError::Unauthenticated("it is of another cluster")),
             _ => Err(GatewayError::Unauthenticated(
                 "it needs one URI SAN, spiffe://<cluster>/tenant/<uid>/service/<name> or \
@@ -106,19 +104,19 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Caller, GatewayError> {
         let principal = self.principal(extensions)?;
-        let Principal::Service { tenant, .. } = &principal else { return Err(GatewayError::Denied) };
+        let Principal::Service { tenant, .. } = principal else { return Err(GatewayError::Denied) };
         self.require_initialized()?;
         let tenant = self.keyring.tenant(tenant, deadline).await?.ok_or(GatewayError::Denied)?;
-        let roles = self.roles(&principal, role, deadline).await?;
+        let roles = self.roles(principal, role, deadline).await?;
         Ok(Caller { tenant, principal: principal.uri(), roles })
     }
 
     /// An operator that is granted to be one.
     pub async fn operator(&self, extensions: &Extensions, deadline: Instant) -> Result<String, GatewayError> {
         let principal = self.principal(extensions)?;
-        let Principal::Operator { .. } = &principal else { return Err(GatewayError::Denied) };
+        let Principal::Operator { .. } = principal else { return Err(GatewayError::Denied) };
         self.require_initialized()?;
-        self.roles(&principal, Role::Operator, deadline).await?;
+        self.roles(principal, Role::Operator, deadline).await?;
         Ok(principal.uri())
     }
 
@@ -131,21 +129,21 @@ impl Gateway {
     ) -> Result<Principal, GatewayError> {
         let principal = self.principal(extensions)?;
         self.require_initialized()?;
-        match &principal {
-            Principal::Operator { .. } => self.roles(&principal, Role::Operator, deadline).await?,
+        match principal {
+            Principal::Operator { .. } => self.roles(principal, Role::Operator, deadline).await?,
             Principal::Service { tenant, .. } if tenant == of => {
-                self.roles(&principal, Role::TenantAdmin, deadline).await?
+                self.roles(principal, Role::TenantAdmin, deadline).await?
             }
             Principal::Service { .. } => return Err(GatewayError::Denied),
         };
-        Ok(principal)
+        Ok(principal.clone())
     }
 
     /// Anybody with any grant.
     pub async fn anybody(&self, extensions: &Extensions, deadline: Instant) -> Result<(), GatewayError> {
         let principal = self.principal(extensions)?;
         self.require_initialized()?;
-        match self.find_roles(&principal, |roles| !roles.is_empty(), deadline).await?.is_empty() {
+        match self.find_roles(principal, |roles| !roles.is_empty(), deadline).await?.is_empty() {
             true => Err(GatewayError::Denied),
             false => Ok(()),
         }
@@ -181,8 +179,7 @@ impl Gateway {
         enough: impl Fn(&[Role]) -> bool,
         deadline: Instant,
     ) -> Result<Arc<Vec<Role>>, GatewayError> {
-        let uri = principal.uri();
-        if let Some(roles) = self.access.roles.get(&uri).filter(|roles| enough(roles)) {
+        if let Some(roles) = self.access.roles.get(principal).filter(|roles| enough(roles)) {
             return Ok(roles);
         }
         let mut roles = match self.access.is_current() {
@@ -194,7 +191,7 @@ impl Gateway {
             roles = self.read_roles(principal, deadline).await?;
         }
         let roles = Arc::new(roles);
-        self.access.roles.insert(uri, Arc::clone(&roles));
+        self.access.roles.insert(principal.clone(), Arc::clone(&roles));
         Ok(roles)
     }
 

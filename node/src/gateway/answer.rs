@@ -1,4 +1,4 @@
-//! What every answer has: position, durability, where the leader is; and every call: a deadline.
+//! What every answer has: position, durability, where the leader is, a status; and every call: a deadline.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use charthold_replica::shard::durability::Durability as OnDisk;
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
 use super::Gateway;
 use super::moment::position;
@@ -47,6 +48,11 @@ impl Gateway {
         let age_ms_max = u64::try_from(moment.age.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         self.answer(moment.shard, moment.seq).map(|answer| AnswerContext { age_ms_max, ..answer })
     }
+}
+
+/// How a call ended, from the head or the trailers of its answer; all that a status says besides is left alone.
+pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 /// When a call must be answered.

@@ -16,6 +16,7 @@ use super::Gateway;
 use super::answer::deadline;
 use super::pipeline::{Answers, Pipelines};
 
+#[derive(Clone)]
 pub struct ChartsService(pub Arc<Gateway>, pub Pipelines);
 
 #[tonic::async_trait]

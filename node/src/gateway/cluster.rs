@@ -93,7 +93,7 @@ impl Cluster for ClusterService {
     /// Before there are grants, any operator's certificate will do: only who holds the service authority has one.
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let principal = self.0.principal(request.extensions())?;
+        let principal = self.0.principal(request.extensions())?.clone();
         let Principal::Operator { .. } = &principal else { return Err(GatewayError::Denied.into()) };
         Ok(Response::new(self.0.init(&principal, request.into_inner(), deadline).await?))
     }

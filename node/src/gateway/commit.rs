@@ -41,14 +41,14 @@ impl Gateway {
     pub(super) async fn commit(
         &self,
         caller: &Caller,
-        request: CommitRequest,
+        mut request: CommitRequest,
         deadline: Instant,
     ) -> Result<CommitResponse, GatewayError> {
         let mut stages = Stages::begin();
         validate::commit(&request, self.body_bytes_max())?;
         let request_id = validate::request_id(&request.request_id)?;
         let chart = Chart::new(Arc::clone(&caller.tenant), request.chart.clone().unwrap_or_default());
-        let fingerprint = fingerprint(caller, &request);
+        let fingerprint = fingerprint(caller, &mut request);
         // Before the commit: once it is answered, whoever looks for one of its terms finds it.
         self.put_index(&chart, &request.mutations, deadline).await?;
         let documents = self.find_documents(&chart, &request, deadline).await?;
@@ -207,16 +207,13 @@ fn clear_header(
 }
 
 /// Over what the commit says and who says it: not the context, which may differ when a request is repeated.
-fn fingerprint(caller: &Caller, request: &CommitRequest) -> [u8; 16] {
-    let said = CommitRequest {
-        context: None,
-        request_id: String::new(),
-        chart: request.chart.clone(),
-        mutations: request.mutations.clone(),
-    };
-    let mut canonical = (caller.principal.len() as u32).to_be_bytes().to_vec();
+fn fingerprint(caller: &Caller, request: &mut CommitRequest) -> [u8; 16] {
+    let left_out = (request.context.take(), std::mem::take(&mut request.request_id));
+    let mut canonical = Vec::with_capacity(4 + caller.principal.len() + request.encoded_len());
+    canonical.extend((caller.principal.len() as u32).to_be_bytes());
     canonical.extend(caller.principal.as_bytes());
-    said.encode(&mut canonical).expect("invariant: a growing buffer has room");
+    request.encode(&mut canonical).expect("invariant: a growing buffer has room");
+    (request.context, request.request_id) = left_out;
     caller.tenant.fingerprint(&canonical)
 }
 

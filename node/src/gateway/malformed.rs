@@ -6,17 +6,20 @@
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::answer::code_of;
 use super::error::GatewayError;
 
 /// Takes every response's headers. All that our services answer has details; what has none is the library's.
 pub fn explain(response: http::Response<Body>) -> http::Response<Body> {
-    let Some(status) = Status::from_header_map(response.headers()) else { return response };
-    let what = match status.code() {
-        _ if !status.details().is_empty() => return response,
-        Code::Internal => "cannot be read",
-        Code::OutOfRange => "is too large",
+    let what = match code_of(response.headers()) {
+        Some(Code::Internal) => "cannot be read",
+        Some(Code::OutOfRange) => "is too large",
         _ => return response,
     };
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    if !status.details().is_empty() {
+        return response;
+    }
     // Names fields and sizes, never values.
     let description = format!("{what}: {}", status.message());
     Status::from(GatewayError::field("message", description)).into_http()

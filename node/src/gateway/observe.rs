@@ -24,6 +24,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::answer::code_of;
 use crate::metrics::METRICS;
 use crate::telemetry::sampling::{Sampler, parse_traceparent};
 
@@ -135,9 +136,7 @@ where
             let response = answered?;
             call.note_reason(reason);
             // An answer without a message has its status in the head.
-            if let Some(status) = Status::from_header_map(response.headers()) {
-                call.code = Some(status.code());
-            }
+            call.code = code_of(response.headers());
             Ok(response.map(|body| Body::new(Measured { body, call })))
         }
         .boxed()
@@ -197,8 +196,8 @@ impl HttpBody for Measured {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         let trailers = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref());
-        if let Some(status) = trailers.and_then(Status::from_header_map) {
-            self.call.code = Some(status.code());
+        if let Some(code) = trailers.and_then(code_of) {
+            self.call.code = Some(code);
         }
         Poll::Ready(frame)
     }

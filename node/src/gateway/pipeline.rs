@@ -1,8 +1,9 @@
 //! `Charts.Pipeline`: many calls on one stream.
 //!
-//! Each request is handed to the services as a call of its own, through the layers that a call passes which comes by
+//! Each request is handed to the service as a call of its own, through the layers that a call passes which comes by
 //! itself: so it is measured, admitted, checked, audited and answered like one. What is saved is HTTP/2's work for a
-//! stream each, which is most of what a small call costs on the wire.
+//! stream each, which is most of what a small call costs on the wire, and gRPC's: behind the layers the message is handed
+//! over as it is ([`Direct`]).
 //!
 //! | limit | what is beyond it |
 //! | --- | --- |
@@ -13,29 +14,33 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use charthold_proto::v1;
+use charthold_proto::v1::charts_server::Charts;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use http::{Extensions, HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
 use parking_lot::Mutex;
-use prost::{DecodeError, Message};
+use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 use v1::pipeline_request::Call;
 use v1::pipeline_response::Answer;
 
-use super::admission::{AdmissionLayer, Hold};
+use super::admission::{AdmissionLayer, AnswerBytes, Hold};
 use super::answer;
+use super::charts::ChartsService;
 use super::connections::Activity;
 use super::error::GatewayError;
 
@@ -43,17 +48,14 @@ use super::error::GatewayError;
 pub const PATH: &str = "/charthold.v1.Charts/Pipeline";
 /// Answers that wait for the client to take them.
 const ANSWERS_MAX: usize = 64;
-/// Before a message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
+/// What a stream carries: an answer that is larger would end it for all calls on it.
+const ANSWER_BYTES_MAX: usize = super::server::MESSAGE_BYTES_MAX - 1024;
 
 /// What a stream's caller takes.
 pub type Answers = BoxStream<'static, Result<v1::PipelineResponse, Status>>;
 
 /// An answer, and what holds its call's place.
 type Sent = Result<(v1::PipelineResponse, Option<Body>), Status>;
-
-/// Reads the answer to a call.
-type Take = fn(Bytes) -> Result<Answer, DecodeError>;
 
 /// Where calls go, and who lets them in.
 #[derive(Clone)]
@@ -191,47 +193,31 @@ async fn answer_one(
 async fn call(onward: Onward, extensions: Extensions, request: v1::PipelineRequest) -> Result<(Answer, Body), Status> {
     let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into()));
     let unknown = || GatewayError::field("call", "is missing, or not one that this gateway knows");
-    // The message is in memory once from here on: framed.
-    let (path, message, take): (_, _, Take) = match request.call.ok_or_else(unknown)? {
-        Call::Commit(call) => {
-            ("/charthold.v1.Charts/Commit", framed(&call), |m| v1::CommitResponse::decode(m).map(Answer::Commit))
-        }
-        Call::Get(call) => ("/charthold.v1.Charts/Get", framed(&call), |m| v1::GetResponse::decode(m).map(Answer::Get)),
-        Call::BatchGet(call) => {
-            ("/charthold.v1.Charts/BatchGet", framed(&call), |m| v1::BatchGetResponse::decode(m).map(Answer::BatchGet))
-        }
-    };
-    let request = as_call((path, message), timeout, &request.traceparent, extensions)?;
-    let Ok(response) = onward.calls.oneshot(request).await;
-    let (message, place) = message_of(response).await?;
-    let answer = take(message).map_err(|_| Status::from(GatewayError::Internal))?;
-    Ok((answer, place))
+    let call = request.call.ok_or_else(unknown)?;
+    let request = as_call(call, timeout, &request.traceparent, extensions)?;
+    let Ok(mut response) = onward.calls.oneshot(request).await;
+    check(response.headers())?;
+    let answer = response.extensions_mut().remove::<Handed<Answer>>().and_then(|answer| answer.take());
+    Ok((answer.ok_or(GatewayError::Internal)?, response.into_body()))
 }
 
-fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
-    bytes.put_u8(0);
-    bytes.put_u32(length as u32);
-    message.encode(&mut bytes).expect("invariant: a growing buffer has room");
-    bytes.freeze()
-}
-
-/// The request that gRPC over HTTP/2 makes of it.
+/// What layers look at of a request that gRPC makes over HTTP/2; the message is in the extensions.
 fn as_call(
-    (path, message): (&'static str, Bytes),
+    call: Call,
     timeout: Option<Duration>,
     traceparent: &str,
     extensions: Extensions,
 ) -> Result<Request<Body>, Status> {
-    let mut request = Request::new(Body::new(Full::new(message)));
-    *request.method_mut() = http::Method::POST;
-    *request.version_mut() = http::Version::HTTP_2;
+    let path = match &call {
+        Call::Commit(_) => "/charthold.v1.Charts/Commit",
+        Call::Get(_) => "/charthold.v1.Charts/Get",
+        Call::BatchGet(_) => "/charthold.v1.Charts/BatchGet",
+    };
+    let mut request = Request::new(Body::empty());
     *request.uri_mut() = http::Uri::from_static(path);
     *request.extensions_mut() = extensions;
+    request.extensions_mut().insert(Handed::new(call));
     let headers = request.headers_mut();
-    headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
-    headers.insert("te", http::HeaderValue::from_static("trailers"));
     if let Some(timeout) = timeout {
         answer::set_timeout(headers, timeout);
     }
@@ -242,27 +228,79 @@ fn as_call(
     Ok(request)
 }
 
-/// The one message of an answer, or the status that there is instead.
-async fn message_of(response: Response<Body>) -> Result<(Bytes, Body), Status> {
-    check(response.headers())?;
-    let (mut body, mut message) = (response.into_body(), BytesMut::new());
-    while let Some(frame) = body.frame().await {
-        let frame = frame?;
-        frame.trailers_ref().map_or(Ok(()), check)?;
-        message.extend_from_slice(frame.data_ref().map_or(&[], Bytes::as_ref));
+/// Something on its way through layers, which may copy what they carry: whoever takes it has it.
+struct Handed<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Handed<T> {
+    fn new(content: T) -> Self {
+        Self(Arc::new(Mutex::new(Some(content))))
     }
-    let Some(length) = message.len().checked_sub(PREFIX_BYTES) else { return Err(GatewayError::Internal.into()) };
-    let prefix = message.split_to(PREFIX_BYTES);
-    match prefix[0] == 0 && prefix[1..] == (length as u32).to_be_bytes() {
-        true => Ok((message.freeze(), body)),
-        false => Err(GatewayError::Internal.into()),
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().take()
+    }
+}
+
+impl<T> Clone for Handed<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// The service behind the layers, for calls that are messages already.
+#[derive(Clone)]
+pub(super) struct Direct(pub ChartsService);
+
+impl Service<Request<Body>> for Direct {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let charts = self.0.clone();
+        Box::pin(async move { Ok(charts.answer(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+impl ChartsService {
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let (http::request::Parts { headers, extensions, .. }, _) = request.into_parts();
+        let call = extensions.get::<Handed<Call>>().and_then(Handed::take).ok_or(GatewayError::Internal)?;
+        let (metadata, extensions) = (MetadataMap::from_headers(headers), extensions);
+        let answer = match call {
+            Call::Commit(message) => {
+                let request = tonic::Request::from_parts(metadata, extensions, message);
+                Answer::Commit(self.commit(request).await?.into_inner())
+            }
+            Call::Get(message) => {
+                let request = tonic::Request::from_parts(metadata, extensions, message);
+                Answer::Get(self.get(request).await?.into_inner())
+            }
+            Call::BatchGet(message) => {
+                let request = tonic::Request::from_parts(metadata, extensions, message);
+                Answer::BatchGet(self.batch_get(request).await?.into_inner())
+            }
+        };
+        let size_bytes = answer.encoded_len();
+        if size_bytes > ANSWER_BYTES_MAX {
+            return Err(GatewayError::Internal.into());
+        }
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+        response.extensions_mut().insert(AnswerBytes(size_bytes as u64));
+        response.extensions_mut().insert(Handed::new(answer));
+        Ok(response)
     }
 }
 
 fn check(headers: &HeaderMap) -> Result<(), Status> {
-    match Status::from_header_map(headers) {
-        Some(status) if status.code() != Code::Ok => Err(status),
-        _ => Ok(()),
+    match answer::code_of(headers) {
+        None | Some(Code::Ok) => Ok(()),
+        Some(_) => Err(Status::from_header_map(headers).unwrap_or_else(|| GatewayError::Internal.into())),
     }
 }
 

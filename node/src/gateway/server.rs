@@ -22,13 +22,14 @@ use super::cluster::ClusterService;
 use super::connections;
 use super::malformed;
 use super::observe::Observe;
-use super::pipeline::Pipelines;
+use super::pipeline::{Direct, Pipelines};
 use super::tenants::TenantsService;
 use crate::health::{self, Health};
 use crate::telemetry::sampling::Sampler;
 use crate::tls::ServiceListener;
 
-const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// The protocol's limit.
+pub(super) const MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// Of which health is told, one by one; "" is the node as a whole.
 const SERVICES: [&str; 4] = ["", CLUSTER_SERVICE, "charthold.v1.Charts", "charthold.v1.Tenants"];
 const CLUSTER_SERVICE: &str = "charthold.v1.Cluster";
@@ -62,29 +63,29 @@ pub async fn serve(
         .build_v1()
         .expect("invariant: the descriptors were compiled with the crate");
     let (pipelines, admission) = (Pipelines::default(), AdmissionLayer::default());
+    let charts = ChartsService(Arc::clone(&gateway), pipelines.clone());
     let mut services = Routes::builder();
     services
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(limited_charts(&gateway, &pipelines))
+        .add_service(limited(charts.clone()))
         .add_service(TenantsServer::new(TenantsService(Arc::clone(&gateway))))
         .add_service(ClusterServer::new(ClusterService(gateway)));
-    let service = ServiceBuilder::new()
+    // What every call passes, however it came.
+    let layers = ServiceBuilder::new()
         .layer(Observe(sampler))
         .layer(MapResponseLayer::new(malformed::explain))
-        .layer(admission.clone())
-        .service(services.routes().prepare());
-    pipelines.lead_to(&service, admission);
+        .layer(admission.clone());
+    let service = layers.clone().service(services.routes().prepare());
+    pipelines.lead_to(&layers.service(Direct(charts)), admission);
     connections::serve(listener, service, stop).await;
     pipelines.end();
     checks.abort();
     reports.abort();
 }
 
-fn limited_charts(gateway: &Arc<Gateway>, pipelines: &Pipelines) -> ChartsServer<ChartsService> {
-    ChartsServer::new(ChartsService(Arc::clone(gateway), pipelines.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+fn limited(charts: ChartsService) -> ChartsServer<ChartsService> {
+    ChartsServer::new(charts).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Ready means: nothing is wrong with this node, the cluster is initialized, its root key is ours, and every shard just

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::clear::{Clear, Sealed};
 use super::compress::{compress_into, decompress};
-use super::key::{Key, KeyId, fill_random};
+use super::key::{Key, KeyId, fresh_salt};
 use super::padme::padded_len;
 use super::token::Token;
 use crate::metrics::METRICS;
@@ -168,10 +168,7 @@ pub fn seal(
 ) -> Result<Sealed, SealError> {
     let _timed = timed(&METRICS.seal);
     METRICS.sealed_bytes.observe(clear.len() as f64);
-    let mut salt = [0; SALT_LEN];
-    if !planted::has(Bug::SaltReused) {
-        fill_random(&mut salt);
-    }
+    let salt = if planted::has(Bug::SaltReused) { [0; SALT_LEN] } else { fresh_salt() };
     Ok(seal_plain(key, key_id, &salt, address, frame(clear, compression)?))
 }
 

@@ -1,5 +1,6 @@
 //! A 256-bit key: zeroized when dropped, never shown. What it is for is the holder's business.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use hkdf::Hkdf;
@@ -10,6 +11,9 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 pub type KeyId = [u8; 8];
 
 pub(super) const KEY_LEN: usize = 32;
+/// Random bytes that wait to become salts. Few: were a running machine copied, both would go on with them, and then only what
+/// else is in a message key's derivation, the request's id first, keeps the two apart.
+const SUPPLY_LEN: usize = 384;
 
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Key([u8; KEY_LEN]);
@@ -66,4 +70,28 @@ impl fmt::Debug for Key {
 /// Without randomness nothing can be sealed, and going on without would be worse than stopping.
 pub(super) fn fill_random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system gives random bytes");
+}
+
+/// What is not secret, from a supply that is drawn from the system for some salts at once: a call into the kernel for
+/// each of a commit's three envelopes costs more than to seal them. Every byte is given out once.
+pub(super) fn fresh_salt<const LEN: usize>() -> [u8; LEN] {
+    thread_local! {
+        static SUPPLY: RefCell<Supply> = const { RefCell::new(Supply { bytes: [0; SUPPLY_LEN], used: SUPPLY_LEN }) };
+    }
+    SUPPLY.with_borrow_mut(|supply| {
+        if supply.used + LEN > SUPPLY_LEN {
+            fill_random(&mut supply.bytes);
+            supply.used = 0;
+        }
+        let at = supply.used;
+        supply.used += LEN;
+        let mut salt = [0; LEN];
+        salt.copy_from_slice(&supply.bytes[at..at + LEN]);
+        salt
+    })
+}
+
+struct Supply {
+    bytes: [u8; SUPPLY_LEN],
+    used: usize,
 }

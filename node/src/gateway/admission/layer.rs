@@ -53,6 +53,10 @@ pub struct Admitting<S> {
     inner: S,
 }
 
+/// In the extensions of an answer that is not in its body.
+#[derive(Clone, Copy)]
+pub struct AnswerBytes(pub u64);
+
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
@@ -98,6 +102,9 @@ where
             };
             ticket.answer_begins();
             let response = answered?;
+            if let Some(AnswerBytes(bytes)) = response.extensions().get() {
+                ticket.answered(*bytes);
+            }
             Ok(response.map(|body| Body::new(Metered { body, meter: Meter::Answer(ticket) })))
         })
     }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use self::layer::AdmissionLayer;
+pub use self::layer::{AdmissionLayer, AnswerBytes};
 use self::queue::{Arrival, FairQueue, Limits, Settled, Waiter};
 use crate::seal::Token;
 
