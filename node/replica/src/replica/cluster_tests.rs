@@ -6,6 +6,7 @@ mod append_tests;
 mod author_tests;
 mod member_tests;
 mod placement_tests;
+mod proposer_tests;
 mod reach_tests;
 mod refill_tests;
 mod rows_tests;

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use openraft::entry::RaftEntry;
 
 use super::authors::{AuthorKey, Code};
@@ -21,6 +22,25 @@ pub struct Entry {
     pub log_id: LogId,
     pub payload: EntryPayload,
     pub code: EntryCode,
+    /// Private: whoever makes another entry of this one cannot take its bytes along.
+    encoded: Encoded,
+}
+
+/// An entry's bytes, if it was read or came: for the log and for followers they need not be made again. They say nothing that
+/// the entry does not, so that they make no difference between two.
+#[derive(Clone, Default)]
+struct Encoded(Option<Bytes>);
+
+impl PartialEq for Encoded {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +68,21 @@ impl EntryCode {
 }
 
 impl Entry {
+    /// An entry that is not to be signed here.
+    pub fn of(log_id: LogId, payload: EntryPayload, code: EntryCode) -> Self {
+        Self { log_id, payload, code, encoded: Encoded::default() }
+    }
+
+    /// The same, which these bytes are all of.
+    pub fn read(log_id: LogId, payload: EntryPayload, code: EntryCode, bytes: Bytes) -> Self {
+        Self { encoded: Encoded(Some(bytes)), ..Self::of(log_id, payload, code) }
+    }
+
+    /// What it was read from.
+    pub fn encoded(&self) -> Option<&Bytes> {
+        self.encoded.0.as_ref()
+    }
+
     /// Writes its code, if it is due.
     pub fn sign(&mut self, key: &dyn AuthorKey, shard: ShardId, before: Option<LogId>) {
         if self.code == EntryCode::Due {
@@ -85,7 +120,7 @@ impl RaftEntry for Entry {
 
     /// Openraft makes entries as leader only.
     fn new(log_id: LogId, payload: EntryPayload) -> Self {
-        Self { log_id, payload, code: EntryCode::Due }
+        Self::of(log_id, payload, EntryCode::Due)
     }
 
     fn log_id_parts(&self) -> (&CommittedLeaderId, u64) {
@@ -94,6 +129,7 @@ impl RaftEntry for Entry {
 
     fn set_log_id(&mut self, new: LogId) {
         self.log_id = new;
+        self.encoded = Encoded::default();
     }
 
     fn get_membership(&self) -> Option<openraft::Membership<NodeId, Member>> {
@@ -111,7 +147,7 @@ mod tests {
     use openraft::vote::RaftLeaderId;
 
     use super::*;
-    use crate::shard::types::{LeaderId, Proposal};
+    use crate::shard::types::LeaderId;
     use crate::testing::TestKey;
 
     const SHARD: ShardId = 5;
@@ -121,7 +157,7 @@ mod tests {
     }
 
     fn command(bytes: &'static [u8]) -> EntryPayload {
-        EntryPayload::Normal(Proposal(bytes.into(), None))
+        EntryPayload::Normal(Bytes::from_static(bytes).into())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use charthold_proto::internal as pb;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError};
+use openraft::errors::{Fatal, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::ReadLogId;
 use openraft::{LinearizerOption, ReadPolicy};
 use parking_lot::{Mutex, RwLock};
@@ -21,11 +21,12 @@ use super::durability::{Durability, KeyedSites};
 use super::log::LogStorage;
 use super::machine::GroupMachine;
 use super::network::GroupNetwork;
+use super::proposer::Proposer;
 use super::repair::repair;
 use super::rows_check::RowsChecks;
 use super::snapshot::Snapshot;
 use super::transfer::Outgoing;
-use super::types::{Entry, LogId, Member, Proposal, Raft, Vote};
+use super::types::{Entry, LogId, Member, Raft, Vote};
 use super::vacancy::Presence;
 use crate::peer::clock::ClusterClock;
 use crate::peer::disks::ClusterDisks;
@@ -120,6 +121,7 @@ pub struct Group {
     pub shard: ShardId,
     pub node: NodeId,
     raft: Raft,
+    proposer: Proposer,
     log: LogStorage,
     conditions: Arc<Conditions>,
     pub(super) keyed_sites: Arc<KeyedSites>,
@@ -163,6 +165,7 @@ impl Group {
         Ok(Self {
             shard,
             node,
+            proposer: Proposer::start(raft.clone(), PROPOSALS_MAX),
             raft,
             log,
             conditions,
@@ -305,30 +308,24 @@ impl Group {
         };
         let stamped = command::stamp(command, log_time_ms).map_err(|_| GroupError::Malformed)?;
         let mut span = trace::span("leader", Kind::Server);
-        let proposal = Proposal(stamped, span.as_ref().map(Span::context));
         let begun = Instant::now();
-        let written = tokio::time::timeout(limit, self.raft.client_write(proposal)).await;
+        let proposed = self.proposer.propose(stamped, span.as_ref().map(Span::context));
+        let written = tokio::time::timeout(limit, proposed).await.unwrap_or(Err(GroupError::Unknown));
         if let Some(span) = &mut span {
             span.note("shard", Value::Number(self.shard.into()));
             match &written {
-                Ok(Ok(written)) => span.note("log_index", Value::Number(written.log_id().index)),
-                _ => span.fail(),
+                Ok((log_id, _)) => span.note("log_index", Value::Number(log_id.index)),
+                Err(_) => span.fail(),
             }
         }
-        match written {
-            Err(_) => Err(GroupError::Unknown),
-            Ok(Ok(written)) => {
-                let durability =
-                    self.keyed_sites.confirm(written.log_id(), limit.saturating_sub(begun.elapsed())).await;
-                Ok((written.response().0.clone(), durability))
-            }
-            // It may have been replicated before this replica stopped: never "nothing was done".
-            Ok(Err(RaftError::Fatal(_))) => Err(GroupError::Unknown),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                Err(GroupError::NotLeader { leader: forward.leader_id })
-            }
-            Ok(Err(RaftError::APIError(_))) => Err(GroupError::Unknown),
-        }
+        let (log_id, outcome) = written?;
+        let durability = self.keyed_sites.confirm(&log_id, limit.saturating_sub(begun.elapsed())).await;
+        Ok((outcome, durability))
+    }
+
+    #[cfg(test)]
+    pub async fn take_turn(&self) -> super::types::Turn {
+        self.proposer.take_turn().await
     }
 
     /// On the leader: a position that covers every write answered before this call. A majority confirms that it leads,

@@ -11,7 +11,7 @@ use openraft::{OptionalSend, RaftLogReader};
 
 use super::authors::AuthorKey;
 use super::entry::EntryCode;
-use super::types::{Entry, EntryPayload, LogId, Proposal, TypeConfig, Vote};
+use super::types::{Entry, EntryPayload, LogId, OnItsWay, Proposal, TypeConfig, Vote};
 use super::{codec, quorum, traced};
 use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
@@ -158,7 +158,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     {
         let shard = self.log.shard();
         let (mut first, mut before) = (None, None);
-        let mut encoded = Vec::new();
+        let (mut encoded, mut turns) = (Vec::new(), Vec::new());
         for mut entry in entries {
             if first.is_none() {
                 first = Some(entry.index());
@@ -171,8 +171,12 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
                 entry.sign(key.as_ref(), shard, before);
             }
             before = Some(entry.log_id);
-            if let EntryPayload::Normal(Proposal(_, Some(context))) = &entry.payload {
-                traced::remember(shard, entry.index(), *context);
+            let index = entry.index();
+            if let EntryPayload::Normal(Proposal(_, OnItsWay { trace, turn })) = &mut entry.payload {
+                if let Some(context) = trace {
+                    traced::remember(shard, index, *context);
+                }
+                turns.extend(turn.take());
             }
             encoded.push(codec::encode_entry(&entry));
         }
@@ -181,7 +185,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
                 let end = first + encoded.len() as u64;
                 let spans = traced::spans(shard, first..end, "log");
                 let done = move || {
-                    drop(spans);
+                    drop((spans, turns));
                     quorum::synced(shard, end - 1);
                     callback.io_completed(Ok(()));
                 };

@@ -30,6 +30,7 @@ pub mod network;
 #[cfg(test)]
 mod network_tests;
 pub mod parts;
+mod proposer;
 mod quorum;
 pub mod read_rows;
 pub mod repair;

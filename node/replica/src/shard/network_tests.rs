@@ -24,7 +24,7 @@ use super::codec;
 use super::entry::EntryCode;
 use super::network::{GroupNetwork, GroupPeer, append_request_from_pb, append_response_to_pb};
 use super::transfer::Outgoing;
-use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Proposal, TypeConfig, Vote};
+use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, TypeConfig, Vote};
 use crate::ShardId;
 use crate::peer::STREAM_WINDOW;
 use crate::peer::frame::Kind;
@@ -48,8 +48,8 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn request(index: u64) -> Request {
-    let entry = |payload| Entry { code: EntryCode::Of([7; 16]), ..Entry::new(log_id(index), payload) };
-    let proposal = EntryPayload::Normal(Proposal(Bytes::from(vec![7; index as usize]), None));
+    let entry = |payload| Entry::of(log_id(index), payload, EntryCode::Of([7; 16]));
+    let proposal = EntryPayload::Normal(Bytes::from(vec![7; index as usize]).into());
     Request {
         vote: Vote { leader_id: LeaderId::new(2, 1), committed: true },
         prev_log_id: (index > 1).then(|| log_id(index - 1)),

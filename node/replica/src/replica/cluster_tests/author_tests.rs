@@ -117,7 +117,7 @@ async fn check_claim_refused(claim: impl Fn(LogId, Entry, NodeId) -> (LogId, Ent
 async fn what_a_keyless_leader_moves_is_not_taken() {
     check_claim_refused(|_, last, _| {
         let next = pb::LogId { index: last.log_id.index + 1, ..codec::log_id_to_pb(&last.log_id) };
-        (last.log_id, Entry { log_id: codec::log_id_from_pb(&next), ..last })
+        (last.log_id, Entry::of(codec::log_id_from_pb(&next), last.payload, last.code))
     })
     .await;
 }
@@ -127,7 +127,7 @@ async fn what_a_keyless_leader_takes_back_stays() {
     check_claim_refused(|before, last, claiming| {
         let (term, index) = (last.log_id.leader_id.term + 100, last.log_id.index);
         let log_id = codec::log_id_from_pb(&pb::LogId { term, leader: claiming, index });
-        (before, Entry { log_id, payload: EntryPayload::Blank, code: EntryCode::Absent })
+        (before, Entry::of(log_id, EntryPayload::Blank, EntryCode::Absent))
     })
     .await;
 }

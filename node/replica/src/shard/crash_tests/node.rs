@@ -14,7 +14,7 @@ use super::super::entry::EntryCode;
 use super::super::log::LogStorage;
 use super::super::machine::to_apply;
 use super::super::repair::repair;
-use super::super::types::{Entry, EntryPayload, LeaderId, LogId, Proposal, Vote};
+use super::super::types::{Entry, EntryPayload, LeaderId, LogId, Vote};
 use super::model::{LogModel, replay};
 use super::{GROUPS, Op, shard_of_group};
 use crate::shard::apply::Payload;
@@ -123,11 +123,10 @@ impl<D: Disk> Node<D> {
         let first = of_group.model.next_index();
         let entry = |(index, step): (u64, &Step)| match of_group.committed.get(index as usize - 1) {
             Some(committed) => committed.clone(),
-            None => Entry {
-                log_id: LogId::new(LeaderId::new(of_group.term, 1), index),
-                payload: payload(step, shard),
-                code: EntryCode::Absent,
-            },
+            None => {
+                let log_id = LogId::new(LeaderId::new(of_group.term, 1), index);
+                Entry::of(log_id, payload(step, shard), EntryCode::Absent)
+            }
         };
         let entries = (first..).zip(steps).map(entry).collect::<Vec<_>>();
         let (acknowledged, number) = (Arc::clone(&self.acknowledged), self.operations);
@@ -290,7 +289,7 @@ impl<D: Disk> Node<D> {
 
 fn payload(step: &Step, shard: crate::ShardId) -> EntryPayload {
     match step.payload_for(shard) {
-        Payload::Command(bytes) => EntryPayload::Normal(Proposal(bytes, None)),
+        Payload::Command(bytes) => EntryPayload::Normal(bytes.into()),
         Payload::Blank | Payload::Membership(_) => EntryPayload::Blank,
     }
 }
