@@ -38,6 +38,9 @@ const WAITING_MAX: usize = 8_192;
 /// One try: the quorum's answer, then apply.
 const TRY_MAX: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// A barrier that so many reads shared: the next one waits for more of them. What one costs, on all replicas, is shared by them.
+const SHARED_FROM: usize = 8;
+const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// How current a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,17 +138,28 @@ impl Gate {
     }
 }
 
+/// Waits until somebody wants a barrier, and takes all who do. Where many shared the last one, most of them are about to come
+/// again: it waits a moment for half as many. Answers whether there will be any more.
+async fn gather(waiters: &mut mpsc::Receiver<Waiter>, batch: &mut Vec<Waiter>, shared_by: usize) -> bool {
+    if waiters.recv_many(batch, WAITING_MAX).await == 0 {
+        return false;
+    }
+    if shared_by >= SHARED_FROM {
+        let more = async { while batch.len() < shared_by / 2 && waiters.recv_many(batch, WAITING_MAX).await > 0 {} };
+        let _no_longer = tokio::time::timeout(GATHER_MAX, more).await;
+    }
+    true
+}
+
 async fn run(
     shard: ShardId,
     whereabouts: Whereabouts,
     gate: std::sync::Weak<Gate>,
     mut waiters: mpsc::Receiver<Waiter>,
 ) {
-    while let Some(first) = waiters.recv().await {
-        let mut batch = vec![first];
-        while let Ok(waiter) = waiters.try_recv() {
-            batch.push(waiter);
-        }
+    let (mut batch, mut shared_by) = (Vec::new(), 0);
+    while gather(&mut waiters, &mut batch, shared_by).await {
+        shared_by = batch.len();
         let began = Instant::now();
         let by_lease = batch.iter().all(|waiter| waiter.confirmed == Confirmed::ByLease);
         let confirmed = if by_lease { Confirmed::ByLease } else { Confirmed::Now };
@@ -167,7 +181,7 @@ async fn run(
         {
             *gate.current_at.lock() = (passed.place == Place::Here).then_some(began);
         }
-        for waiter in batch {
+        for waiter in batch.drain(..) {
             // A reader whose deadline passed has gone.
             let _gone = waiter.passed.send(passed.clone());
         }
