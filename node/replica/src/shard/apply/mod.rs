@@ -25,7 +25,7 @@ use pb::refused::Reason;
 use prost::Message;
 
 use self::merkle::{Frontier, Hash};
-use self::overlay::Overlay;
+use self::overlay::{Overlay, Remembered};
 use super::command::{Command, CommandError, Framed};
 use crate::planted::{self, Bug};
 use crate::store::EngineError;
@@ -93,6 +93,7 @@ pub struct Progress {
 pub struct Applier {
     pub(crate) shard: ShardId,
     pub progress: Progress,
+    remembered: Remembered,
 }
 
 impl Applier {
@@ -102,7 +103,7 @@ impl Applier {
         let row = row.map(table::applied::Row::decode).transpose();
         let row = row.map_err(|_| ApplyError::Damaged { table: "applied" })?.unwrap_or_default();
         let progress = Progress::from_row(row).ok_or(ApplyError::Damaged { table: "applied" })?;
-        Ok(Self { shard, progress })
+        Ok(Self { shard, progress, remembered: Remembered::default() })
     }
 
     /// Executes entries in order: one batch to write, one answer an entry.
@@ -113,7 +114,7 @@ impl Applier {
         engine: &dyn StateEngine,
         entries: Vec<Entry>,
     ) -> Result<(Vec<StateOp>, Vec<pb::Outcome>), ApplyError> {
-        let mut overlay = Overlay::new(engine);
+        let mut overlay = Overlay::new(engine, std::mem::take(&mut self.remembered));
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let answer = match entry.payload {
@@ -133,7 +134,9 @@ impl Applier {
         if !left_out {
             overlay.put(Table::Applied, table::applied::encode(self.shard), row.into());
         }
-        Ok((overlay.into_ops(), outcomes))
+        let (ops, remembered) = overlay.into_ops();
+        self.remembered = remembered;
+        Ok((ops, outcomes))
     }
 
     fn execute(&mut self, overlay: &mut Overlay, framed: Framed) -> Result<Answer, ApplyError> {
@@ -242,8 +245,9 @@ pub(crate) fn refused(reason: Reason) -> Answer {
 }
 
 /// Why a chart takes nothing that was sealed with this key now.
-fn chart_refuses(overlay: &Overlay, chart: &ChartAddress, key_id: &Bytes) -> Result<Option<Reason>, ApplyError> {
-    let row = read_row::<table::chart::Row>(overlay, Table::Chart, table::chart::encode(chart))?;
+fn chart_refuses(overlay: &mut Overlay, chart: &ChartAddress, key_id: &Bytes) -> Result<Option<Reason>, ApplyError> {
+    let row = overlay.chart(table::chart::encode(chart))?.map(table::chart::Row::decode).transpose();
+    let row = row.map_err(|_| ApplyError::Damaged { table: Table::Chart.name() })?;
     Ok(match row {
         Some(row) if row.state() == pb::chart_row::State::Erased => Some(Reason::ChartErased),
         Some(row) if row.key_id == *key_id => None,

@@ -1,23 +1,32 @@
 //! The state as a batch sees it: the engine's rows under the batch's own changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
 use crate::store::EngineError;
 use crate::store::state::{FirstRows, StateEngine, StateOp, Table};
 
+/// Rows that are kept from batch to batch; then all go.
+const REMEMBERED_MAX: usize = 4_096;
+
+/// The newest rows of `chart`: each commit asks for one, and they hardly ever change. Copies of what the engine has: only
+/// apply changes a group's rows, and whoever changes whose they are forgets all.
+#[derive(Default)]
+pub struct Remembered(HashMap<Vec<u8>, Bytes>);
+
 /// Reads through, gathers changes.
 pub struct Overlay<'a> {
     engine: &'a dyn StateEngine,
     changes: BTreeMap<(Table, Vec<u8>), Option<Bytes>>,
+    remembered: Remembered,
     /// Of `version`; made for the first look.
     first_versions: Option<Box<dyn FirstRows + 'a>>,
 }
 
 impl<'a> Overlay<'a> {
-    pub fn new(engine: &'a dyn StateEngine) -> Self {
-        Self { engine, changes: BTreeMap::new(), first_versions: None }
+    pub fn new(engine: &'a dyn StateEngine, remembered: Remembered) -> Self {
+        Self { engine, changes: BTreeMap::new(), remembered, first_versions: None }
     }
 
     pub fn get(&self, table: Table, key: Vec<u8>) -> Result<Option<Bytes>, EngineError> {
@@ -26,6 +35,26 @@ impl<'a> Overlay<'a> {
             Some(change) => Ok(change.clone()),
             None => self.engine.get(table, &place.1),
         }
+    }
+
+    /// A row of `chart`.
+    pub fn chart(&mut self, key: Vec<u8>) -> Result<Option<Bytes>, EngineError> {
+        if let Some(row) = self.remembered.0.get(&key) {
+            return Ok(Some(row.clone()));
+        }
+        let row = self.get(Table::Chart, key.clone())?;
+        if let Some(row) = &row {
+            if self.remembered.0.len() == REMEMBERED_MAX {
+                self.forget_charts();
+            }
+            self.remembered.0.insert(key, row.clone());
+        }
+        Ok(row)
+    }
+
+    /// The group holds other slots from here on.
+    pub fn forget_charts(&mut self) {
+        self.remembered.0.clear();
     }
 
     /// A record's newest version: the first row whose key begins with `prefix`. Rows are only ever added in front.
@@ -44,19 +73,27 @@ impl<'a> Overlay<'a> {
     }
 
     pub fn put(&mut self, table: Table, key: Vec<u8>, value: Bytes) {
+        self.forget(table, &key);
         self.changes.insert((table, key), Some(value));
     }
 
     pub fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.forget(table, &key);
         self.changes.insert((table, key), None);
     }
 
-    /// The changes, in order of table and key.
-    pub fn into_ops(self) -> Vec<StateOp> {
+    fn forget(&mut self, table: Table, key: &[u8]) {
+        if table == Table::Chart {
+            self.remembered.0.remove(key);
+        }
+    }
+
+    /// The changes, in order of table and key; and what the next batch may know.
+    pub fn into_ops(self) -> (Vec<StateOp>, Remembered) {
         let op = |((table, key), change): ((Table, Vec<u8>), Option<Bytes>)| match change {
             Some(value) => StateOp::Put { table, key, value },
             None => StateOp::Delete { table, key },
         };
-        self.changes.into_iter().map(op).collect()
+        (self.changes.into_iter().map(op).collect(), self.remembered)
     }
 }

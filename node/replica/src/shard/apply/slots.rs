@@ -33,6 +33,7 @@ impl Applier {
             return refused(Reason::Malformed);
         }
         self.progress.slots = Some(Slots { last: given.first - 1, ..held });
+        overlay.forget_charts();
         let row = handover::Row { slots: Some(given.to_pb()), given: Some(self.as_giver()) };
         overlay.put(Table::Handover, handover::Key { giver: self.shard, taker }.encode(), row.encode_to_vec().into());
         self.done()
@@ -72,6 +73,7 @@ impl Applier {
             overlay.delete(Table::Handover, handover::Key { giver, taker: self.shard }.encode());
         }
         self.progress.slots = Some(slots);
+        overlay.forget_charts();
         self.done()
     }
 }
