@@ -287,7 +287,8 @@ impl ChartsService {
         };
         let size_bytes = answer.encoded_len();
         if size_bytes > ANSWER_BYTES_MAX {
-            return Err(GatewayError::Internal.into());
+            // As gRPC says it of a call by itself.
+            return Err(Status::out_of_range(format!("an answer of {size_bytes} bytes")));
         }
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));

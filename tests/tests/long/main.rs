@@ -83,7 +83,7 @@ async fn month() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half an hour, and 45 GB of disk; a proof and figures"]
+#[ignore = "takes an hour, and 30 GB of disk; a proof and figures"]
 async fn scale() {
     scale::run().await;
 }

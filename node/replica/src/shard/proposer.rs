@@ -19,8 +19,10 @@ use super::group::GroupError;
 use super::types::{LogId, OnItsWay, Proposal, Raft, Turn, TypeConfig};
 use crate::trace::Context;
 
-/// Proposals of one message to openraft: an append of theirs is one write of the log.
+/// What goes to openraft together, and so is one write of the log; what is larger goes by itself. A commit waits no longer for
+/// those before it than for the sync of as much.
 const BATCH_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// No longer does one batch wait for the one before: a disk that is slower than that makes batches that are large enough.
 const TURN_MAX: Duration = Duration::from_millis(20);
 
@@ -73,27 +75,44 @@ impl Proposer {
 }
 
 async fn run(raft: Raft, turns: Arc<Semaphore>, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut batch = Vec::new();
-    while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+    let mut next = waiting.recv().await;
+    while let Some(first) = next {
         let turn = tokio::time::timeout(TURN_MAX, Arc::clone(&turns).acquire_owned()).await;
-        while batch.len() < BATCH_MAX
-            && let Ok(next) = waiting.try_recv()
-        {
-            batch.push(next);
+        let (batch, left_over) = gather(first, &mut waiting);
+        send(&raft, batch, turn.ok().and_then(Result::ok).map(Turn::new)).await;
+        next = match left_over {
+            Some(left_over) => Some(left_over),
+            None => waiting.recv().await,
+        };
+    }
+}
+
+/// All who wait, as far as they fit; and who came after these.
+fn gather(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> (Vec<Waiting>, Option<Waiting>) {
+    let (mut batch, mut size_bytes, mut next) = (Vec::new(), 0, Some(first));
+    while let Some(taken) = next {
+        size_bytes += taken.command.len();
+        if !batch.is_empty() && (batch.len() == BATCH_MAX || size_bytes > BATCH_BYTES_MAX) {
+            return (batch, Some(taken));
         }
-        batch.retain(|waiting| !waiting.written.is_closed());
-        let (mut proposals, mut callers) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        for Waiting { command, trace, written } in batch.drain(..) {
-            proposals.push(Proposal(command, OnItsWay { trace, turn: None }));
-            callers.push(written);
+        // Who has gone meanwhile has proposed nothing.
+        if !taken.written.is_closed() {
+            batch.push(taken);
         }
-        // Entries are written in order: when the last one is, all are.
-        let Some(Proposal(_, last)) = proposals.last_mut() else { continue };
-        last.turn = turn.ok().and_then(Result::ok).map(Turn::new);
-        // Who waits for a replica that has stopped hears so by the end of his channel.
-        if let Ok(results) = raft.client_write_many(proposals).await {
-            tokio::spawn(answer(results, callers));
-        }
+        next = waiting.try_recv().ok();
+    }
+    (batch, None)
+}
+
+async fn send(raft: &Raft, batch: Vec<Waiting>, turn: Option<Turn>) {
+    let on_its_way = |Waiting { command, trace, written }| (Proposal(command, OnItsWay { trace, turn: None }), written);
+    let (mut proposals, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(on_its_way).unzip();
+    // Entries are written in order: when the last one is, all are.
+    let Some(Proposal(_, last)) = proposals.last_mut() else { return };
+    last.turn = turn;
+    // Who waits for a replica that has stopped hears so by the end of his channel.
+    if let Ok(results) = raft.client_write_many(proposals).await {
+        tokio::spawn(answer(results, callers));
     }
 }
 
@@ -112,5 +131,45 @@ fn refused(error: ClientWriteError<TypeConfig>) -> GroupError {
     match error {
         ClientWriteError::ForwardToLeader(forward) => GroupError::NotLeader { leader: forward.leader_id },
         _ => GroupError::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What commands of these sizes become, some of whose callers have gone.
+    fn batches(sizes: &[usize], gone: &[usize]) -> Vec<Vec<usize>> {
+        let (queue, mut waiting) = mpsc::channel(sizes.len());
+        let mut callers = Vec::new();
+        for (at, size) in sizes.iter().enumerate() {
+            let (written, caller) = oneshot::channel();
+            callers.extend((!gone.contains(&at)).then_some(caller));
+            let command = vec![0; *size].into();
+            assert!(queue.try_send(Waiting { command, trace: None, written }).is_ok());
+        }
+        let (mut batches, mut next) = (Vec::new(), waiting.try_recv().ok());
+        while let Some(first) = next {
+            let (batch, left_over) = gather(first, &mut waiting);
+            batches.push(batch.into_iter().map(|taken| taken.command.len()).collect());
+            next = left_over;
+        }
+        batches
+    }
+
+    #[test]
+    fn what_waits_goes_together_as_far_as_it_fits() {
+        let (small, half, large) = (10, BATCH_BYTES_MAX / 2, 2 * BATCH_BYTES_MAX);
+        assert_eq!(batches(&[small; 3], &[]), [vec![small; 3]]);
+        assert_eq!(batches(&[half; 3], &[]), [vec![half; 2], vec![half]]);
+        assert_eq!(batches(&[small, large, small], &[]), [vec![small], vec![large], vec![small]]);
+        let many = batches(&[small; BATCH_MAX + 1], &[]);
+        assert_eq!(many, [vec![small; BATCH_MAX], vec![small]]);
+    }
+
+    #[test]
+    fn who_has_gone_proposes_nothing() {
+        assert_eq!(batches(&[1, 2, 3], &[1]), [vec![1, 3]]);
+        assert_eq!(batches(&[1, 2], &[0, 1]), [Vec::<usize>::new()]);
     }
 }

@@ -103,6 +103,7 @@ async fn caught_up(store: &Store) {
         Ok::<_, String>(status.shards.iter().map(|shard| (shard.shard, shard.seq)).collect::<Vec<_>>())
     };
     until_within("the node has what the others have", CAUGHT_UP_MAX, || async {
+        store.check_disk();
         let (own, others) = (seqs(NODE).await?, seqs(0).await?);
         (own == others).then_some(()).ok_or_else(|| format!("{own:?} of {others:?}"))
     })
