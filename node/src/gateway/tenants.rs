@@ -180,7 +180,7 @@ impl Gateway {
             fingerprint: self.directory_fingerprint("AddGrant", &granter.uri(), &said),
         });
         let done = self.propose_to_directory(command, deadline).await?;
-        self.access.forget(&grantee);
+        self.access.forget(grantee);
         Ok(AddGrantResponse { answer: self.answer(DIRECTORY, done.seq) })
     }
 
@@ -208,7 +208,7 @@ impl Gateway {
             fingerprint: self.directory_fingerprint("RemoveGrant", &granter.uri(), &said),
         });
         let done = self.propose_to_directory(command, deadline).await?;
-        self.access.forget(&grantee);
+        self.access.forget(grantee);
         Ok(RemoveGrantResponse { answer: self.answer(DIRECTORY, done.seq) })
     }
 

@@ -17,10 +17,10 @@ async fn of_many_at_once_each_gets_its_own_answer() {
     // Every second record has a first version, so that answers differ.
     join_all((0..COUNT).step_by(2).map(|number| commit_at(cluster.node(leader), number))).await;
     let again = async |number: usize| {
-        let node = cluster.node(if number % 3 == 0 { follower } else { leader });
+        let node = cluster.node(if number.is_multiple_of(3) { follower } else { leader });
         let answer = propose(node, commit_of(&format!("again{number}"), &format!("obs/{number}"))).await;
         let Answer::Committed(committed) = answer else { panic!("not committed") };
-        assert_eq!(committed.versions, [if number % 2 == 0 { 2 } else { 1 }], "of {number}");
+        assert_eq!(committed.versions, [if number.is_multiple_of(2) { 2 } else { 1 }], "of {number}");
         committed.seq
     };
     let gone = async |number: usize| {

@@ -1,6 +1,6 @@
 //! The state as a batch sees it: the engine's rows under the batch's own changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ const REMEMBERED_MAX: usize = 4_096;
 /// The newest rows of `chart`: each commit asks for one, and they hardly ever change. Copies of what the engine has: only
 /// apply changes a group's rows, and whoever changes whose they are forgets all.
 #[derive(Default)]
-pub struct Remembered(HashMap<Vec<u8>, Bytes>);
+pub struct Remembered(BTreeMap<Vec<u8>, Bytes>);
 
 /// Reads through, gathers changes.
 pub struct Overlay<'a> {
