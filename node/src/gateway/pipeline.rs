@@ -270,7 +270,7 @@ impl ChartsService {
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (http::request::Parts { headers, extensions, .. }, _) = request.into_parts();
         let call = extensions.get::<Handed<Call>>().and_then(Handed::take).ok_or(GatewayError::Internal)?;
-        let (metadata, extensions) = (MetadataMap::from_headers(headers), extensions);
+        let metadata = MetadataMap::from_headers(headers);
         let answer = match call {
             Call::Commit(message) => {
                 let request = tonic::Request::from_parts(metadata, extensions, message);

@@ -95,3 +95,19 @@ struct Supply {
     bytes: [u8; SUPPLY_LEN],
     used: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Over several supplies, of lengths that do not divide one.
+    #[test]
+    fn no_random_byte_is_given_out_twice() {
+        let salts = (0..SUPPLY_LEN).map(|_| fresh_salt::<13>()).collect::<HashSet<_>>();
+        assert_eq!(salts.len(), SUPPLY_LEN);
+        let parts = salts.iter().flat_map(|salt| salt.windows(8)).collect::<HashSet<_>>();
+        assert_eq!(parts.len(), 6 * SUPPLY_LEN, "no two overlap");
+    }
+}
