@@ -50,6 +50,10 @@
 //! reserve_bytes = 1073741824             # room kept for what is acknowledged: below it, writes are refused
 //! stall_warn_ms = 2000                   # a sync that takes longer: leadership is handed over
 //! stall_max_ms = 10000                   # one that takes longer: the process ends
+//! [memory]                               # what a node needs beside it: ARCHITECTURE.md, "Memory"
+//! cache_bytes = 268435456                # what was read of the state and stays
+//! flush_bytes = 67108864                 # what was written and gathers until it is flushed; up to four times, for a moment
+//! requests_bytes = 67108864              # requests that are under way, each held four times at most
 //! [log]
 //! format = "text"                        # or "json"
 //! [telemetry]
@@ -57,6 +61,7 @@
 //! sample_ratio = 0.01                    # the default: of the requests whose callers do not ask for a trace
 //! ```
 
+mod memory;
 mod raft;
 mod shards;
 mod validate;
@@ -69,6 +74,7 @@ use figment::error::Kind as FigmentKind;
 use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
+pub use self::memory::Memory;
 pub use self::raft::{Durability, Raft};
 pub use self::shards::Shards;
 use crate::tls::TlsFiles;
@@ -103,7 +109,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 42] = [
+const KEYS: [(&str, Form); 45] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -143,6 +149,9 @@ const KEYS: [(&str, Form); 42] = [
     ("disk.reserve_bytes", Form::Number),
     ("disk.stall_warn_ms", Form::Number),
     ("disk.stall_max_ms", Form::Number),
+    ("memory.cache_bytes", Form::Number),
+    ("memory.flush_bytes", Form::Number),
+    ("memory.requests_bytes", Form::Number),
     ("log.format", Form::Text),
     ("telemetry.otlp_endpoint", Form::Text),
     ("telemetry.sample_ratio", Form::Ratio),
@@ -176,6 +185,8 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub disk: Disk,
+    #[serde(default)]
+    pub memory: Memory,
     #[serde(default)]
     pub log: Log,
     #[serde(default)]
@@ -358,8 +369,8 @@ impl Config {
     /// The keys whose values differ and count from the next start only. All others can be changed while a node runs:
     /// where the TLS files are (unless it is whether there are any), and the limits.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self { name, site, data, join, listen, advertise, tls, keys, raft, shards, limits, disk, log, telemetry } =
-            self;
+        let Self { name, site, data, join, listen, advertise, tls, keys, raft, shards, limits, .. } = self;
+        let Self { disk, memory, log, telemetry, .. } = self;
         let differs = [
             ("name", *name != new.name),
             ("site", *site != new.site),
@@ -375,6 +386,7 @@ impl Config {
             ("limits.document_bytes_max", limits.document_bytes_max != new.limits.document_bytes_max),
             ("limits.upload_idle_ms", limits.upload_idle_ms != new.limits.upload_idle_ms),
             ("disk", *disk != new.disk),
+            ("memory", *memory != new.memory),
             ("log", *log != new.log),
             ("telemetry", *telemetry != new.telemetry),
         ];
@@ -524,6 +536,7 @@ mod tests {
         );
         assert_eq!(config.limits.body_bytes_max, 1 << 20);
         assert_eq!(config.disk, Disk { reserve_bytes: 1 << 30, stall_warn_ms: 2_000, stall_max_ms: 10_000 });
+        assert_eq!(config.memory, Memory { cache_bytes: 256 << 20, flush_bytes: 64 << 20, requests_bytes: 64 << 20 });
         assert_eq!(config.log.format, LogFormat::Text);
         assert_eq!(config.data, Path::new("/etc/c/data"));
         assert_eq!(config.tls.peer.ca, Path::new("/etc/c/p.crt"));

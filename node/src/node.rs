@@ -12,6 +12,7 @@ use charthold_replica::shard::inbound::Describe;
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::StoreError;
 use charthold_replica::store::disk::DiskLimits;
+use charthold_replica::store::state::MemoryLimits;
 use charthold_replica::trace;
 
 use crate::config::{Config, ConfigError, Durability};
@@ -163,6 +164,10 @@ async fn open_replica(
             stall_warn: Duration::from_millis(config.disk.stall_warn_ms),
             stall_max: Duration::from_millis(config.disk.stall_max_ms),
         },
+        memory: MemoryLimits {
+            cache_bytes: config.memory.cache_bytes as usize,
+            flush_bytes: config.memory.flush_bytes as usize,
+        },
         join: config.join.clone(),
         key_check: root.map(|root| key_check(root, &identity.cluster)).unwrap_or_default(),
         describe: describe(config, Arc::clone(health)),
@@ -233,11 +238,13 @@ async fn run_keyed(
     let replacing = tokio::spawn(placement::watch(Arc::clone(&gateway), config.shards.replace_after_s));
     let clients = Clients { gateway: Arc::clone(&gateway), certificates: listener.certificates() };
     let sampler = Sampler::new(config.telemetry.sample_ratio);
+    let requests_bytes_max = config.memory.requests_bytes;
     let reloading = reloader(config, Some(clients)).run();
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
-    let served = server::serve(Arc::clone(&gateway), Arc::clone(health), sampler, listener, async {
-        let _either_way = drained.await;
-    });
+    let served =
+        server::serve(Arc::clone(&gateway), Arc::clone(health), sampler, requests_bytes_max, listener, async {
+            let _either_way = drained.await;
+        });
     tokio::pin!(served);
     let ended = tokio::select! {
         () = stop => Ok(()),

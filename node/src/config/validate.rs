@@ -12,6 +12,12 @@ pub const RESERVE_BYTES_MIN: u64 = 16 << 20;
 pub const DOCUMENT_BYTES_LIMIT: u32 = 1 << 30;
 /// One that is slower by a second is not abandoned; nor is one that lay for a month.
 const UPLOAD_IDLE_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 60 * 60 * 1_000;
+/// Less would flush all the time; a memtable has room for four times the most.
+const FLUSH_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// Less has no room for indexes and filters, more is a mistake.
+const CACHE_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=1 << 40;
+/// A tenant may hold three quarters: the largest commit must fit.
+const REQUESTS_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 36;
 /// A name or a site in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
@@ -44,6 +50,7 @@ impl Config {
         check.that(self.shards.replace_after_s <= 604_800, "shards.replace_after_s", "must be at most 604800")?;
         self.validate_limits(&check)?;
         self.validate_disk(&check)?;
+        self.validate_memory(&check)?;
         self.validate_telemetry(&check)
     }
 
@@ -109,6 +116,16 @@ impl Config {
         let reason = "must exceed `disk.stall_warn_ms` and be at most 600000";
         let later = disk.stall_max_ms > disk.stall_warn_ms && disk.stall_max_ms <= 600_000;
         check.that(later, "disk.stall_max_ms", reason)
+    }
+
+    fn validate_memory(&self, check: &Check) -> Result<(), ConfigError> {
+        let memory = &self.memory;
+        let cache = CACHE_BYTES.contains(&memory.cache_bytes);
+        check.that(cache, "memory.cache_bytes", "must be 8388608 to 1099511627776")?;
+        let flush = FLUSH_BYTES.contains(&memory.flush_bytes);
+        check.that(flush, "memory.flush_bytes", "must be 1048576 to 1073741824")?;
+        let requests = REQUESTS_BYTES.contains(&memory.requests_bytes);
+        check.that(requests, "memory.requests_bytes", "must be 16777216 to 68719476736")
     }
 
     fn validate_telemetry(&self, check: &Check) -> Result<(), ConfigError> {

@@ -41,6 +41,7 @@ pub async fn serve(
     gateway: Arc<Gateway>,
     health: Arc<Health>,
     sampler: Sampler,
+    requests_bytes_max: u64,
     listener: ServiceListener,
     stop: impl Future<Output = ()>,
 ) {
@@ -62,7 +63,7 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("invariant: the descriptors were compiled with the crate");
-    let (pipelines, admission) = (Pipelines::default(), AdmissionLayer::default());
+    let (pipelines, admission) = (Pipelines::default(), AdmissionLayer::new(requests_bytes_max));
     let charts = ChartsService(Arc::clone(&gateway), pipelines.clone());
     let mut services = Routes::builder();
     services

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use charthold_replica::store::state::rocks::RocksState;
-use charthold_replica::store::state::{StateEngine as _, Table};
+use charthold_replica::store::state::{MemoryLimits, StateEngine as _, Table};
 use charthold_replica::store::table::{ledger, part, version};
 use prost::Message as _;
 
@@ -25,7 +25,7 @@ pub fn check(cluster: &Cluster) -> Vec<Violation> {
 }
 
 fn check_one(data: &Path) -> Vec<Violation> {
-    let state = RocksState::open(&data.join("state")).expect("a stopped node's state");
+    let state = RocksState::open(&data.join("state"), MemoryLimits::default()).expect("a stopped node's state");
     let (mut seen, mut violations) = (HashMap::new(), Vec::new());
     for table in [Table::Version, Table::Ledger, Table::Part] {
         let mut from = Vec::new();

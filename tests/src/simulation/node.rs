@@ -20,6 +20,7 @@ use charthold_replica::shard::config::{Retention, Timing};
 use charthold_replica::shard::types::Member;
 use charthold_replica::store::disk::DiskLimits;
 use charthold_replica::store::log::memory::MemoryLog;
+use charthold_replica::store::state::MemoryLimits;
 use charthold_replica::store::state::memory::MemoryState;
 use tokio::sync::mpsc;
 
@@ -221,6 +222,7 @@ impl Node {
                 ..Retention::default()
             },
             disk: DiskLimits::default(),
+            memory: MemoryLimits::default(),
             join: self.peers.clone(),
             key_check: if self.keyed { Bytes::from_static(b"one key") } else { Bytes::new() },
             describe: Arc::new(pb::NodeStatus::default),

@@ -43,6 +43,9 @@ async fn a_configuration_is_understood_as_a_whole_or_refused() {
         ("[listen]", "[limits]\nbody_bytes_max = 4194305\n[listen]", "limits.body_bytes_max"),
         ("[listen]", "[limits]\ndocument_bytes_max = 1073741825\n[listen]", "limits.document_bytes_max"),
         ("[listen]", "[limits]\nupload_idle_ms = 999\n[listen]", "limits.upload_idle_ms"),
+        ("[listen]", "[memory]\ncache_bytes = 1\n[listen]", "memory.cache_bytes"),
+        ("[listen]", "[memory]\nflush_bytes = 1073741825\n[listen]", "memory.flush_bytes"),
+        ("[listen]", "[memory]\nrequests_bytes = 0\n[listen]", "memory.requests_bytes"),
         ("[listen]", "[listen", "config.toml"),
         ("root = \"file:../root.key\"", "", "service"),
     ];

@@ -11,7 +11,7 @@ use charthold::seal::{Address, Key, Kind, open};
 use charthold_client::{Chart, Put, RecordId};
 use charthold_proto::internal::TenantRow;
 use charthold_replica::store::state::rocks::RocksState;
-use charthold_replica::store::state::{StateEngine, StateRows, Table};
+use charthold_replica::store::state::{MemoryLimits, StateEngine, StateRows, Table};
 use charthold_replica::store::table;
 use charthold_tests::harness::{Cluster, Options};
 use charthold_tests::strangers::copy;
@@ -47,7 +47,7 @@ fn keys(cluster: &Cluster) -> Vec<KeyBytes> {
     let root = root_key(cluster);
     let folder = cluster.folder().join("state-copy");
     copy(&cluster.data_dir(0).join("state"), &folder);
-    let state = RocksState::open(&folder).unwrap();
+    let state = RocksState::open(&folder, MemoryLimits::default()).unwrap();
     let mut keys = vec![root];
     let mut tenant_keys = Vec::new();
     for (key, row) in rows(&state, Table::Tenant) {

@@ -3,7 +3,7 @@
 use charthold_client::{Chart, Error, Put, RecordId};
 use charthold_proto::v1;
 use charthold_replica::store::state::rocks::RocksState;
-use charthold_replica::store::state::{StateEngine, StateOp, StateRows, Table};
+use charthold_replica::store::state::{MemoryLimits, StateEngine, StateOp, StateRows, Table};
 use charthold_tests::harness::{Cluster, Options};
 use prost::Message;
 use tonic::Code;
@@ -88,7 +88,7 @@ async fn parts_are_whole_in_order_and_within_limits() {
 
 /// A change of a stopped node's parts.
 fn tamper(cluster: &Cluster, change: impl FnOnce(StateRows) -> Vec<StateOp>) {
-    let state = RocksState::open(&cluster.data_dir(0).join("state")).unwrap();
+    let state = RocksState::open(&cluster.data_dir(0).join("state"), MemoryLimits::default()).unwrap();
     let parts = state.scan(Table::Part, &[], &[0xff; 64], 100, 64 << 20).unwrap();
     state.write(&change(parts)).unwrap();
     state.begin_flush().unwrap();

@@ -21,6 +21,7 @@ mod listing;
 mod main_job;
 mod manual;
 mod members;
+mod memory;
 mod metrics;
 mod once;
 mod pages;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use charthold_replica::store::EngineError;
 use charthold_replica::store::state::rocks::RocksState;
-use charthold_replica::store::state::{StateEngine as _, StateOp, Table};
+use charthold_replica::store::state::{MemoryLimits, StateEngine as _, StateOp, Table};
 use charthold_tests::fault_disk::{FaultDisk, Operation};
 
 /// What is written before a flush, and what room there is for it.
@@ -21,7 +21,7 @@ fn start() -> Option<(RocksState, FaultDisk, tempfile::TempDir)> {
     }
     let folder = tempfile::tempdir().unwrap();
     let disk = FaultDisk::mount(folder.path());
-    let state = RocksState::open(&folder.path().join("state")).unwrap();
+    let state = RocksState::open(&folder.path().join("state"), MemoryLimits::default()).unwrap();
     Some((state, disk, folder))
 }
 
@@ -61,7 +61,7 @@ fn it_waits_for_room_and_so_do_writes() {
     });
     flush(&state).unwrap();
     drop(state);
-    let state = RocksState::open(&folder.path().join("state")).unwrap();
+    let state = RocksState::open(&folder.path().join("state"), MemoryLimits::default()).unwrap();
     assert_eq!(state.scan(Table::Part, &[], &[9], usize::MAX, usize::MAX).unwrap().len() as u32, 2 * ROWS);
 }
 
@@ -83,7 +83,7 @@ fn a_sector_that_cannot_be_read_is_damage() {
     write(&state, 0);
     flush(&state).unwrap();
     drop(state);
-    let state = RocksState::open(&folder.path().join("state")).unwrap();
+    let state = RocksState::open(&folder.path().join("state"), MemoryLimits::default()).unwrap();
     assert_eq!(state.damage(), None);
     disk.fail_next(Operation::Read, 1);
     let read = || state.scan(Table::Part, &[], &[9], usize::MAX, usize::MAX);

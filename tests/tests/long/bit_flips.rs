@@ -15,7 +15,7 @@ use bytes::Bytes;
 use charthold_replica::store::log::rocks::RocksLog;
 use charthold_replica::store::log::{LogEngine as _, LogOp};
 use charthold_replica::store::state::rocks::RocksState;
-use charthold_replica::store::state::{StateEngine as _, StateOp, Table};
+use charthold_replica::store::state::{MemoryLimits, StateEngine as _, StateOp, Table};
 use charthold_tests::harness::{Cluster, Options, RAFT};
 use charthold_tests::numbered::Numbered;
 use charthold_tests::strangers::copy;
@@ -94,7 +94,7 @@ fn row(number: u32) -> (Vec<u8>, Bytes) {
 }
 
 fn fill_state(folder: &Path) {
-    let state = RocksState::open(folder).unwrap();
+    let state = RocksState::open(folder, MemoryLimits::default()).unwrap();
     for part in (0..ROWS).collect::<Vec<_>>().chunks(ROWS as usize / 4) {
         let put = |number: &u32| {
             let (key, value) = row(*number);
@@ -111,7 +111,7 @@ fn fill_state(folder: &Path) {
 /// All rows, and how many the applied row says that there are.
 fn read_state(folder: &Path) -> Result<(Rows, usize), Outcome> {
     let failed = |_| Outcome::ReadFailed;
-    let state = RocksState::open(folder).map_err(|_| Outcome::NotOpened)?;
+    let state = RocksState::open(folder, MemoryLimits::default()).map_err(|_| Outcome::NotOpened)?;
     let rows = state.scan(Table::Version, &[0; 4], &[0xff; 4], ROWS as usize + 1, usize::MAX).map_err(failed)?;
     let applied = state.get(Table::Applied, APPLIED).map_err(failed)?;
     let applied = applied.map_or(0, |count| u64::from_be_bytes(count.as_ref().try_into().expect("eight bytes")));

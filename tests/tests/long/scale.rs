@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::load::Loaded;
-use self::reads::{Call, Reads};
+use self::reads::{Call, Reads, Sums};
 use self::records::Charts;
 use self::report::report;
 use self::returns::Returns;
@@ -31,6 +31,9 @@ const RECORDS: u64 = 3_000_000;
 const SMALLER: u64 = 100;
 /// Charts of which one record is read, or one page: all of them different.
 const READS: usize = 2_000;
+/// Cold is what is read first: even a small store is warm after a few hundred reads. So many each time, after so many starts.
+const COLD_READS: usize = 30;
+const COLD_STARTS: usize = 10;
 
 /// What one store is like.
 struct Figures {
@@ -71,13 +74,18 @@ async fn fill_and_read(charts: &Arc<Charts>, records: u64, budget: Budget) -> (S
     (store, Figures { loaded, state_bytes, log_bytes, node_bytes, peak_resident_mib, get, list })
 }
 
-/// The same calls twice, the first time after a start and with nothing in the system's page cache.
+/// The first calls after each of several starts, with nothing in the system's page cache; then the same calls again and again.
 async fn cold_and_warm(store: &mut Store, call: Call, charts: &Range<u64>) -> [Reads; 2] {
     let sample = reads::sample(charts, READS);
-    store.restart_cold().await;
-    let cold = reads::measure(store, call, &sample).await;
-    println!("scale: cold {call:?}: {cold}");
-    let warm = reads::measure(store, call, &sample).await;
-    println!("scale: warm {call:?}: {warm}");
+    let (mut cold, mut warm) = (Sums::default(), Sums::default());
+    // One more, which warms up what is not the store.
+    for places in sample.chunks(COLD_READS + 1).take(COLD_STARTS) {
+        store.restart_cold().await;
+        cold.add(store, call, places).await;
+    }
+    Sums::default().add(store, call, &sample).await;
+    warm.add(store, call, &sample).await;
+    let (cold, warm) = (cold.means(), warm.means());
+    println!("scale: cold {call:?}: {cold}\nscale: warm {call:?}: {warm}");
     [cold, warm]
 }

@@ -339,3 +339,57 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn waiter() -> Waiter {
+        Waiter { confirmed: Confirmed::Now, passed: oneshot::channel().0 }
+    }
+
+    /// How many share a barrier, and how long it waited for them, where `shared_by` shared the last one, `first` are there
+    /// already, and some more come one after the other, in no time.
+    async fn gathered(shared_by: usize, first: usize, more: usize) -> (usize, Duration) {
+        let (queue, mut waiters) = mpsc::channel(64);
+        for _ in 0..first {
+            queue.send(waiter()).await.unwrap();
+        }
+        let coming = tokio::spawn(async move {
+            for _ in 0..more {
+                tokio::task::yield_now().await;
+                let _ended = queue.send(waiter()).await;
+            }
+            // Not closed: others may come at any time.
+            std::future::pending::<()>().await;
+        });
+        let (began, mut batch) = (Instant::now(), Vec::new());
+        assert!(gather(&mut waiters, &mut batch, shared_by).await);
+        coming.abort();
+        (batch.len(), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_barrier_waits_for_those_who_shared_the_last_one() {
+        assert_eq!(gathered(SHARED_FROM - 1, 1, 9).await, (1, Duration::ZERO), "few: nobody waits for anybody");
+        assert_eq!(gathered(20, 10, 9).await, (10, Duration::ZERO), "half of them are here");
+        assert_eq!(gathered(8, 1, 9).await, (4, Duration::ZERO), "until half of them are");
+        let (count, waited) = gathered(40, 1, 3).await;
+        assert_eq!(count, 4, "those who came");
+        // The clock of a test has steps of a millisecond.
+        assert!((GATHER_MAX..=2 * GATHER_MAX).contains(&waited), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn barriers_end_with_those_who_ask() {
+        let (queue, mut waiters) = mpsc::channel(4);
+        queue.send(waiter()).await.unwrap();
+        drop(queue);
+        let mut batch = Vec::new();
+        assert!(gather(&mut waiters, &mut batch, 100).await, "who asked last is answered");
+        assert_eq!(batch.len(), 1);
+        batch.clear();
+        assert!(!gather(&mut waiters, &mut batch, 100).await);
+    }
+}

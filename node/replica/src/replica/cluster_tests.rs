@@ -31,6 +31,7 @@ use crate::shard::command::Command;
 use crate::shard::config::{Retention, Timing};
 use crate::shard::types::Member;
 use crate::store::disk::DiskLimits;
+use crate::store::state::MemoryLimits;
 use crate::store::table::ChartAddress;
 use crate::testing::transport::{MemoryNetwork, identity};
 use crate::testing::{TestKey, WAIT_MAX, commit, ensure_key, eventually, put, request_id, slots_of, token};
@@ -143,6 +144,7 @@ impl Cluster {
                 timing: Timing { heartbeat_ms: 50, election_min_ms: 200, election_max_ms: 400 },
                 retention: Retention { snapshot_after_entries: 64, keep_entries: 32, ..Retention::default() },
                 disk: DiskLimits { reserve_bytes: 1 << 20, ..DiskLimits::default() },
+                memory: MemoryLimits::default(),
                 key_check: Bytes::new(),
                 describe: Arc::new(pb::NodeStatus::default),
                 join: Vec::clone(&others),

@@ -66,6 +66,7 @@ use crate::store::StoreError;
 use crate::store::disk::{Disk, DiskLevel, DiskLimits};
 use crate::store::identity::DataDirectory;
 use crate::store::log::group::GroupLog;
+use crate::store::state::MemoryLimits;
 use crate::store::state::flusher::StateStore;
 use crate::{DIRECTORY, NodeId, ShardId, Slot, format};
 
@@ -83,6 +84,7 @@ pub struct ReplicaConfig {
     pub timing: Timing,
     pub retention: Retention,
     pub disk: DiskLimits,
+    pub memory: MemoryLimits,
     /// Peer addresses of the nodes to form a cluster with.
     pub join: Vec<String>,
     /// Opaque here: equal on nodes with the same root key, empty on a keyless one.

@@ -223,6 +223,7 @@ mod tests {
     use crate::Slots;
     use crate::store::log::memory::MemoryLog;
     use crate::store::log::writer::LogWriter;
+    use crate::store::state::MemoryLimits;
     use crate::store::state::StateOp;
     use crate::store::state::flusher::StateStore;
     use crate::store::state::memory::MemoryState;
@@ -236,7 +237,7 @@ mod tests {
     /// Each write is a new version of a record; its place in the list is its seq.
     fn rows_of(writes: &[u8]) -> ChartRows {
         let log = LogWriter::start(Arc::new(MemoryLog::default()), None).unwrap();
-        let state = StateStore::start(Arc::new(MemoryState::default()), log).unwrap();
+        let state = StateStore::start(Arc::new(MemoryState::default()), log, MemoryLimits::default()).unwrap();
         state.slots().set(1, Some(Slots { first: 0, last: 9 }));
         let mut versions = BTreeMap::<u8, u64>::new();
         let ops = writes.iter().zip(1..).map(|(number, seq)| {

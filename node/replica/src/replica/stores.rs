@@ -18,6 +18,7 @@ use crate::store::log::synced_mark::SyncedMark;
 use crate::store::log::writer::LogWriter;
 use crate::store::opening::{SAY_AFTER, watched};
 use crate::store::set_aside::{Mark, SetAside};
+use crate::store::state::MemoryLimits;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::rocks::RocksState;
@@ -52,8 +53,8 @@ impl Stores {
         let mark = SyncedMark::open(&data.synced_mark_path(), recovered)?;
         let log = LogWriter::start(Arc::clone(&log_engine), Some(mark))?;
         let set_aside = SetAside::at(&config.data);
-        let state = open_state(&data.state_path(), &set_aside)?;
-        let state = StateStore::start(Arc::new(state), log.clone());
+        let state = open_state(&data.state_path(), config.memory, &set_aside)?;
+        let state = StateStore::start(Arc::new(state), log.clone(), config.memory);
         if let Err(EngineError::Damaged { detail, .. }) = &state {
             set_aside.mark_found(detail)?;
         }
@@ -98,14 +99,14 @@ impl Stores {
 }
 
 /// Opens the state; one that is damaged, or was found to be, is set aside, and an empty one takes its place.
-fn open_state(path: &Path, set_aside: &SetAside) -> Result<RocksState, StoreError> {
+fn open_state(path: &Path, memory: MemoryLimits, set_aside: &SetAside) -> Result<RocksState, StoreError> {
     set_aside.make_way(path)?;
-    match watched(path, SAY_AFTER, || RocksState::open(path)) {
+    match watched(path, SAY_AFTER, || RocksState::open(path, memory)) {
         Err(EngineError::Damaged { detail, .. }) => {
             tracing::error!(why = detail, "the state cannot be opened: it is set aside and made anew; check the disk");
             set_aside.mark_found(&detail)?;
             set_aside.make_way(path)?;
-            Ok(RocksState::open(path)?)
+            Ok(RocksState::open(path, memory)?)
         }
         opened => Ok(opened?),
     }

@@ -323,11 +323,6 @@ impl Group {
         Ok((outcome, durability))
     }
 
-    #[cfg(test)]
-    pub async fn take_turn(&self) -> super::types::Turn {
-        self.proposer.take_turn().await
-    }
-
     /// On the leader: a position that covers every write answered before this call. A majority confirms that it leads,
     /// now or, by a lease, a little while ago.
     pub async fn read_index_here(&self, confirmed: Confirmed) -> Result<LogId, GroupError> {

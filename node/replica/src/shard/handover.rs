@@ -100,6 +100,7 @@ mod tests {
     use crate::shard::command::Command;
     use crate::store::log::memory::MemoryLog;
     use crate::store::log::writer::LogWriter;
+    use crate::store::state::MemoryLimits;
     use crate::store::state::StateOp;
     use crate::store::state::memory::MemoryState;
 
@@ -107,7 +108,7 @@ mod tests {
 
     fn store() -> StateStore {
         let log = LogWriter::start(Arc::new(MemoryLog::default()), None).unwrap();
-        StateStore::start(Arc::new(MemoryState::default()), log).unwrap()
+        StateStore::start(Arc::new(MemoryState::default()), log, MemoryLimits::default()).unwrap()
     }
 
     fn takes(given: Option<pb::Given>) -> Entry {

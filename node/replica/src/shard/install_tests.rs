@@ -19,7 +19,7 @@ use crate::store::incoming::{Incoming, Received};
 use crate::store::log::writer::LogWriter;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
-use crate::store::state::{FirstRows, StateEngine, StateOp, StateRows, StateView, Table};
+use crate::store::state::{FirstRows, MemoryLimits, StateEngine, StateOp, StateRows, StateView, Table};
 use crate::testing::disk::{Disk, MemoryDisk, RocksDisk};
 use crate::testing::slots_of;
 use crate::{ShardId, SlotMap, Slots};
@@ -123,7 +123,7 @@ fn rows_of(engine: &dyn StateEngine, shard: ShardId) -> Rows {
 }
 
 fn store(engine: Arc<dyn StateEngine>, disk: &impl Disk) -> StateStore {
-    StateStore::start(engine, LogWriter::start(disk.log(), None).unwrap()).unwrap()
+    StateStore::start(engine, LogWriter::start(disk.log(), None).unwrap(), MemoryLimits::default()).unwrap()
 }
 
 /// A snapshot of the source's shard, received and checked as from a peer.

@@ -11,7 +11,7 @@ use openraft::{OptionalSend, RaftLogReader};
 
 use super::authors::AuthorKey;
 use super::entry::EntryCode;
-use super::types::{Entry, EntryPayload, LogId, OnItsWay, Proposal, TypeConfig, Vote};
+use super::types::{Entry, EntryPayload, LogId, Proposal, TypeConfig, Vote};
 use super::{codec, quorum, traced};
 use crate::store::log::Mark;
 use crate::store::log::group::GroupLog;
@@ -157,8 +157,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I::IntoIter: OptionalSend,
     {
         let shard = self.log.shard();
-        let (mut first, mut before) = (None, None);
-        let (mut encoded, mut turns) = (Vec::new(), Vec::new());
+        let (mut first, mut before, mut encoded) = (None, None, Vec::new());
         for mut entry in entries {
             if first.is_none() {
                 first = Some(entry.index());
@@ -172,11 +171,8 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
             }
             before = Some(entry.log_id);
             let index = entry.index();
-            if let EntryPayload::Normal(Proposal(_, OnItsWay { trace, turn })) = &mut entry.payload {
-                if let Some(context) = trace {
-                    traced::remember(shard, index, *context);
-                }
-                turns.extend(turn.take());
+            if let EntryPayload::Normal(Proposal(_, Some(context))) = &entry.payload {
+                traced::remember(shard, index, *context);
             }
             encoded.push(codec::encode_entry(&entry));
         }
@@ -185,7 +181,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
                 let end = first + encoded.len() as u64;
                 let spans = traced::spans(shard, first..end, "log");
                 let done = move || {
-                    drop((spans, turns));
+                    drop(spans);
                     quorum::synced(shard, end - 1);
                     callback.io_completed(Ok(()));
                 };

@@ -17,10 +17,10 @@ use crate::store::log::group::GroupLog;
 use crate::store::log::memory::MemoryLog;
 use crate::store::log::rocks::RocksLog;
 use crate::store::log::writer::LogWriter;
-use crate::store::state::StateEngine;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::rocks::RocksState;
+use crate::store::state::{MemoryLimits, StateEngine};
 
 const SHARD: crate::ShardId = 1;
 
@@ -44,7 +44,7 @@ impl Drop for Guard {
 
 fn build(log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>, folder: tempfile::TempDir) -> Built {
     let writer = LogWriter::start(Arc::clone(&log), None).unwrap();
-    let state = StateStore::start(state, writer.clone()).unwrap();
+    let state = StateStore::start(state, writer.clone(), MemoryLimits::default()).unwrap();
     let incoming = Incoming::open(&folder.path().join("incoming")).unwrap();
     let machine = GroupMachine::open(SHARD, state.clone(), incoming, Arc::new(Outgoing::new(1 << 30))).unwrap();
     let log = LogStorage::new(GroupLog::open(SHARD, log, writer.clone()).unwrap(), true, None);
@@ -66,7 +66,7 @@ impl StoreBuilder<TypeConfig, LogStorage, GroupMachine, Guard> for Rocks {
     async fn build(&self) -> Result<Built, StorageError<TypeConfig>> {
         let folder = tempfile::tempdir().unwrap();
         let log = RocksLog::open(&folder.path().join("log")).unwrap();
-        let state = RocksState::open(&folder.path().join("state")).unwrap();
+        let state = RocksState::open(&folder.path().join("state"), MemoryLimits::default()).unwrap();
         Ok(build(Arc::new(log), Arc::new(state), folder))
     }
 }

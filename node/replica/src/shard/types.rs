@@ -1,11 +1,9 @@
 //! openraft's types for our groups.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use charthold_proto::internal as pb;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::authors::Code;
 use crate::NodeId;
@@ -33,39 +31,14 @@ pub type Membership = openraft::Membership<NodeId, Member>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 
 /// An encoded command, see [`super::command`]. Its bytes are sealed, and still not for the eyes of a log.
+///
+/// The trace that it belongs to goes with it to this node's log, and is not stored.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Proposal(pub Bytes, pub OnItsWay);
-
-/// What goes with a proposal to this node's log, and is not stored.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct OnItsWay {
-    /// That it belongs to.
-    pub trace: Option<Context>,
-    /// The next ones wait for it, see [`super::proposer`].
-    pub turn: Option<Turn>,
-}
-
-/// Given back when all that hold it are gone: in the log, or refused.
-#[derive(Clone)]
-pub struct Turn(Arc<OwnedSemaphorePermit>);
-
-impl Turn {
-    pub fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(Arc::new(permit))
-    }
-}
-
-impl PartialEq for Turn {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Turn {}
+pub struct Proposal(pub Bytes, pub Option<Context>);
 
 impl From<Bytes> for Proposal {
     fn from(command: Bytes) -> Self {
-        Self(command, OnItsWay::default())
+        Self(command, None)
     }
 }
 

@@ -12,9 +12,9 @@ use crate::store::EngineError;
 use crate::store::log::memory::MemoryLog;
 use crate::store::log::rocks::RocksLog;
 use crate::store::log::{LogEngine, LogOp, LogRows};
-use crate::store::state::StateEngine;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::rocks::RocksState;
+use crate::store::state::{MemoryLimits, StateEngine};
 
 pub trait Disk: Sized {
     fn empty() -> Self;
@@ -144,7 +144,7 @@ impl RocksDisk {
             }
         });
         let log = Arc::new(HeldLog { engine, gate: Gate::default(), on_synced });
-        let state = Arc::new(RocksState::open(&folder.path().join("state")).unwrap());
+        let state = Arc::new(RocksState::open(&folder.path().join("state"), MemoryLimits::default()).unwrap());
         Self { log, state, synced_bytes, folder }
     }
 }

@@ -22,10 +22,14 @@ use crate::tls::{ClientIdentity, Principal};
 /// What is not a service of a tenant: operators, and who has no name at all.
 const OTHERS: Token = [0xff; 16];
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct AdmissionLayer(Arc<Admission>);
 
 impl AdmissionLayer {
+    pub fn new(requests_bytes_max: u64) -> Self {
+        Self(Arc::new(Admission::new(requests_bytes_max)))
+    }
+
     /// Takes room for a request that came in another one, and notes it in its extensions: so its bytes are not counted
     /// again. To be kept until it is answered.
     pub fn hold(&self, extensions: &mut Extensions, bytes: u64) -> Result<Arc<Hold>, Status> {

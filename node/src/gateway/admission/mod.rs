@@ -29,10 +29,6 @@ pub use self::layer::{AdmissionLayer, AnswerBytes};
 use self::queue::{Arrival, FairQueue, Limits, Settled, Waiter};
 use crate::seal::Token;
 
-/// Bytes of requests that may be held at once. A commit is copied a few times on its way: see ARCHITECTURE.md.
-const REQUESTS_BYTES_MAX: u64 = 64 << 20;
-/// Of one tenant.
-const TENANT_BYTES_MAX: u64 = REQUESTS_BYTES_MAX / 4 * 3;
 /// What a caller is asked to wait when the bytes are used up.
 const RETRY_BYTES: Duration = Duration::from_millis(200);
 /// Above it, more calls at once only make each slower; unless that is what a call takes anyway, between far sites.
@@ -89,14 +85,14 @@ pub struct Admission {
     budget: Mutex<Budget>,
 }
 
-impl Default for Admission {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self { lines: Kind::ALL.map(|kind| Mutex::new(FairQueue::new(kind.limits(), now))), budget: Mutex::default() }
-    }
-}
-
 impl Admission {
+    /// With room for requests of so many bytes at once.
+    fn new(requests_bytes_max: u64) -> Self {
+        let now = Instant::now();
+        let budget = Mutex::new(Budget::new(requests_bytes_max));
+        Self { lines: Kind::ALL.map(|kind| Mutex::new(FairQueue::new(kind.limits(), now))), budget }
+    }
+
     /// Waits for a place, if waiting makes sense; else answers when to come again.
     async fn enter(self: &Arc<Self>, kind: Kind, tenant: Token, deadline: Instant) -> Verdict {
         let (waiter, verdict) = oneshot::channel();
@@ -130,17 +126,26 @@ impl Admission {
     }
 }
 
-/// Bytes of requests that are held.
-#[derive(Default)]
+/// Bytes of requests that are held. A commit is copied a few times on its way: see ARCHITECTURE.md.
 struct Budget {
+    bytes_max: u64,
     bytes: u64,
     by_tenant: HashMap<Token, u64>,
 }
 
 impl Budget {
+    fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, bytes: 0, by_tenant: HashMap::new() }
+    }
+
+    /// Of one tenant.
+    fn tenant_bytes_max(&self) -> u64 {
+        self.bytes_max / 4 * 3
+    }
+
     fn take(&mut self, tenant: Token, bytes: u64) -> bool {
         let own = self.by_tenant.get(&tenant).copied().unwrap_or(0);
-        if self.bytes + bytes > REQUESTS_BYTES_MAX || own + bytes > TENANT_BYTES_MAX {
+        if self.bytes + bytes > self.bytes_max || own + bytes > self.tenant_bytes_max() {
             return false;
         }
         self.bytes += bytes;

@@ -266,7 +266,7 @@ fn calls_that_were_always_slow_keep_their_places() {
 
 #[tokio::test]
 async fn a_place_goes_on_to_who_waits_however_its_holder_ends() {
-    let admission = Arc::new(Admission::default());
+    let admission = Arc::new(Admission::new(4_000));
     let deadline = Instant::now() + LATER;
     let tenant = [1; 16];
     let places = Kind::Admin.limits().places * 3 / 4;
@@ -292,13 +292,13 @@ async fn a_place_goes_on_to_who_waits_however_its_holder_ends() {
 
 #[tokio::test]
 async fn the_budget_of_bytes_is_shared_and_given_back() {
-    let admission = Arc::new(Admission::default());
+    let admission = Arc::new(Admission::new(4_000));
     let deadline = Instant::now() + LATER;
     let greedy = admission.enter(Kind::Commit, [1; 16], deadline).await.unwrap();
     let modest = admission.enter(Kind::Commit, [2; 16], deadline).await.unwrap();
-    assert!(greedy.take(TENANT_BYTES_MAX).is_ok());
+    assert!(greedy.take(3_000).is_ok());
     assert!(greedy.take(1).is_err(), "no tenant takes all");
-    assert!(modest.take(REQUESTS_BYTES_MAX - TENANT_BYTES_MAX).is_ok());
+    assert!(modest.take(1_000).is_ok());
     assert!(modest.take(1).is_err());
     drop(greedy);
     assert!(modest.take(1).is_ok());

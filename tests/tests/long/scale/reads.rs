@@ -16,8 +16,6 @@ const BLOCK_READS: &str = "charthold_state_block_reads_total";
 /// Where is read: its metrics are looked at.
 const NODE: usize = 0;
 const PAGE_ROWS: u32 = 100;
-/// The first of the reads, which warm nothing up for each other yet, not even in a small store.
-const FIRST: usize = 20;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Call {
@@ -35,20 +33,60 @@ pub struct Reads {
     pub state_reads: f64,
     /// Blocks of its tables that were not in its cache.
     pub block_reads: f64,
-    pub first_block_reads: f64,
     /// What came from the disk for the process, blobs included; less than it read if the system had it.
     pub disk_kib: f64,
 }
 
 impl fmt::Display for Reads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p99, state_reads, block_reads, first_block_reads, disk_kib } = self;
+        let Self { p50, p99, state_reads, block_reads, disk_kib } = self;
         let (p50_ms, p99_ms) = (p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3);
         write!(
             f,
-            "p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms; each {block_reads:.2} blocks (of the first: \
-             {first_block_reads:.2}) in {state_reads:.2} reads of the state, {disk_kib:.1} KiB from the disk"
+            "p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms; each {block_reads:.2} blocks in {state_reads:.2} reads of the state, \
+             {disk_kib:.1} KiB from the disk"
         )
+    }
+}
+
+/// What reads took and what they had read, as sums: those of several starts are added up.
+#[derive(Default)]
+pub struct Sums {
+    took: Vec<Duration>,
+    state_reads: f64,
+    block_reads: f64,
+    disk_bytes: f64,
+}
+
+impl Sums {
+    pub fn means(mut self) -> Reads {
+        self.took.sort_unstable();
+        let (took, calls) = (&self.took, self.took.len() as f64);
+        Reads {
+            p50: took[took.len() / 2],
+            p99: took[took.len() * 99 / 100],
+            state_reads: self.state_reads / calls,
+            block_reads: self.block_reads / calls,
+            disk_kib: self.disk_bytes / calls / 1024.0,
+        }
+    }
+
+    /// Calls at all places but the first, which is for a connection and what the gateway knows of tenant and grant: these are
+    /// not a store's size.
+    pub async fn add(&mut self, store: &mut Store, call: Call, places: &[(u64, u64)]) {
+        let client = store.cluster.client_at(NODE);
+        let process = store.cluster.process(NODE).id();
+        ask(&client, &store.charts, call, places[0]).await;
+        let (before, disk_before) = (store.cluster.metrics(NODE), bytes_from_disk(process));
+        for place in &places[1..] {
+            let began = Instant::now();
+            ask(&client, &store.charts, call, *place).await;
+            self.took.push(began.elapsed());
+        }
+        let after = store.cluster.metrics(NODE);
+        self.state_reads += value(&after, STATE_READS) - value(&before, STATE_READS);
+        self.block_reads += value(&after, BLOCK_READS) - value(&before, BLOCK_READS);
+        self.disk_bytes += (bytes_from_disk(process) - disk_before) as f64;
     }
 }
 
@@ -59,40 +97,6 @@ pub fn sample(charts: &Range<u64>, count: usize) -> Vec<(u64, u64)> {
     let mut with_record: Vec<_> = chosen.into_iter().map(|chart| (chart, random.u64(..RECORDS))).collect();
     random.shuffle(&mut with_record);
     with_record
-}
-
-pub async fn measure(store: &mut Store, call: Call, sample: &[(u64, u64)]) -> Reads {
-    let client = store.cluster.client_at(NODE);
-    let process = store.cluster.process(NODE).id();
-    // A connection, and what the gateway knows of tenant and grant, are not a store's size.
-    ask(&client, &store.charts, call, sample[0]).await;
-    let (before, disk_before) = (store.cluster.metrics(NODE), bytes_from_disk(process));
-    let (first, rest) = sample[1..].split_at(FIRST.min(sample.len() / 2));
-    let mut took = ask_all(&client, &store.charts, call, first).await;
-    let after_first = store.cluster.metrics(NODE);
-    took.extend(ask_all(&client, &store.charts, call, rest).await);
-    let (after, disk_bytes) = (store.cluster.metrics(NODE), bytes_from_disk(process) - disk_before);
-    took.sort_unstable();
-    let counted =
-        |name: &str, until: &Metrics, calls: usize| (value(until, name) - value(&before, name)) / calls as f64;
-    Reads {
-        p50: took[took.len() / 2],
-        p99: took[took.len() * 99 / 100],
-        state_reads: counted(STATE_READS, &after, took.len()),
-        block_reads: counted(BLOCK_READS, &after, took.len()),
-        first_block_reads: counted(BLOCK_READS, &after_first, first.len()),
-        disk_kib: disk_bytes as f64 / took.len() as f64 / 1024.0,
-    }
-}
-
-async fn ask_all(client: &Client, charts: &Charts, call: Call, places: &[(u64, u64)]) -> Vec<Duration> {
-    let mut took = Vec::with_capacity(places.len());
-    for place in places {
-        let began = Instant::now();
-        ask(client, charts, call, *place).await;
-        took.push(began.elapsed());
-    }
-    took
 }
 
 fn value(metrics: &Metrics, name: &str) -> f64 {

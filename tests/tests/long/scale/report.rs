@@ -60,9 +60,6 @@ fn table(small: &Figures, large: &Figures) {
             row(&format!("{warmth} {what}, p50 ms"), &|it| of(it, |reads| ms(reads.p50)));
             row(&format!("{warmth} {what}, p99 ms"), &|it| of(it, |reads| ms(reads.p99)));
             row(&format!("{warmth} {what}, block reads"), &|it| of(it, |reads| reads.block_reads));
-            row(&format!("{warmth} {what}, block reads of the first 20"), &|it| {
-                of(it, |reads| reads.first_block_reads)
-            });
             row(&format!("{warmth} {what}, KiB from the disk"), &|it| of(it, |reads| reads.disk_kib));
         }
     }

@@ -32,17 +32,3 @@ async fn of_many_at_once_each_gets_its_own_answer() {
     assert_eq!(seqs.iter().collect::<BTreeSet<_>>().len(), COUNT, "a place in the order for each");
     cluster.end().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_is_not_given_back_holds_nobody_up() {
-    let cluster = Cluster::formed().await;
-    let (leader, _) = cluster.leader_and_follower(SHARD).await;
-    let node = cluster.node(leader);
-    propose(node, Command::EnsureChartKey(ensure_key("chart", "k1"))).await;
-    let turn = node.group(SHARD).take_turn().await;
-    let seqs = join_all((0..COUNT).map(|number| commit_at(node, number))).await;
-    assert_eq!(seqs.into_iter().collect::<BTreeSet<_>>().len(), COUNT);
-    drop(turn);
-    assert_eq!(commit_at(node, COUNT).await, COUNT as u64 + 1);
-    cluster.end().await;
-}

@@ -7,6 +7,7 @@ use crate::replica::form::FormError;
 use crate::shard::group::GroupError;
 use crate::store::log::LogEngine;
 use crate::store::log::rocks::RocksLog;
+use crate::store::state::MemoryLimits;
 use crate::store::state::rocks::RocksState;
 
 /// What goes while it is made is not in it.
@@ -28,7 +29,7 @@ async fn image(from: &Path, to: &Path) -> u64 {
     eventually("an image of one moment", async || {
         let _none_yet = std::fs::remove_dir_all(to);
         copy(from, to);
-        RocksState::open(&to.join("state")).ok()?;
+        RocksState::open(&to.join("state"), MemoryLimits::default()).ok()?;
         Some(RocksLog::open(&to.join("log")).ok()?.write_number())
     })
     .await
@@ -38,7 +39,12 @@ async fn image(from: &Path, to: &Path) -> u64 {
 async fn stop(cluster: &mut Cluster, at: usize) {
     cluster.stop(at).await;
     let own = cluster.folder.join(NAMES[at]);
-    let closed = async || Some((RocksLog::open(&own.join("log")).ok()?, RocksState::open(&own.join("state")).ok()?));
+    let closed = async || {
+        Some((
+            RocksLog::open(&own.join("log")).ok()?,
+            RocksState::open(&own.join("state"), MemoryLimits::default()).ok()?,
+        ))
+    };
     drop(eventually("its files", closed).await);
 }
 

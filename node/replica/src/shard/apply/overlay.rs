@@ -97,3 +97,61 @@ impl<'a> Overlay<'a> {
         (self.changes.into_iter().map(op).collect(), self.remembered)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::state::memory::MemoryState;
+
+    const CHART: &[u8] = b"chart";
+
+    fn chart(overlay: &mut Overlay) -> Option<Bytes> {
+        overlay.chart(CHART.to_vec()).unwrap()
+    }
+
+    /// Ends the batch as apply does.
+    fn next<'a>(engine: &'a MemoryState, overlay: Overlay) -> Overlay<'a> {
+        let (ops, remembered) = overlay.into_ops();
+        engine.write(&ops).unwrap();
+        Overlay::new(engine, remembered)
+    }
+
+    #[test]
+    fn a_charts_row_is_remembered_until_it_changes() {
+        let engine = MemoryState::default();
+        let mut overlay = Overlay::new(&engine, Remembered::default());
+        assert_eq!(chart(&mut overlay), None, "not one that is not there yet");
+        overlay.put(Table::Chart, CHART.to_vec(), "1".into());
+        assert_eq!(chart(&mut overlay), Some("1".into()));
+        let mut overlay = next(&engine, overlay);
+        // Behind its back, to see that the engine is not asked.
+        engine.write(&[StateOp::Delete { table: Table::Chart, key: CHART.to_vec() }]).unwrap();
+        assert_eq!(chart(&mut overlay), Some("1".into()));
+        overlay.put(Table::Chart, CHART.to_vec(), "2".into());
+        assert_eq!(chart(&mut overlay), Some("2".into()));
+        let mut overlay = next(&engine, overlay);
+        assert_eq!(chart(&mut overlay), Some("2".into()));
+        overlay.delete(Table::Chart, CHART.to_vec());
+        assert_eq!(chart(&mut overlay), None);
+        assert_eq!(chart(&mut next(&engine, overlay)), None);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_can_be_forgotten() {
+        let engine = MemoryState::default();
+        let mut overlay = Overlay::new(&engine, Remembered::default());
+        for number in 0..2 * REMEMBERED_MAX {
+            let key = number.to_be_bytes().to_vec();
+            overlay.put(Table::Chart, key.clone(), "row".into());
+            overlay.chart(key).unwrap();
+            assert!(overlay.remembered.0.len() <= REMEMBERED_MAX);
+        }
+        let mut overlay = next(&engine, overlay);
+        let first = 0_usize.to_be_bytes().to_vec();
+        assert_eq!(overlay.chart(first.clone()).unwrap(), Some("row".into()));
+        engine.write(&[StateOp::Delete { table: Table::Chart, key: first.clone() }]).unwrap();
+        overlay.forget_charts();
+        assert_eq!(overlay.chart(first).unwrap(), None, "as for a shard that holds other slots now");
+    }
+}

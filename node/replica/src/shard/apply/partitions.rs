@@ -12,7 +12,7 @@ use super::scripts::parse::{Defaults, payload};
 use super::{Applier, Entry, Payload};
 use crate::store::state::memory::MemoryState;
 use crate::store::state::rocks::RocksState;
-use crate::store::state::{StateEngine, Table};
+use crate::store::state::{MemoryLimits, StateEngine, Table};
 use crate::store::table::after_prefix;
 use crate::store::table::request::AGE_MS_MAX;
 use crate::testing::{self, applier, slots_of};
@@ -184,7 +184,7 @@ proptest! {
     fn either_engine_gives_the_same(steps in prop::collection::vec(step(), 1..80), batches in batches()) {
         let steps = with_keys(steps);
         let folder = tempfile::tempdir().unwrap();
-        let (memory, rocks) = (MemoryState::default(), RocksState::open(folder.path()).unwrap());
+        let (memory, rocks) = (MemoryState::default(), RocksState::open(folder.path(), MemoryLimits::default()).unwrap());
         let expected = run(SHARD, &memory, &steps, &batches);
         let found = run(SHARD, &rocks, &steps, &batches);
         prop_assert!(expected == found, "answers differ");
@@ -193,6 +193,6 @@ proptest! {
         rocks.begin_flush().unwrap();
         rocks.finish_flush().unwrap();
         drop(rocks);
-        prop_assert!(dump(&memory) == dump(&RocksState::open(folder.path()).unwrap()), "states differ after a restart");
+        prop_assert!(dump(&memory) == dump(&RocksState::open(folder.path(), MemoryLimits::default()).unwrap()), "states differ after a restart");
     }
 }

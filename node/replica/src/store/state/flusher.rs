@@ -19,18 +19,16 @@ use prost::Message;
 
 use super::expiry::{Expiry, Pin};
 use super::reader::{Reader, Replacements, Replacing};
-use super::{StateEngine, StateOp, Table};
+use super::{MemoryLimits, StateEngine, StateOp, Table};
 use crate::metrics::METRICS;
 use crate::store::log::writer::LogWriter;
 use crate::store::table::applied;
 use crate::store::{EngineError, abort_on_lost_durability};
 use crate::{ShardId, Slot, SlotMap, Slots, all_shards};
 
-/// What may gather before a flush.
-const FLUSH_BYTES: usize = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
-/// What may gather while a flush runs: then writers wait for it.
-const GATHERED_BYTES_MAX: usize = 2 * FLUSH_BYTES;
+/// What may gather while a flush runs, in flushes: then writers wait for it.
+const GATHERED_FLUSHES_MAX: usize = 2;
 
 /// How far each group was.
 type Positions = BTreeMap<ShardId, applied::Row>;
@@ -51,6 +49,8 @@ enum Flusher {
 
 struct Inner {
     engine: Arc<dyn StateEngine>,
+    /// What may gather before a flush.
+    flush_bytes: usize,
     expiry: Arc<Expiry>,
     /// By group.
     replacements: Vec<Replacements>,
@@ -66,7 +66,7 @@ struct Inner {
 impl Inner {
     /// Blocks while a disk takes less than what is written.
     fn await_room(&self) {
-        let full = || self.unflushed_bytes.load(Ordering::Relaxed) >= GATHERED_BYTES_MAX;
+        let full = || self.unflushed_bytes.load(Ordering::Relaxed) >= GATHERED_FLUSHES_MAX * self.flush_bytes;
         if full() {
             let mut signal = self.signal.lock();
             self.changed.wait_while(&mut signal, |signal| full() && !signal.stop && !signal.ended);
@@ -93,8 +93,8 @@ struct Signal {
 
 impl StateStore {
     /// Starts the flusher's thread. What is in the engine at a start is what was flushed.
-    pub fn start(engine: Arc<dyn StateEngine>, log: LogWriter) -> Result<Self, EngineError> {
-        let inner = Arc::new(Inner::new(engine)?);
+    pub fn start(engine: Arc<dyn StateEngine>, log: LogWriter, memory: MemoryLimits) -> Result<Self, EngineError> {
+        let inner = Arc::new(Inner::new(engine, memory)?);
         let flusher = Arc::clone(&inner);
         let thread = std::thread::Builder::new()
             .name("flush".to_owned())
@@ -105,7 +105,7 @@ impl StateStore {
 
     /// For a simulation: flushes by a task of the runtime that this is called in, and by whoever wants one.
     pub fn simulate(engine: Arc<dyn StateEngine>, log: LogWriter) -> Result<Self, EngineError> {
-        let inner = Arc::new(Inner::new(engine)?);
+        let inner = Arc::new(Inner::new(engine, MemoryLimits::default())?);
         let (weak, flusher) = (Arc::downgrade(&inner), Flusher::Caller(log.clone()));
         tokio::spawn(async move {
             loop {
@@ -170,7 +170,7 @@ impl StateStore {
         }
         let unflushed = self.inner.unflushed_bytes.fetch_add(size_bytes, Ordering::Relaxed) + size_bytes;
         match &self.flusher {
-            _ if unflushed < FLUSH_BYTES => {}
+            _ if unflushed < self.inner.flush_bytes => {}
             Flusher::Thread(_) => {
                 self.inner.signal.lock().wanted = true;
                 self.inner.changed.notify_all();
@@ -220,7 +220,7 @@ impl StateStore {
 }
 
 impl Inner {
-    fn new(engine: Arc<dyn StateEngine>) -> Result<Self, EngineError> {
+    fn new(engine: Arc<dyn StateEngine>, memory: MemoryLimits) -> Result<Self, EngineError> {
         let inner = Self {
             expiry: Expiry::new(Arc::clone(&engine)),
             replacements: all_shards().map(|_| Replacements::default()).collect(),
@@ -229,6 +229,7 @@ impl Inner {
             flushed: Mutex::default(),
             signal: Mutex::default(),
             changed: Condvar::new(),
+            flush_bytes: memory.flush_bytes,
             engine,
         };
         let positions = positions(inner.engine.as_ref())?;

@@ -20,6 +20,21 @@ use super::figures::EngineFigures;
 use super::table::version;
 use crate::{ShardId, SlotMap};
 
+/// How much of the state is in memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// What was read and stays: blocks, indexes and filters of tables, bodies.
+    pub cache_bytes: usize,
+    /// What was written and gathers until it is flushed. As much again may gather meanwhile, and for a moment twice that.
+    pub flush_bytes: usize,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20, flush_bytes: 64 << 20 }
+    }
+}
+
 /// The tables. A file each in [`super::table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {

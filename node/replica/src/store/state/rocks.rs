@@ -13,24 +13,24 @@ use rocksdb::perf::{PerfContext, PerfMetric};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DBCompressionType};
 use rocksdb::{CompactionDecision, WriteBatch, WriteOptions};
 use rocksdb::{
-    DBRawIteratorWithThreadMode, DBWithThreadMode, Direction, ErrorKind, FlushOptions, IteratorMode, Options,
+    DBRawIteratorWithThreadMode, DBWithThreadMode, Direction, ErrorKind, FlushOptions, IteratorMode, LiveFile, Options,
     ReadOptions, SingleThreaded, SliceTransform, SnapshotWithThreadMode,
 };
 
 use super::expiry::{self, Cutoffs};
 use super::holes::Holes;
-use super::{FirstRows, StateEngine, StateOp, StateRows, StateView, Table};
+use super::{FirstRows, MemoryLimits, StateEngine, StateOp, StateRows, StateView, Table};
 use crate::store::figures::EngineFigures;
 use crate::store::{EngineError, batch_for, limit_background_writes};
 use crate::{ShardId, SlotMap};
 
-/// Far above what the flusher lets gather: if RocksDB flushed by itself, the state could get ahead of the synced log.
-const MEMTABLE_BYTES: usize = 256 << 20;
-const CACHE_BYTES: usize = 256 << 20;
+/// A memtable's size, in flushes: far above what the flusher lets gather. If RocksDB flushed by itself, the state could get
+/// ahead of the synced log.
+const MEMTABLE_FLUSHES: usize = 4;
 /// A value from this size on is written once, beside the sorted tables, which hold where it is. Compactions then rewrite
 /// keys and small rows only, some hundred times less, and an index has an entry for dozens of rows, not for two.
 const BLOB_BYTES_MIN: u64 = 1 << 10;
-/// Of a memtable's size, for a filter: some 20 bits for each of the 100,000 keys that gather between two flushes.
+/// Of a memtable's size, for a filter: by default some 20 bits for each of the 100,000 keys that gather between two flushes.
 const MEMTABLE_FILTER_RATIO: f64 = 0.001;
 /// Tables whose larger values lie in blob files.
 const WITH_BLOBS: [Table; 2] = [Table::Version, Table::Part];
@@ -40,6 +40,10 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
 const ROOM_POLL: Duration = Duration::from_millis(100);
 /// A file of requests is compacted at this age at the latest: by then all its rows are dead, and go.
 const REQUESTS_COMPACTED_AFTER: Duration = Duration::from_secs(2 * 60 * 60);
+/// What a get reads: their files' indexes and filters are in the cache before anybody asks.
+const WARMED_UP: [Table; 2] = [Table::Version, Table::Key];
+/// A large state begins with what is in the cache by then, and with half of the cache for what is read.
+const WARM_UP_MAX: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// What RocksDB counts of this thread's reads; it counts anyway.
@@ -70,15 +74,38 @@ fn read_options(table: Table) -> ReadOptions {
 }
 
 impl RocksState {
-    pub fn open(path: &Path) -> Result<Self, EngineError> {
-        let cache = Cache::new_hyper_clock_cache(CACHE_BYTES, 0);
+    pub fn open(path: &Path, memory: MemoryLimits) -> Result<Self, EngineError> {
+        let cache = Cache::new_hyper_clock_cache(memory.cache_bytes, 0);
         let cutoffs = Arc::new(Cutoffs::default());
-        let family = |table: Table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache, &cutoffs));
+        let family = |table: Table| {
+            let mut options = table_options(table, &cache, &cutoffs);
+            options.set_write_buffer_size(MEMTABLE_FLUSHES * memory.flush_bytes);
+            ColumnFamilyDescriptor::new(table.name(), options)
+        };
         let db = DBWithThreadMode::open_cf_descriptors(&options(), path, Table::ALL.map(family)).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         let (holes, errors_before, damage) = Default::default();
-        Ok(Self { db, unlogged, cutoffs, holes, errors_before, damage })
+        let state = Self { db, unlogged, cutoffs, holes, errors_before, damage };
+        state.warm_up(&cache, memory.cache_bytes / 2)?;
+        Ok(state)
+    }
+
+    /// Reads a row of each file, and so what leads to it. What cannot be read is noted as ever.
+    fn warm_up(&self, cache: &Cache, cache_bytes: usize) -> Result<(), EngineError> {
+        let begun = Instant::now();
+        let files = self.db.live_files().map_err(failed)?;
+        let table_of = |file: &LiveFile| WARMED_UP.into_iter().find(|table| table.name() == file.column_family_name);
+        for (table, key) in files.iter().filter_map(|file| Some((table_of(file)?, file.start_key.as_deref()?))) {
+            if begun.elapsed() > WARM_UP_MAX || cache.get_usage() > cache_bytes {
+                break;
+            }
+            let _noted = match table.family_len() {
+                Some(len) => self.first(table, &key[..len.min(key.len())]).map(drop),
+                None => self.get(table, key).map(drop),
+            };
+        }
+        Ok(())
     }
 
     /// Remembers what says that files are damaged.
@@ -164,7 +191,6 @@ fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options
     // Sealed bytes do not compress; 11.5 made LZ4 the default.
     options.set_compression_type(DBCompressionType::None);
     options.set_bottommost_compression_type(DBCompressionType::None);
-    options.set_write_buffer_size(MEMTABLE_BYTES);
     options.set_max_write_buffer_number(4);
     options.set_level_compaction_dynamic_level_bytes(true);
     let mut blocks = BlockBasedOptions::default();
@@ -452,7 +478,7 @@ mod tests {
     #[test]
     fn holes_stay_until_they_are_closed() {
         let folder = tempfile::tempdir().unwrap();
-        let rocks = RocksState::open(folder.path()).unwrap();
+        let rocks = RocksState::open(folder.path(), MemoryLimits::default()).unwrap();
         let family = rocks.family(Table::Version).unwrap();
         let key = |number: u64| [&prefix(0)[..], &number.to_be_bytes()].concat();
         let value = Bytes::from(vec![7; 4 << 10]);
@@ -474,6 +500,28 @@ mod tests {
         assert_eq!(rocks.get(Table::Version, &key(10)).unwrap(), Some(value.clone()));
     }
 
+    /// Of files of one row each nothing is left to be read.
+    #[test]
+    fn what_leads_to_rows_is_in_memory_after_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys =
+            |record: u8| [(Table::Version, [&prefix(record)[..], &[0; 8]].concat()), (Table::Key, prefix(record))];
+        {
+            let rocks = RocksState::open(folder.path(), MemoryLimits::default()).unwrap();
+            for record in 0..3 {
+                let put = |(table, key)| StateOp::Put { table, key, value: vec![record].into() };
+                rocks.write(&keys(record).map(put)).unwrap();
+                flush(&rocks);
+            }
+        }
+        let rocks = RocksState::open(folder.path(), MemoryLimits::default()).unwrap();
+        let before = rocks.block_reads();
+        for (table, key) in (0..3).flat_map(keys) {
+            assert!(rocks.get(table, &key).unwrap().is_some(), "{table:?}");
+        }
+        assert_eq!(rocks.block_reads(), before);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -481,7 +529,7 @@ mod tests {
         #[test]
         fn the_first_of_a_record_is_found_as_by_the_twin(rows in written()) {
             let folder = tempfile::tempdir().unwrap();
-            let (rocks, twin) = (RocksState::open(folder.path()).unwrap(), MemoryState::default());
+            let (rocks, twin) = (RocksState::open(folder.path(), MemoryLimits::default()).unwrap(), MemoryState::default());
             for (record, version, flushed) in rows {
                 let key = [&prefix(record)[..], &(!version).to_be_bytes()].concat();
                 let ops = [StateOp::Put { table: Table::Version, key, value: vec![record].into() }];
