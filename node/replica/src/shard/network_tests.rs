@@ -102,7 +102,8 @@ impl Handler for Follower {
         let received = requests.map(move |bytes| {
             let (request, log_end) = append_request_from_pb(1, bytes).unwrap();
             receive.told.lock().push(log_end);
-            let index = request.entries[0].log_id.index;
+            let (first, before) = (request.entries.first(), request.prev_log_id);
+            let index = first.map(|entry| entry.log_id).or(before).unwrap().index;
             receive.received.lock().push(request);
             index
         });
@@ -164,6 +165,19 @@ async fn requests_are_pipelined_within_the_window_and_answered_in_order() {
     let sent = (1..=REQUESTS).map(|index| format!("{:?}", request(index))).collect::<Vec<_>>();
     let received = follower.received.lock().iter().map(|request| format!("{request:?}")).collect::<Vec<_>>();
     assert_eq!(received, sent);
+}
+
+#[tokio::test]
+async fn how_far_is_committed_goes_with_what_follows_or_soon_by_itself() {
+    let follower = Follower::new(1_000, u64::MAX);
+    let (_network, mut peer) = network_to(&follower).await;
+    let commit = |index| Request { entries: Vec::new(), prev_log_id: Some(log_id(index)), ..request(2 * index) };
+    let requests = futures::stream::iter([request(1), commit(1), request(2), commit(1), commit(2)]);
+    let answers = peer.stream_append(requests, option()).await.unwrap();
+    let answers = answers.map(|answer| answer.unwrap().unwrap().unwrap().index).collect::<Vec<_>>().await;
+    assert_eq!(answers, [1, 2, 2]);
+    let received = follower.received.lock().iter().map(|request| format!("{request:?}")).collect::<Vec<_>>();
+    assert_eq!(received, [request(1), request(2), commit(2)].map(|request| format!("{request:?}")));
 }
 
 #[tokio::test]
