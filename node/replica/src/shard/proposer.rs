@@ -107,6 +107,9 @@ impl Proposer {
 async fn run(raft: Raft, under_way: Arc<UnderWay>, mut waiting: mpsc::Receiver<Waiting>) {
     let mut left_over = None;
     while let Some(batch) = gather(&mut left_over, &mut waiting, &under_way).await {
+        if batch.is_empty() {
+            continue;
+        }
         let held = under_way.with(batch.len());
         send(&raft, batch, held).await;
     }
@@ -137,7 +140,8 @@ async fn gather(
             }
             next = waiting.try_recv().ok();
         }
-        if batch.len() >= under_way.count.load(SeqCst) {
+        let full = batch.len() == BATCH_MAX || size_bytes >= BATCH_BYTES_MAX;
+        if full || batch.len() >= under_way.count.load(SeqCst) {
             return Some(batch);
         }
         tokio::select! {
@@ -223,6 +227,7 @@ mod tests {
         let (sent, took) = batches(&[1; 3], &[], 4).await;
         assert_eq!(sent, [vec![1; 3]]);
         assert!(took >= GATHER_MAX, "{took:?}");
+        assert_eq!(batches(&[BATCH_BYTES_MAX], &[], 4).await.1, Duration::ZERO, "nothing fits beside it");
     }
 
     #[tokio::test(start_paused = true)]
