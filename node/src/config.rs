@@ -64,6 +64,7 @@
 mod memory;
 mod raft;
 mod shards;
+mod telemetry;
 mod validate;
 
 use std::net::SocketAddr;
@@ -77,6 +78,7 @@ use serde::Deserialize;
 pub use self::memory::Memory;
 pub use self::raft::{Durability, Raft};
 pub use self::shards::Shards;
+pub use self::telemetry::Telemetry;
 use crate::tls::TlsFiles;
 
 pub(crate) use self::validate::is_name;
@@ -294,21 +296,6 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// `http://host:port` of an OpenTelemetry collector. Absent: nothing is traced.
-    pub otlp_endpoint: Option<String>,
-    /// Of the requests whose callers do not ask for a trace.
-    pub sample_ratio: f64,
-}
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: 0.01 }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
