@@ -14,6 +14,8 @@ pub const DOCUMENT_BYTES_LIMIT: u32 = 1 << 30;
 const UPLOAD_IDLE_MS: std::ops::RangeInclusive<u64> = 1_000..=30 * 24 * 60 * 60 * 1_000;
 /// Less would flush all the time; a memtable has room for four times the most.
 const FLUSH_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// For this even a small reserve was made.
+const FLUSH_BYTES_ANYWHERE: u64 = 64 << 20;
 /// Less has no room for indexes and filters, more is a mistake.
 const CACHE_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=1 << 40;
 /// A tenant may hold three quarters: the largest commit must fit.
@@ -124,6 +126,9 @@ impl Config {
         check.that(cache, "memory.cache_bytes", "must be 8388608 to 1099511627776")?;
         let flush = FLUSH_BYTES.contains(&memory.flush_bytes);
         check.that(flush, "memory.flush_bytes", "must be 1048576 to 1073741824")?;
+        let room = FLUSH_BYTES_ANYWHERE.max(self.disk.reserve_bytes / 4);
+        let reason = "must be at most 67108864, or a quarter of `disk.reserve_bytes`: it must find room on a full disk";
+        check.that(memory.flush_bytes <= room, "memory.flush_bytes", reason)?;
         let requests = REQUESTS_BYTES.contains(&memory.requests_bytes);
         check.that(requests, "memory.requests_bytes", "must be 16777216 to 68719476736")
     }

@@ -45,6 +45,7 @@ async fn a_configuration_is_understood_as_a_whole_or_refused() {
         ("[listen]", "[limits]\nupload_idle_ms = 999\n[listen]", "limits.upload_idle_ms"),
         ("[listen]", "[memory]\ncache_bytes = 1\n[listen]", "memory.cache_bytes"),
         ("[listen]", "[memory]\nflush_bytes = 1073741825\n[listen]", "memory.flush_bytes"),
+        ("[listen]", "[memory]\nflush_bytes = 536870912\n[listen]", "a quarter of `disk.reserve_bytes`"),
         ("[listen]", "[memory]\nrequests_bytes = 0\n[listen]", "memory.requests_bytes"),
         ("[listen]", "[listen", "config.toml"),
         ("root = \"file:../root.key\"", "", "service"),

@@ -9,7 +9,7 @@
 //! DATA/LOCK       held while a process uses the directory        identity.rs
 //! DATA/log/       RocksDB, synced for every write                log/
 //! DATA/SYNCED     how much of log/ is known to be synced         log/synced_mark.rs
-//! DATA/state/     RocksDB, flushed every 64 MiB or 30 s          state/
+//! DATA/state/     RocksDB, flushed by bytes, or every 30 s       state/
 //! DATA/DAMAGED    state/ is to be made anew, and why             set_aside.rs
 //! DATA/REFILLING  it is being made anew, and why                 set_aside.rs
 //! DATA/incoming/  snapshots on their way into the state          incoming.rs
