@@ -46,12 +46,11 @@ pub fn redo(shard: ShardId, state: &StateStore, incoming: &Incoming) -> io::Resu
 
 fn replace(shard: ShardId, state: &StateStore, install: Install) -> io::Result<()> {
     let mut chunks = install.chunks()?;
-    let slots = slots_of(&chunks.next().ok_or_else(damaged)??)?;
-    let (from, to) = handover::giver_range(shard);
+    let meta = meta_of(&chunks.next().ok_or_else(damaged)??)?;
+    let slots = meta.slots.as_ref().and_then(Slots::from_pb);
     let rows = ranges(shard, held(shard, state)?).into_iter().chain(ranges(shard, slots));
-    let deletes = rows.chain([(Table::Handover, from, to)]);
-    let deletes = deletes.map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
-    state.write(&deletes.collect::<Vec<_>>())?;
+    let deletes = rows.map(|(table, from, to)| StateOp::DeleteRange { table, from, to });
+    state.write(&deletes.chain(handed_over(shard, &meta)).collect::<Vec<_>>())?;
     for chunk in chunks {
         let chunk = pb::SnapshotChunk::decode(chunk?).map_err(|_| damaged())?;
         let table = Table::named(&chunk.table).ok_or_else(damaged)?;
@@ -63,6 +62,16 @@ fn replace(shard: ShardId, state: &StateStore, install: Install) -> io::Result<(
     install.done()
 }
 
+/// The slots that were between the group and another one here no longer are: those that it has given lie in no snapshot of
+/// it, those that it was to take come with the snapshot.
+fn handed_over(shard: ShardId, meta: &pb::SnapshotMeta) -> impl Iterator<Item = StateOp> {
+    let (from, to) = handover::giver_range(shard);
+    let given = StateOp::DeleteRange { table: Table::Handover, from, to };
+    let giver = meta.origins.first().and_then(|origin| ShardId::try_from(origin.shard).ok());
+    let taken = giver.map(|giver| handover::Key { giver, taker: shard }.encode());
+    [given].into_iter().chain(taken.map(|key| StateOp::Delete { table: Table::Handover, key }))
+}
+
 /// What the group holds before.
 fn held(shard: ShardId, state: &StateStore) -> io::Result<Option<Slots>> {
     let row = state.engine().get(Table::Applied, &applied::encode(shard))?;
@@ -72,8 +81,11 @@ fn held(shard: ShardId, state: &StateStore) -> io::Result<Option<Slots>> {
 
 /// What it holds after, by the snapshot's head.
 pub fn slots_of(head: &[u8]) -> io::Result<Option<Slots>> {
-    let meta = pb::SnapshotMeta::decode(head).map_err(|_| damaged())?;
-    Ok(meta.slots.as_ref().and_then(Slots::from_pb))
+    Ok(meta_of(head)?.slots.as_ref().and_then(Slots::from_pb))
+}
+
+fn meta_of(head: &[u8]) -> io::Result<pb::SnapshotMeta> {
+    pb::SnapshotMeta::decode(head).map_err(|_| damaged())
 }
 
 fn damaged() -> io::Error {

@@ -20,6 +20,7 @@ use crate::store::log::writer::LogWriter;
 use crate::store::state::flusher::StateStore;
 use crate::store::state::memory::MemoryState;
 use crate::store::state::{FirstRows, MemoryLimits, StateEngine, StateOp, StateRows, StateView, Table};
+use crate::store::table::{applied, handover};
 use crate::testing::disk::{Disk, MemoryDisk, RocksDisk};
 use crate::testing::slots_of;
 use crate::{ShardId, SlotMap, Slots};
@@ -221,6 +222,33 @@ fn a_view_does_not_move_while_it_is_read() {
         found.extend(chunk.rows.into_iter().map(|row| (table, row.key.to_vec(), row.value)));
     }
     assert!(found == expected);
+    state.stop();
+}
+
+/// Its giver gave by its log here, and then the taker came past where it takes them by a snapshot.
+#[test]
+fn what_a_snapshot_brings_is_between_two_shards_no_longer() {
+    let (giver, disk, folder) = (9, MemoryDisk::empty(), tempfile::tempdir().unwrap());
+    let source = Arc::new(MemoryState::default());
+    run(SHARD, source.as_ref(), &steps("r", 5), &[(4, false)]);
+    let key = applied::encode(SHARD);
+    let mut row = applied::Row::decode(source.get(Table::Applied, &key).unwrap().unwrap()).unwrap();
+    row.origins = vec![pb::Origin { shard: giver.into(), seq: 2, log_index: 7, taker_log_index: 1 }];
+    source.write(&[StateOp::Put { table: Table::Applied, key, value: row.encode_to_vec().into() }]).unwrap();
+    let incoming = Incoming::open(folder.path()).unwrap();
+    let received = receive(source, &incoming);
+
+    let state = store(disk.state(), &disk);
+    let between = [(giver, SHARD), (SHARD, 8), (giver, BYSTANDER)];
+    let put = |(giver, taker)| {
+        let key = handover::Key { giver, taker }.encode();
+        StateOp::Put { table: Table::Handover, key, value: Bytes::new() }
+    };
+    state.write(&between.map(put)).unwrap();
+    install(SHARD, &state, received).unwrap();
+    let left = dump(disk.state().as_ref()).into_iter().filter(|(table, _, _)| *table == Table::Handover);
+    let left = left.map(|(_, key, _)| key).collect::<Vec<_>>();
+    assert_eq!(left, [handover::Key { giver, taker: BYSTANDER }.encode()], "only what others have between them");
     state.stop();
 }
 
