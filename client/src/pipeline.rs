@@ -75,7 +75,9 @@ macro_rules! call {
             async move {
                 let (stream, _under_way) = attempt.pipeline.join(&attempt.channel, fits);
                 let Some(stream) = stream else {
-                    return stub(attempt.channel).$name(request).await.map(Response::into_inner);
+                    // Apart: gRPC's part of it is several KiB, which every call would carry along.
+                    let mut stub = stub(attempt.channel);
+                    return Box::pin(stub.$name(request)).await.map(Response::into_inner);
                 };
                 match stream.call(Call::$variant(request.into_inner()), attempt.timeout, traceparent).await? {
                     Answer::$variant(answer) => Ok(answer),

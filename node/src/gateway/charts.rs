@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Gateway;
+use super::admission::InnerDoor;
 use super::answer::deadline;
 use super::pipeline::{Answers, Pipelines};
 
@@ -30,7 +31,11 @@ impl Charts for ChartsService {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let deadline = deadline(request.metadata());
         let caller = self.0.service(request.extensions(), Role::Reader, deadline).await?;
-        Ok(Response::new(self.0.get(&caller, request.into_inner(), deadline).await?))
+        let door = InnerDoor::of(request.extensions())?;
+        let (answer, seat) = self.0.get(&caller, request.into_inner(), &door, deadline).await?;
+        let mut response = Response::new(answer);
+        response.extensions_mut().insert(seat);
+        Ok(response)
     }
 
     async fn batch_get(&self, request: Request<BatchGetRequest>) -> Result<Response<BatchGetResponse>, Status> {

@@ -26,7 +26,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,14 @@ pub type Answers = BoxStream<'static, Result<v1::PipelineResponse, Status>>;
 
 /// An answer, and what holds its call's place.
 type Sent = Result<(v1::PipelineResponse, Option<Body>), Status>;
+
+/// What a call takes until it is answered.
+struct Room {
+    /// For its bytes, if there was.
+    held: Result<Arc<Hold>, Status>,
+    /// Of its connection's.
+    _turn: Option<OwnedSemaphorePermit>,
+}
 
 /// Where calls go, and who lets them in.
 #[derive(Clone)]
@@ -143,10 +151,8 @@ async fn serve(
                     turn = Arc::clone(&turns).acquire_owned() => turn,
                     () = answers.closed() => return activity.are_abandoned(under_way.len()),
                 };
-                under_way.spawn(async move {
-                    answer_one(onward, extensions, request, held, answers).await;
-                    drop(turn);
-                });
+                let room = Room { held, _turn: turn.ok() };
+                under_way.spawn(answer_one(onward, extensions, request, room, answers));
             }
             Ok(None) => break None,
             Err(status) => break Some(status),
@@ -175,11 +181,11 @@ async fn answer_one(
     onward: Onward,
     extensions: Extensions,
     request: v1::PipelineRequest,
-    held: Result<Arc<Hold>, Status>,
+    room: Room,
     answers: mpsc::Sender<Sent>,
 ) {
     let id = request.id;
-    let answered = match &held {
+    let answered = match &room.held {
         Ok(_held) => call(onward, extensions, request).await,
         Err(status) => Err(status.clone()),
     };
@@ -271,18 +277,18 @@ impl ChartsService {
         let (http::request::Parts { headers, extensions, .. }, _) = request.into_parts();
         let call = extensions.get::<Handed<Call>>().and_then(Handed::take).ok_or(GatewayError::Internal)?;
         let metadata = MetadataMap::from_headers(headers);
-        let answer = match call {
+        let (answer, extensions) = match call {
             Call::Commit(message) => {
                 let request = tonic::Request::from_parts(metadata, extensions, message);
-                Answer::Commit(self.commit(request).await?.into_inner())
+                parts(self.commit(request).await?, Answer::Commit)
             }
             Call::Get(message) => {
                 let request = tonic::Request::from_parts(metadata, extensions, message);
-                Answer::Get(self.get(request).await?.into_inner())
+                parts(self.get(request).await?, Answer::Get)
             }
             Call::BatchGet(message) => {
                 let request = tonic::Request::from_parts(metadata, extensions, message);
-                Answer::BatchGet(self.batch_get(request).await?.into_inner())
+                parts(self.batch_get(request).await?, Answer::BatchGet)
             }
         };
         let size_bytes = answer.encoded_len();
@@ -291,11 +297,18 @@ impl ChartsService {
             return Err(Status::out_of_range(format!("an answer of {size_bytes} bytes")));
         }
         let mut response = Response::new(Body::empty());
+        *response.extensions_mut() = extensions;
         response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
         response.extensions_mut().insert(AnswerBytes(size_bytes as u64));
         response.extensions_mut().insert(Handed::new(answer));
         Ok(response)
     }
+}
+
+/// An answer, and what its call left for the layers.
+fn parts<T>(response: tonic::Response<T>, answer: impl FnOnce(T) -> Answer) -> (Answer, Extensions) {
+    let (_, message, extensions) = response.into_parts();
+    (answer(message), extensions)
 }
 
 fn check(headers: &HeaderMap) -> Result<(), Status> {

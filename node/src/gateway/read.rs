@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::access::Caller;
+use super::admission::{InnerDoor, Seat};
 use super::error::GatewayError;
 use super::record::Chart;
 use super::validate::{BATCH_RECORDS_MAX, Violations};
@@ -27,12 +28,14 @@ const STREAM_PAGE_BYTES: usize = 1 << 20;
 const READER_STALLS_MAX: Duration = Duration::from_secs(60);
 
 impl Gateway {
+    /// What it reads is held until the seat is dropped.
     pub(super) async fn get(
         &self,
         caller: &Caller,
         request: GetRequest,
+        door: &InnerDoor,
         deadline: Instant,
-    ) -> Result<GetResponse, GatewayError> {
+    ) -> Result<(GetResponse, Seat), GatewayError> {
         let mut violations = Violations::default();
         violations.context(request.context.as_ref());
         violations.chart(request.chart.as_ref());
@@ -41,9 +44,10 @@ impl Gateway {
         let chart = chart_of(caller, request.chart);
         let record = request.record.unwrap_or_default();
         let moment = self.moment_to_read(&chart, &request.as_of, request.freshness.as_ref(), deadline).await?;
+        let seat = door.enter(deadline).await?;
         let stored = self.find_version(&chart, &record, request.version, &moment)?;
         let record = self.open_record(&chart, Some(&record), &stored)?;
-        Ok(GetResponse { answer: self.answer_from(moment), record: Some(record) })
+        Ok((GetResponse { answer: self.answer_from(moment), record: Some(record) }, seat))
     }
 
     /// A version by its number; 0: the newest.

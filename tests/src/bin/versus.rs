@@ -1,4 +1,4 @@
-//! Measures Charthold against etcd and PostgreSQL on this machine. See [`charthold_tests::versus`].
+//! Measures Charthold against etcd, PostgreSQL, and other builds of itself, on this machine. See [`charthold_tests::versus`].
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -12,15 +12,19 @@ use charthold_tests::versus::values::{Kind, Values};
 use charthold_tests::versus::{Charthold, Etcd, Postgresql, Store};
 use clap::{Parser, ValueEnum};
 
+/// The load shares the processors with what it measures.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Written before the first measurement.
 const FILLED: u64 = 20_000;
-/// Of calls under way.
-const CALLERS: [usize; 4] = [1, 16, 64, 256];
+/// Names the program of `--peers charthold`.
+const OLD_PROGRAM: &str = "CHARTHOLD_OLD_PROGRAM";
 
 #[derive(Parser)]
 #[command(about = "Charthold beside etcd and PostgreSQL, three nodes each on this machine", long_about = None)]
 struct Arguments {
-    /// Against whom; all that are installed, if none is given
+    /// Against whom; all others that are installed, if none is given
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     peers: Vec<Peer>,
     /// How often each case is run on both, in turn
@@ -35,6 +39,12 @@ struct Arguments {
     /// A random value
     #[arg(long, value_name = "BYTES", default_value_t = 1_024)]
     size: usize,
+    /// Which calls; the calls at a fixed rate come only with all of them
+    #[arg(long, value_name = "CALL", value_delimiter = ',', default_value = "put,put-alone,get")]
+    calls: Vec<Call>,
+    /// How many calls are under way
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16,64,256")]
+    callers: Vec<usize>,
     /// Where to write the rows as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -45,6 +55,8 @@ enum Peer {
     Etcd,
     EtcdTls,
     Postgresql,
+    /// The program at CHARTHOLD_OLD_PROGRAM: an older build, say
+    Charthold,
 }
 
 impl Peer {
@@ -53,13 +65,20 @@ impl Peer {
             Self::Etcd => "etcd",
             Self::EtcdTls => "etcd-tls",
             Self::Postgresql => "postgresql",
+            Self::Charthold => "charthold",
         }
+    }
+
+    /// All that are not ours.
+    fn others() -> Vec<Self> {
+        vec![Self::Etcd, Self::EtcdTls, Self::Postgresql]
     }
 
     fn is_possible(self) -> bool {
         match self {
             Self::Etcd | Self::EtcdTls => Etcd::is_possible(),
             Self::Postgresql => Postgresql::is_possible(),
+            Self::Charthold => old_program().is_some(),
         }
     }
 
@@ -68,6 +87,7 @@ impl Peer {
             Self::Etcd => Arc::new(Etcd::start(false).await),
             Self::EtcdTls => Arc::new(Etcd::start(true).await),
             Self::Postgresql => Arc::new(Postgresql::start().await),
+            Self::Charthold => Arc::new(Charthold::start(old_program().as_deref()).await),
         }
     }
 
@@ -89,17 +109,21 @@ impl Peer {
     }
 }
 
+fn old_program() -> Option<PathBuf> {
+    std::env::var_os(OLD_PROGRAM).map(PathBuf::from)
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let wanted = if arguments.peers.is_empty() { Peer::value_variants().to_vec() } else { arguments.peers.clone() };
+    let wanted = if arguments.peers.is_empty() { Peer::others() } else { arguments.peers.clone() };
     let (peers, missing) = wanted.into_iter().partition::<Vec<_>, _>(|peer| peer.is_possible());
     for peer in &missing {
         say(&format!("{} is not installed here, or cannot run: left out", peer.name()));
     }
     let mut rows = Vec::new();
     for peer in &peers {
-        rows.extend(Contest::start(*peer, &arguments).await.all_cases().await);
+        rows.extend(Contest::start(*peer, &arguments).await.cases(&arguments).await);
     }
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{}", report::table(&rows)).is_err() {
@@ -128,7 +152,7 @@ struct Contest {
 impl Contest {
     async fn start(peer: Peer, arguments: &Arguments) -> Self {
         let values = Arc::new(Values::new(arguments.values, arguments.size));
-        let ours = Subject::new(Arc::new(Charthold::start().await), Arc::clone(&values));
+        let ours = Subject::new(Arc::new(Charthold::start(None).await), Arc::clone(&values));
         let theirs = Subject::new(peer.start().await, values);
         for subject in [&ours, &theirs] {
             subject.fill(FILLED).await;
@@ -137,24 +161,27 @@ impl Contest {
         Self { peer, pairs: arguments.pairs.max(1), time, ours, theirs, rows: Vec::new() }
     }
 
-    /// Throughput at all numbers of callers; then latency at half of what the peer can take at most.
-    async fn all_cases(mut self) -> Vec<Row> {
-        let mut best = [0.0_f64; 2];
-        for callers in CALLERS {
-            for (best, per_s) in best.iter_mut().zip(self.case(Call::Put, Pace::Closed(callers)).await) {
-                *best = best.max(per_s);
+    /// Throughput; then latency at half of what the peer can take at most.
+    async fn cases(mut self, arguments: &Arguments) -> Vec<Row> {
+        let calls = |call| arguments.calls.contains(&call);
+        let mut best = [[0.0_f64; 2]; 2];
+        for (call, best) in [Call::Put, Call::Get].into_iter().zip(&mut best).filter(|(call, _)| calls(*call)) {
+            for callers in &arguments.callers {
+                for (best, per_s) in best.iter_mut().zip(self.case(call, Pace::Closed(*callers)).await) {
+                    *best = best.max(per_s);
+                }
             }
         }
-        let [ours, theirs] = best;
-        let target = (self.peer == Peer::Postgresql).then_some(2.0);
-        self.add(vec![report::compared(self.peer.name(), "put best per_s".into(), ours, theirs, target, "higher")]);
-        self.case(Call::PutAlone, Pace::Closed(CALLERS[3])).await;
-        self.case(Call::Put, Pace::Open(theirs / 2.0)).await;
-        let mut best_get = 0.0_f64;
-        for callers in CALLERS {
-            best_get = best_get.max(self.case(Call::Get, Pace::Closed(callers)).await[1]);
+        let [[ours, theirs], [_, their_gets]] = best;
+        if let (true, Some(most)) = (calls(Call::PutAlone), arguments.callers.iter().max()) {
+            self.case(Call::PutAlone, Pace::Closed(*most)).await;
         }
-        self.case(Call::Get, Pace::Open(best_get / 2.0)).await;
+        if calls(Call::Put) && calls(Call::Get) {
+            let target = (self.peer == Peer::Postgresql).then_some(2.0);
+            self.add(vec![report::compared(self.peer.name(), "put best per_s".into(), ours, theirs, target, "higher")]);
+            self.case(Call::Put, Pace::Open(theirs / 2.0)).await;
+            self.case(Call::Get, Pace::Open(their_gets / 2.0)).await;
+        }
         self.rows
     }
 

@@ -1,5 +1,6 @@
 //! Ours: three nodes as the harness runs them, by the client library. Sealed, with mTLS, exactly once, in the ledger.
 
+use std::path::Path;
 use std::time::Duration;
 
 use charthold_client::{Chart, Client, Put, RecordId};
@@ -25,9 +26,12 @@ pub struct Charthold {
 }
 
 impl Charthold {
-    pub async fn start() -> Self {
-        let mut cluster =
-            Cluster::start_with(Options { config: RAFT_AS_SHIPPED.to_owned(), ..Options::default() }).await;
+    /// `program`: another one than the one under test.
+    pub async fn start(program: Option<&Path>) -> Self {
+        let mut cluster = Cluster::prepare(Options { config: RAFT_AS_SHIPPED.to_owned(), ..Options::default() });
+        (0..cluster.size()).for_each(|node| cluster.set_program(node, program));
+        cluster.restart_all();
+        cluster.initialize().await;
         tokio::time::sleep(SETTLED).await;
         let processes = (0..cluster.size()).map(|node| cluster.process(node).id()).collect();
         let of_running = Self::of_running(cluster.client(), "Versus", processes);

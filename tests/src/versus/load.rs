@@ -16,11 +16,13 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Of calls at fixed times: as fine as tokio's timers are. Those of one step are made together.
 const STEP: Duration = Duration::from_millis(1);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Call {
+    /// A new key
     Put,
-    /// Without what a client's library does for many calls together.
+    /// Without what a client's library does for many calls together
     PutAlone,
+    /// A key that is known
     Get,
 }
 

@@ -61,6 +61,30 @@ pub struct Admitting<S> {
 #[derive(Clone, Copy)]
 pub struct AnswerBytes(pub u64);
 
+/// In the extensions of a get: where it waits again, before it holds a record.
+#[derive(Clone)]
+pub struct InnerDoor {
+    admission: Arc<Admission>,
+    tenant: Token,
+}
+
+/// A place behind the inner door. In the extensions of an answer it is held until that has left.
+#[derive(Clone)]
+pub struct Seat {
+    _ticket: Arc<Ticket>,
+}
+
+impl InnerDoor {
+    pub fn of(extensions: &tonic::Extensions) -> Result<Self, GatewayError> {
+        extensions.get::<Self>().cloned().ok_or(GatewayError::Internal)
+    }
+
+    pub async fn enter(&self, deadline: tokio::time::Instant) -> Result<Seat, GatewayError> {
+        let ticket = self.admission.enter(Kind::Opened, self.tenant, deadline.into_std()).await;
+        Ok(Seat { _ticket: Arc::new(ticket.map_err(GatewayError::OverloadedFor)?) })
+    }
+}
+
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
@@ -85,12 +109,16 @@ where
         let admission = Arc::clone(&self.admission);
         Box::pin(async move {
             let deadline = Instant::now() + answer::timeout(request.headers());
-            let ticket = match admission.enter(kind, tenant_of(request.extensions()), deadline).await {
+            let tenant = tenant_of(request.extensions());
+            let ticket = match admission.enter(kind, tenant, deadline).await {
                 Ok(ticket) => Arc::new(ticket),
                 Err(delay) => return Ok(refusal(delay).into_http()),
             };
             // What was waited for is gone.
             answer::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
+            if let Kind::Get = kind {
+                request.extensions_mut().insert(InnerDoor { admission, tenant });
+            }
             let asked = Arc::clone(&ticket);
             let request = match request.extensions().get::<Arc<Hold>>() {
                 Some(hold) => {
@@ -105,11 +133,12 @@ where
                 return Ok(Status::from(GatewayError::OutcomeUnknown).into_http());
             };
             ticket.answer_begins();
-            let response = answered?;
+            let mut response = answered?;
             if let Some(AnswerBytes(bytes)) = response.extensions().get() {
                 ticket.answered(*bytes);
             }
-            Ok(response.map(|body| Body::new(Metered { body, meter: Meter::Answer(ticket) })))
+            let seat = response.extensions_mut().remove::<Seat>();
+            Ok(response.map(|body| Body::new(Metered { body, meter: Meter::Answer(ticket, seat) })))
         })
     }
 }
@@ -133,14 +162,14 @@ struct Metered {
 
 enum Meter {
     Request(Arc<Ticket>),
-    Answer(Arc<Ticket>),
+    Answer(Arc<Ticket>, #[expect(dead_code, reason = "held")] Option<Seat>),
 }
 
 impl Meter {
     fn count(&self, bytes: u64) -> Result<(), Status> {
         match self {
             Self::Request(ticket) => ticket.take(bytes).map_err(refusal),
-            Self::Answer(ticket) => {
+            Self::Answer(ticket, _) => {
                 ticket.answered(bytes);
                 Ok(())
             }

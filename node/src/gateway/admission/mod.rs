@@ -6,7 +6,8 @@
 //! | kind | places | why its own |
 //! | --- | --- | --- |
 //! | commits | 512 | wait for disks and other sites |
-//! | gets | 64 | short, and must not wait behind commits or pages |
+//! | gets | 256 | short, and must not wait behind commits or pages; they wait for a barrier, which many share |
+//! | opened | 64 | what gets hold after that: a record each, until the answer has left |
 //! | pages | 16 | each may hold some MiB |
 //! | admin | 32 | an operator must get through at the worst time |
 //!
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use self::layer::{AdmissionLayer, AnswerBytes};
+pub use self::layer::{AdmissionLayer, AnswerBytes, InnerDoor, Seat};
 use self::queue::{Arrival, FairQueue, Limits, Settled, Waiter};
 use crate::seal::Token;
 
@@ -39,12 +40,14 @@ const SERVICE_TARGET: Duration = Duration::from_millis(250);
 pub enum Kind {
     Commit,
     Get,
+    /// A get that has passed its barrier.
+    Opened,
     Page,
     Admin,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Commit, Self::Get, Self::Page, Self::Admin];
+    const ALL: [Self; 5] = [Self::Commit, Self::Get, Self::Opened, Self::Page, Self::Admin];
 
     /// Of a request's path; nothing: not counted.
     fn of(path: &str) -> Option<Self> {
@@ -61,7 +64,9 @@ impl Kind {
     fn limits(self) -> Limits {
         match self {
             Self::Commit => Limits { places: 512, waiting: 2_048, service_target: Some(SERVICE_TARGET) },
-            Self::Get => Limits { places: 64, waiting: 2_048, service_target: Some(SERVICE_TARGET) },
+            Self::Get => Limits { places: 256, waiting: 2_048, service_target: Some(SERVICE_TARGET) },
+            // Those that wait have a place among gets.
+            Self::Opened => Limits { places: 64, waiting: 256, service_target: None },
             // How long a page takes depends on who reads it.
             Self::Page => Limits { places: 16, waiting: 256, service_target: None },
             Self::Admin => Limits { places: 32, waiting: 64, service_target: None },
@@ -81,7 +86,7 @@ type Line = FairQueue<oneshot::Sender<Verdict>>;
 
 /// A gateway's door.
 pub struct Admission {
-    lines: [Mutex<Line>; 4],
+    lines: [Mutex<Line>; 5],
     budget: Mutex<Budget>,
 }
 
