@@ -75,6 +75,10 @@ pub struct Seat {
 }
 
 impl InnerDoor {
+    pub(super) fn new(admission: &Arc<Admission>, tenant: Token) -> Self {
+        Self { admission: Arc::clone(admission), tenant }
+    }
+
     pub fn of(extensions: &tonic::Extensions) -> Result<Self, GatewayError> {
         extensions.get::<Self>().cloned().ok_or(GatewayError::Internal)
     }
@@ -117,7 +121,7 @@ where
             // What was waited for is gone.
             answer::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
             if let Kind::Get = kind {
-                request.extensions_mut().insert(InnerDoor { admission, tenant });
+                request.extensions_mut().insert(InnerDoor::new(&admission, tenant));
             }
             let asked = Arc::clone(&ticket);
             let request = match request.extensions().get::<Arc<Hold>>() {
