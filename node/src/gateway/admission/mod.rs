@@ -65,8 +65,8 @@ impl Kind {
         match self {
             Self::Commit => Limits { places: 512, waiting: 2_048, service_target: Some(SERVICE_TARGET) },
             Self::Get => Limits { places: 256, waiting: 2_048, service_target: Some(SERVICE_TARGET) },
-            // Those that wait have a place among gets.
-            Self::Opened => Limits { places: 64, waiting: 256, service_target: None },
+            // Who comes here has a place among gets; half of the line is one tenant's.
+            Self::Opened => Limits { places: 64, waiting: 512, service_target: None },
             // How long a page takes depends on who reads it.
             Self::Page => Limits { places: 16, waiting: 256, service_target: None },
             Self::Admin => Limits { places: 32, waiting: 64, service_target: None },

@@ -188,6 +188,11 @@ impl<W: Waiter> FairQueue<W> {
     }
 
     #[cfg(test)]
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.waiting
     }
