@@ -39,7 +39,7 @@ struct Arguments {
     /// A random value
     #[arg(long, value_name = "BYTES", default_value_t = 1_024)]
     size: usize,
-    /// Which calls; the calls at a fixed rate come only with all of them
+    /// Which calls; those at a fixed rate come with put and get only
     #[arg(long, value_name = "CALL", value_delimiter = ',', default_value = "put,put-alone,get")]
     calls: Vec<Call>,
     /// How many calls are under way
@@ -119,7 +119,11 @@ async fn main() -> ExitCode {
     let wanted = if arguments.peers.is_empty() { Peer::others() } else { arguments.peers.clone() };
     let (peers, missing) = wanted.into_iter().partition::<Vec<_>, _>(|peer| peer.is_possible());
     for peer in &missing {
-        say(&format!("{} is not installed here, or cannot run: left out", peer.name()));
+        let why = match peer {
+            Peer::Charthold => format!("{OLD_PROGRAM} names no program"),
+            _ => "it is not installed here, or cannot run".to_owned(),
+        };
+        say(&format!("{} is left out: {why}", peer.name()));
     }
     let mut rows = Vec::new();
     for peer in &peers {
