@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | as many unanswered requests on a connection's streams as it may have calls | wait in the sender: they are not read |
 //! | the bytes that requests may hold ([`super::admission`]) | answered OVERLOADED, the stream goes on |
-//! | the places that there are for calls of a kind | as by themselves: a place is held until its answer has left |
+//! | the places that there are for calls of a kind | as by themselves, but a place is held until the handler is done only (a defect, see ARCHITECTURE.md) |
 //! | a message that cannot be read | ends the stream, when those before it are answered: what follows it cannot be told |
 
 use std::convert::Infallible;
