@@ -23,6 +23,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::gathered::Gathered;
 use crate::{Error, Profile, lock};
 
 /// TCP and TLS together.
@@ -135,7 +136,7 @@ pub(crate) fn channel(address: &str, security: &Security) -> Result<(Channel, Ar
         Arc::new(Dialer { address: address.to_owned(), host, security: security.clone(), wire: Arc::clone(&wire) });
     let connector = tower::service_fn(move |_: http::Uri| {
         let dialer = Arc::clone(&dialer);
-        async move { dialer.dial().await.map(TokioIo::new) }
+        async move { dialer.dial().await.map(|io| TokioIo::new(Gathered::new(io))) }
     });
     Ok((endpoint.connect_with_connector_lazy(connector), wire))
 }
@@ -268,18 +269,6 @@ impl AsyncRead for Tracked {
 impl AsyncWrite for Tracked {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

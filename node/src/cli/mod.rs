@@ -207,6 +207,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
+    check_processor()?;
     let ctx = Ctx {
         output: cli.shared.output,
         profile: cli.shared.profile,
@@ -262,6 +263,17 @@ fn context(actor: Option<String>, purpose: Option<String>) -> RequestContext {
         origin: "charthold command line".to_owned(),
         ..RequestContext::new(actor.or_else(logged_in).unwrap_or_else(|| "unknown".to_owned()))
     }
+}
+
+/// What RocksDB was compiled to use (`.cargo/config.toml`). Without it a node would die of a signal in its first write.
+fn check_processor() -> Result<(), CliError> {
+    #[cfg(target_arch = "x86_64")]
+    if !std::arch::is_x86_feature_detected!("sse4.2") || !std::arch::is_x86_feature_detected!("pclmulqdq") {
+        let needed = "this processor has no SSE 4.2 or no PCLMULQDQ: it must be an x86-64 of 2010 or later, and a virtual \
+                      machine must be shown both";
+        return Err(CliError::Failed(needed.to_owned()));
+    }
+    Ok(())
 }
 
 /// Both are needed: the limit does not hold where the kernel pipes cores to a program, and only the second keeps other

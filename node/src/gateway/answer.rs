@@ -8,7 +8,6 @@ use charthold_replica::replica::Moment;
 use charthold_replica::shard::durability::Durability as OnDisk;
 use http::HeaderMap;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::Gateway;
@@ -55,26 +54,32 @@ pub(super) fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
+/// In the extensions of a call: when its caller gives up.
+#[derive(Clone, Copy)]
+pub struct Deadline(pub Instant);
+
+impl Deadline {
+    /// Of a call that comes now, and has so long.
+    pub fn after(given: Duration) -> Self {
+        Self(Instant::now() + given.min(DEADLINE_MAX))
+    }
+
+    /// Of a request: as it was noted, or as its headers say.
+    pub fn of(extensions: &http::Extensions, headers: &HeaderMap) -> Self {
+        let said = || Self::after(given_timeout(headers).unwrap_or(DEADLINE_DEFAULT));
+        extensions.get().copied().unwrap_or_else(said)
+    }
+}
+
 /// When a call must be answered.
-pub fn deadline(metadata: &MetadataMap) -> Instant {
-    let limit = timeout(metadata.as_ref());
-    Instant::now() + limit.saturating_sub(HEADROOM.min(limit / 4))
+pub fn deadline<T>(request: &tonic::Request<T>) -> Instant {
+    let Deadline(end) = Deadline::of(request.extensions(), request.metadata().as_ref());
+    end - HEADROOM.min(end.saturating_duration_since(Instant::now()) / 4)
 }
 
 /// What the caller gave it, for all of it.
 pub fn given_timeout(headers: &HeaderMap) -> Option<Duration> {
     parse_timeout(headers.get(TIMEOUT)?.to_str().ok()?)
-}
-
-/// What a call that comes now has.
-pub(super) fn timeout(headers: &HeaderMap) -> Duration {
-    given_timeout(headers).unwrap_or(DEADLINE_DEFAULT).min(DEADLINE_MAX)
-}
-
-/// Says what is left of it.
-pub(super) fn set_timeout(headers: &mut HeaderMap, left: Duration) {
-    // At most 5 minutes: 6 digits of milliseconds.
-    headers.insert(TIMEOUT, format!("{}m", left.min(DEADLINE_MAX).as_millis()).try_into().expect("invariant: ASCII"));
 }
 
 /// The gRPC-over-HTTP/2 protocol's `Timeout`: up to 8 digits and a unit.
@@ -100,11 +105,11 @@ mod tests {
     #[test]
     fn a_deadline_is_the_callers_up_to_5_minutes_or_30_s() {
         let check = |given: Option<&'static str>, seconds_max: u64| {
-            let mut metadata = MetadataMap::new();
+            let mut request = tonic::Request::new(());
             if let Some(given) = given {
-                metadata.insert("grpc-timeout", tonic::metadata::MetadataValue::from_static(given));
+                request.metadata_mut().insert(TIMEOUT, tonic::metadata::MetadataValue::from_static(given));
             }
-            let (before, deadline) = (Instant::now(), deadline(&metadata));
+            let (before, deadline) = (Instant::now(), deadline(&request));
             let (least, most) = (before + Duration::from_secs(seconds_max - 1), Instant::now());
             assert!(least <= deadline && deadline <= most + Duration::from_secs(seconds_max), "{given:?}");
         };
@@ -117,13 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_told_onwards() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(timeout(&headers), DEADLINE_DEFAULT);
-        for left in [Duration::from_millis(1), Duration::from_secs(7), DEADLINE_MAX] {
-            set_timeout(&mut headers, left);
-            assert_eq!(timeout(&headers), left);
-        }
+    fn what_was_noted_counts_whatever_the_headers_say() {
+        let mut request = tonic::Request::new(());
+        request.metadata_mut().insert(TIMEOUT, tonic::metadata::MetadataValue::from_static("60S"));
+        let end = Instant::now() + Duration::from_secs(8);
+        request.extensions_mut().insert(Deadline(end));
+        assert_eq!(deadline(&request), end - HEADROOM);
+        request.extensions_mut().insert(Deadline(Instant::now() - Duration::from_secs(1)));
+        assert!(deadline(&request) < Instant::now(), "it is over");
     }
 
     #[test]

@@ -92,14 +92,14 @@ impl Gateway {
 impl Cluster for ClusterService {
     /// Before there are grants, any operator's certificate will do: only who holds the service authority has one.
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let principal = self.0.principal(request.extensions())?.clone();
         let Principal::Operator { .. } = &principal else { return Err(GatewayError::Denied.into()) };
         Ok(Response::new(self.0.init(&principal, request.into_inner(), deadline).await?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         match self.0.operator(request.extensions(), deadline).await {
             Ok(_) => {}
             // To see that it is not initialized, an operator needs no grant: there are none.
@@ -110,7 +110,7 @@ impl Cluster for ClusterService {
     }
 
     async fn topology(&self, request: Request<TopologyRequest>) -> Result<Response<TopologyResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         self.0.anybody(request.extensions(), deadline).await?;
         Ok(Response::new(TopologyResponse {
             answer: self.0.answer(DIRECTORY, self.0.replica.seq(DIRECTORY)),
@@ -120,31 +120,31 @@ impl Cluster for ClusterService {
     }
 
     async fn add_node(&self, request: Request<AddNodeRequest>) -> Result<Response<AddNodeResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.add_node(&operator, request.into_inner(), deadline).await?))
     }
 
     async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.remove_node(&operator, request.into_inner(), deadline).await?))
     }
 
     async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.drain_node(request.into_inner(), deadline).await?))
     }
 
     async fn split_shard(&self, request: Request<SplitShardRequest>) -> Result<Response<SplitShardResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.split_shard(&operator, request.into_inner(), deadline).await?))
     }
 
     async fn plan_shards(&self, request: Request<PlanShardsRequest>) -> Result<Response<PlanShardsResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.plan_shards(request.into_inner(), deadline).await?))
     }
@@ -153,13 +153,13 @@ impl Cluster for ClusterService {
         &self,
         request: Request<PlaceShardsRequest>,
     ) -> Result<Response<PlaceShardsResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.place_shards(&operator, request.into_inner(), deadline).await?))
     }
 
     async fn check_rows(&self, request: Request<CheckRowsRequest>) -> Result<Response<CheckRowsResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.check_rows(request.into_inner(), deadline).await?))
     }
@@ -168,7 +168,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<RaiseFormatRequest>,
     ) -> Result<Response<RaiseFormatResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let operator = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.raise_format(&operator, request.into_inner(), deadline).await?))
     }

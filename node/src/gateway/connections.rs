@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use charthold_client::Gathered;
 use futures::StreamExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -103,7 +104,7 @@ where
             call(service.clone(), request, room.clone(), activity.begin())
         })
     };
-    let served = http().serve_connection(TokioIo::new(connection), serve);
+    let served = http().serve_connection(TokioIo::new(Gathered::new(connection)), serve);
     tokio::pin!(served);
     tokio::select! {
         _ended = &mut served => return,

@@ -9,10 +9,11 @@
 //! | --- | --- |
 //! | as many unanswered requests on a connection's streams as it may have calls | wait in the sender: they are not read |
 //! | the bytes that requests may hold ([`super::admission`]) | answered OVERLOADED, the stream goes on |
-//! | the places that there are for calls of a kind | as by themselves, but a place is held until the handler is done only (a defect, see ARCHITECTURE.md) |
+//! | the places that there are for calls of a kind | as by themselves: held until the stream takes the answer to send it |
 //! | a message that cannot be read | ends the stream, when those before it are answered: what follows it cannot be told |
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -39,7 +41,7 @@ use v1::pipeline_request::Call;
 use v1::pipeline_response::Answer;
 
 use super::admission::{AdmissionLayer, AnswerBytes, Hold};
-use super::answer;
+use super::answer::{self, Deadline};
 use super::charts::ChartsService;
 use super::connections::Activity;
 use super::error::GatewayError;
@@ -195,7 +197,7 @@ async fn answer_one(
     let _gone = answers.send(Ok((v1::PipelineResponse { id, answer: Some(answer) }, place))).await;
 }
 
-/// One request, as if it had come by itself. Its place is held by what is left of its answer's body.
+/// One request, as if it had come by itself. Its place is held by its answer's body.
 async fn call(onward: Onward, extensions: Extensions, request: v1::PipelineRequest) -> Result<(Answer, Body), Status> {
     let timeout = (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into()));
     let unknown = || GatewayError::field("call", "is missing, or not one that this gateway knows");
@@ -223,15 +225,27 @@ fn as_call(
     *request.uri_mut() = http::Uri::from_static(path);
     *request.extensions_mut() = extensions;
     request.extensions_mut().insert(Handed::new(call));
-    let headers = request.headers_mut();
     if let Some(timeout) = timeout {
-        answer::set_timeout(headers, timeout);
+        request.extensions_mut().insert(Deadline::after(timeout));
     }
     if !traceparent.is_empty() {
         let wrong = |_| GatewayError::field("traceparent", "is no header value");
-        headers.insert("traceparent", traceparent.try_into().map_err(wrong)?);
+        request.headers_mut().insert("traceparent", traceparent.try_into().map_err(wrong)?);
     }
     Ok(request)
+}
+
+/// The body of an answer that goes beside it. It does not say that it is at its end: tonic drops an empty body when a
+/// layer wraps it, and what the layer put around it, which is to live until the answer is taken.
+struct Apart;
+
+impl HttpBody for Apart {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(None)
+    }
 }
 
 /// Something on its way through layers, which may copy what they carry: whoever takes it has it.
@@ -296,7 +310,7 @@ impl ChartsService {
             // As gRPC says it of a call by itself.
             return Err(Status::out_of_range(format!("an answer of {size_bytes} bytes")));
         }
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::new(Body::new(Apart));
         *response.extensions_mut() = extensions;
         response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
         response.extensions_mut().insert(AnswerBytes(size_bytes as u64));
@@ -332,4 +346,40 @@ fn refusal(status: &Status) -> Answer {
         details => Bytes::copy_from_slice(details),
     };
     Answer::Error(error)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tower::service_fn;
+
+    use super::super::admission::InnerDoor;
+    use super::super::observe::Observe;
+    use super::*;
+    use crate::telemetry::sampling::Sampler;
+
+    /// As a get does it: with a seat behind the inner door.
+    async fn reads(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        let door = request.extensions().get::<InnerDoor>().cloned().unwrap();
+        let seat = door.enter(tokio::time::Instant::now() + Duration::from_secs(60)).await.unwrap();
+        let mut response = Response::new(Body::new(Apart));
+        response.extensions_mut().insert(AnswerBytes(1));
+        response.extensions_mut().insert(seat);
+        Ok(response)
+    }
+
+    #[tokio::test]
+    async fn an_answer_keeps_its_places_until_it_is_taken() {
+        let admission = AdmissionLayer::new(1 << 20);
+        let layers = tower::ServiceBuilder::new().layer(Observe(Sampler::new(0.0))).layer(admission.clone());
+        let calls = layers.service(service_fn(reads));
+        let get = v1::GetRequest::default();
+        let request = as_call(Call::Get(get), None, "", Extensions::new()).unwrap();
+        let response = calls.oneshot(request).await.unwrap();
+        assert_eq!(admission.taken(), 2, "one of the gets', one behind the inner door");
+        let body = response.into_body();
+        assert_eq!(admission.taken(), 2, "as `Sent` keeps it");
+        drop(body);
+        assert_eq!(admission.taken(), 0);
+    }
 }

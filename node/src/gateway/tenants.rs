@@ -293,7 +293,7 @@ impl Tenants for TenantsService {
         &self,
         request: Request<CreateTenantRequest>,
     ) -> Result<Response<CreateTenantResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let principal = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.create_tenant(&principal, request.into_inner(), deadline).await?))
     }
@@ -302,20 +302,20 @@ impl Tenants for TenantsService {
         &self,
         request: Request<ListTenantsRequest>,
     ) -> Result<Response<ListTenantsResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let principal = self.0.operator(request.extensions(), deadline).await?;
         Ok(Response::new(self.0.list_tenants(&principal, request.into_inner(), deadline).await?))
     }
 
     async fn add_grant(&self, request: Request<AddGrantRequest>) -> Result<Response<AddGrantResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let grantee = self.0.named_principal(&request.get_ref().principal)?;
         let granter = self.0.granter(request.extensions(), &tenant_of(&grantee), deadline).await?;
         Ok(Response::new(self.0.add_grant(&granter, &grantee, request.into_inner(), deadline).await?))
     }
 
     async fn list_grants(&self, request: Request<ListGrantsRequest>) -> Result<Response<ListGrantsResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let of = match request.get_ref().tenant_uid.as_str() {
             "" => NO_TENANT,
             uid => parse_tenant(uid).ok_or(GatewayError::field("tenant_uid", "is not 32 hexadecimal digits"))?,
@@ -328,7 +328,7 @@ impl Tenants for TenantsService {
         &self,
         request: Request<RemoveGrantRequest>,
     ) -> Result<Response<RemoveGrantResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let grantee = self.0.named_principal(&request.get_ref().principal)?;
         let granter = self.0.granter(request.extensions(), &tenant_of(&grantee), deadline).await?;
         Ok(Response::new(self.0.remove_grant(&granter, &grantee, request.into_inner(), deadline).await?))

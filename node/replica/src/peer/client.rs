@@ -171,6 +171,11 @@ impl StreamSender {
         let request = Message { kind: self.kind, shard: self.shard, id: self.id, payload };
         self.connection.outbox.send(request).await.map_err(|_| CallFailure::Broken)
     }
+
+    /// Whether its connection still is.
+    pub fn is_open(&self) -> bool {
+        !self.connection.outbox.is_closed()
+    }
 }
 
 /// Takes a stream's answers. Dropping it ends the stream.

@@ -57,7 +57,7 @@ impl GroupNetwork {
     fn connect(&self, target: NodeId, node: &Member, lane: Lane) -> GroupPeer {
         let client = self.peers.client(target, &node.peer_address);
         let (outgoing, log_ends) = (Arc::clone(&self.outgoing), Arc::clone(&self.log_ends));
-        GroupPeer { shard: self.shard, target, lane, client, outgoing, log_ends }
+        GroupPeer { shard: self.shard, target, lane, client, outgoing, log_ends, heartbeats: None }
     }
 }
 
@@ -82,6 +82,8 @@ pub struct GroupPeer {
     client: Arc<PeerClient>,
     outgoing: Arc<Outgoing>,
     log_ends: Arc<LogEnds>,
+    /// Of the heartbeats so far, for the next one.
+    heartbeats: Option<(StreamSender, StreamReceiver)>,
 }
 
 impl GroupPeer {
@@ -243,44 +245,53 @@ impl NetStreamAppend<TypeConfig> for GroupPeer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let limit = match self.lane {
-            Lane::Control => option.soft_ttl(),
-            Lane::Bulk => APPEND_PROGRESS,
+        let limit = option.soft_ttl();
+        let answers = match self.lane {
+            Lane::Control => stream::unfold(Some((self, input)), move |state| async move {
+                let (peer, mut input) = state?;
+                let answer = peer.beat(&input.next().await?, limit).await;
+                let goes_on = matches!(answer, Ok(Ok(_)));
+                Some((answer, goes_on.then_some((peer, input))))
+            })
+            .boxed(),
+            Lane::Bulk => stream::once(open(&*self, input)).flatten().boxed(),
         };
-        let answers = stream::once(open(&*self, limit, input)).flatten();
-        Box::pin(std::future::ready(Ok(answers.boxed())))
+        Box::pin(std::future::ready(Ok(answers)))
+    }
+}
+
+impl GroupPeer {
+    /// All heartbeats go by one stream, as long as they are answered: to open and to end one for each would cost both ends
+    /// more than the heartbeat itself. What was not answered in time takes its stream along, so that an answer to it is none
+    /// to another.
+    async fn beat(&mut self, request: &AppendEntriesRequest<TypeConfig>, limit: Duration) -> AppendAnswer {
+        let (sender, mut receiver) = match self.heartbeats.take().filter(|(sender, _)| sender.is_open()) {
+            Some(kept) => kept,
+            None => self.client.open_stream(self.lane, Kind::Append, self.shard).map_err(rpc_error)?,
+        };
+        sender.send(append_request_to_pb(self.shard, request, None)).await.map_err(rpc_error)?;
+        let answer = receiver.next(limit).await.map_err(rpc_error).and_then(append_response_from_pb);
+        if let Ok(Ok(_)) = answer {
+            self.heartbeats = Some((sender, receiver));
+        }
+        answer
     }
 }
 
 /// Opens a stream once there is something to send. Not before: openraft waits out its backoff inside of its input, so
 /// that an error from a peer that is down, given before any request was taken, is tried again at once and without end.
-async fn open<'s, S>(peer: &'s GroupPeer, limit: Duration, mut input: S) -> BoxStream<'s, AppendAnswer>
+async fn open<'s, S>(peer: &'s GroupPeer, mut input: S) -> BoxStream<'s, AppendAnswer>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
 {
     let Some(first) = input.next().await else { return stream::empty().boxed() };
     let shard = peer.shard;
-    let log_end = match peer.lane {
-        Lane::Bulk => peer.log_ends.of(peer.target, &first.vote),
-        Lane::Control => None,
-    };
+    let log_end = peer.log_ends.of(peer.target, &first.vote);
     match peer.client.open_stream(peer.lane, Kind::Append, shard) {
         Ok((sender, receiver)) => {
             let input = Some(stream::iter([first]).chain(input));
-            let (commit_waits, commit_alone) = (peer.lane == Lane::Bulk, None);
-            let (in_flight, failed) = (0, false);
-            let pipeline = Pipeline {
-                shard,
-                log_end,
-                input,
-                commit_waits,
-                commit_alone,
-                sender,
-                receiver,
-                in_flight,
-                limit,
-                failed,
-            };
+            let (commit_alone, in_flight, failed) = (None, 0, false);
+            let pipeline = Pipeline { shard, log_end, input, commit_alone, sender, receiver, in_flight, failed };
             stream::unfold(pipeline, Pipeline::next).boxed()
         }
         Err(failure) => stream::once(std::future::ready(Err(rpc_error(failure)))).boxed(),
@@ -294,13 +305,11 @@ struct Pipeline<S> {
     /// Of the follower, if that is known: told with what goes no further.
     log_end: Option<LogId>,
     input: Option<S>,
-    /// Whether a request without entries may wait for one that has some, and the one that does; until when.
-    commit_waits: bool,
+    /// A request without entries that waits for one that has some; until when.
     commit_alone: Option<(Instant, AppendEntriesRequest<TypeConfig>)>,
     sender: StreamSender,
     receiver: StreamReceiver,
     in_flight: usize,
-    limit: Duration,
     failed: bool,
 }
 
@@ -315,14 +324,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
             let alone_at = self.commit_alone.as_ref().map(|(at, _)| *at).filter(|_| may_send);
             let request = tokio::select! {
                 biased;
-                answer = self.receiver.next(self.limit), if self.in_flight > 0 => {
+                answer = self.receiver.next(APPEND_PROGRESS), if self.in_flight > 0 => {
                     self.in_flight -= 1;
                     let answer = answer.map_err(rpc_error).and_then(append_response_from_pb);
                     self.failed = !matches!(answer, Ok(Ok(_)));
                     return Some((answer, self));
                 }
                 Some(request) = next_of(input) => match request {
-                    Some(request) if self.commit_waits && request.entries.is_empty() => {
+                    Some(request) if request.entries.is_empty() => {
                         let at = self.commit_alone.take().map_or_else(|| Instant::now() + COMMIT_ALONE_AFTER, |(at, _)| at);
                         self.commit_alone = Some((at, request));
                         continue;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,6 +61,8 @@ fn request(index: u64) -> Request {
 
 /// A follower that answers when it is let, and finds a conflict at one index.
 struct Follower {
+    /// That were opened.
+    streams: AtomicUsize,
     received: Mutex<Vec<Request>>,
     /// What each of them said of where this log ended.
     told: Mutex<Vec<Option<LogId>>>,
@@ -69,8 +72,8 @@ struct Follower {
 
 impl Follower {
     fn new(may_answer: usize, conflict_at: u64) -> Arc<Self> {
-        let (received, told) = Default::default();
-        Arc::new(Self { received, told, may_answer: Semaphore::new(may_answer), conflict_at })
+        let (streams, received, told) = Default::default();
+        Arc::new(Self { streams, received, told, may_answer: Semaphore::new(may_answer), conflict_at })
     }
 }
 
@@ -98,6 +101,7 @@ impl Handler for Follower {
         _shard: ShardId,
         requests: BoxStream<'static, Bytes>,
     ) -> BoxStream<'static, Result<Bytes, pb::CallError>> {
+        self.streams.fetch_add(1, Ordering::Relaxed);
         let receive = Arc::clone(&self);
         let received = requests.map(move |bytes| {
             let (request, log_end) = append_request_from_pb(1, bytes).unwrap();
@@ -123,6 +127,11 @@ impl Handler for Follower {
 }
 
 async fn network_to(follower: &Arc<Follower>) -> (MemoryNetwork, GroupPeer) {
+    let (network, mut group, b) = group_to(follower).await;
+    (network, group.new_client(2, &b).await)
+}
+
+async fn group_to(follower: &Arc<Follower>) -> (MemoryNetwork, GroupNetwork, Member) {
     let network = MemoryNetwork::default();
     serve_b(&network, Arc::clone(follower) as _);
     let peers = Arc::new(Peers::new(network.join("a")));
@@ -134,7 +143,7 @@ async fn network_to(follower: &Arc<Follower>) -> (MemoryNetwork, GroupPeer) {
     let log = GroupLog::open(1, Arc::clone(&engine), LogWriter::start(engine, None).unwrap()).unwrap();
     let entries = (1..=LOG_END).map(|index| codec::encode_entry(&Entry::new(log_id(index), EntryPayload::Blank)));
     log.append(1, entries.collect(), || ()).await.unwrap();
-    (network, GroupNetwork::new(log, peers, Arc::new(Outgoing::new(1 << 30))).new_client(2, &b).await)
+    (network, GroupNetwork::new(log, peers, Arc::new(Outgoing::new(1 << 30))), b)
 }
 
 fn option() -> RPCOption {
@@ -236,4 +245,47 @@ async fn a_cut_connection_fails_the_stream() {
     // Openraft's backoff is inside of its input: an error before that has given something would be no pause at all.
     let mut answers = peer.stream_append(futures::stream::pending(), option()).await.unwrap();
     assert!(answers.next().now_or_never().is_none());
+}
+
+async fn beat(peer: &mut GroupPeer, index: u64) -> Option<Result<Option<LogId>, StreamAppendError<TypeConfig>>> {
+    let heartbeat = Request { entries: Vec::new(), prev_log_id: Some(log_id(index)), ..request(index) };
+    let mut answers = peer.stream_append(futures::stream::iter([heartbeat]), option()).await.unwrap();
+    let answer = answers.next().await.unwrap();
+    assert!(answers.next().await.is_none());
+    answer.ok()
+}
+
+#[tokio::test]
+async fn heartbeats_go_by_one_stream_while_they_are_answered() {
+    let follower = Follower::new(0, 4);
+    let (_network, mut group, b) = group_to(&follower).await;
+    let mut peer = group.new_heartbeat_client(2, &b).await;
+    let streams = || follower.streams.load(Ordering::Relaxed);
+    follower.may_answer.add_permits(3);
+    for index in 1..=3 {
+        assert_eq!(beat(&mut peer, index).await, Some(Ok(Some(log_id(index)))));
+    }
+    assert_eq!(streams(), 1);
+
+    let given_up = tokio::time::timeout(Duration::from_millis(20), beat(&mut peer, 5)).await;
+    assert!(given_up.is_err(), "the follower does not answer");
+    follower.may_answer.add_permits(100);
+    assert_eq!(beat(&mut peer, 6).await, Some(Ok(Some(log_id(6)))), "the answer to 5 is none to 6");
+    assert_eq!(streams(), 2);
+
+    assert_eq!(beat(&mut peer, 4).await, Some(Err(StreamAppendError::Conflict(log_id(4)))));
+    assert_eq!(beat(&mut peer, 7).await, Some(Ok(Some(log_id(7)))));
+    assert_eq!(streams(), 3, "after a refusal none is kept");
+}
+
+#[tokio::test]
+async fn heartbeats_go_on_by_a_new_connection() {
+    let follower = Follower::new(1_000, u64::MAX);
+    let (network, mut group, b) = group_to(&follower).await;
+    let mut peer = group.new_heartbeat_client(2, &b).await;
+    assert!(beat(&mut peer, 1).await.is_some());
+    network.cut_off("b");
+    eventually("a failure", async || beat(&mut peer, 2).await.is_none().then_some(())).await;
+    network.reconnect("b");
+    eventually("an answer", async || beat(&mut peer, 3).await.map(drop)).await;
 }

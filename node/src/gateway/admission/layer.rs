@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::super::answer;
+use super::super::answer::Deadline;
 use super::super::error::GatewayError;
 use super::{Admission, Hold, Kind, RETRY_BYTES, Ticket};
 use crate::seal::Token;
@@ -40,6 +40,12 @@ impl AdmissionLayer {
         let hold = Arc::new(Hold { admission: Arc::clone(&self.0), tenant, bytes });
         extensions.insert(Arc::clone(&hold));
         Ok(hold)
+    }
+
+    /// Places of all kinds that are taken.
+    #[cfg(test)]
+    pub fn taken(&self) -> usize {
+        self.0.lines.iter().map(|line| line.lock().running()).sum()
     }
 }
 
@@ -112,14 +118,14 @@ where
         let Some(kind) = Kind::of(request.uri().path()) else { return Box::pin(inner.call(request)) };
         let admission = Arc::clone(&self.admission);
         Box::pin(async move {
-            let deadline = Instant::now() + answer::timeout(request.headers());
+            let deadline = Deadline::of(request.extensions(), request.headers());
             let tenant = tenant_of(request.extensions());
-            let ticket = match admission.enter(kind, tenant, deadline).await {
+            let ticket = match admission.enter(kind, tenant, deadline.0.into_std()).await {
                 Ok(ticket) => Arc::new(ticket),
                 Err(delay) => return Ok(refusal(delay).into_http()),
             };
             // What was waited for is gone.
-            answer::set_timeout(request.headers_mut(), deadline.saturating_duration_since(Instant::now()));
+            request.extensions_mut().insert(deadline);
             if let Kind::Get = kind {
                 request.extensions_mut().insert(InnerDoor::new(&admission, tenant));
             }
@@ -133,7 +139,7 @@ where
                 None => request.map(|body| Body::new(Metered { body, meter: Meter::Request(asked) })),
             };
             // A body that does not come would hold its place for ever: the handler's own deadline begins after it.
-            let Ok(answered) = tokio::time::timeout_at(deadline.into(), inner.call(request)).await else {
+            let Ok(answered) = tokio::time::timeout_at(deadline.0, inner.call(request)).await else {
                 return Ok(Status::from(GatewayError::OutcomeUnknown).into_http());
             };
             ticket.answer_begins();
