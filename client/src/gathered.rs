@@ -1,9 +1,9 @@
-//! Writes of an HTTP/2 connection, gathered: what a task writes in one turn leaves as one TLS record and one system call.
+//! Writes of an HTTP/2 connection, gathered: of what its task writes in one turn, the first message leaves at once, and all that
+//! follow it as one TLS record and one system call.
 //!
 //! HTTP/2 flushes after each message of some hundred bytes (h2, `codec/framed_write.rs`), and TLS makes a record and a
-//! system call of each. Beside hundreds of calls under way that is most of what a small answer costs. Here a flush asks
-//! for the task's next turn, which comes after those of all tasks that are ready by now: their messages go along. Where
-//! nothing else is to be done, that is at once.
+//! system call of each. Beside hundreds of calls under way that is most of what a small answer costs. Here the second flush of a
+//! turn asks for the task's next turn, which comes after those of all tasks that are ready by now: their messages go along.
 //!
 //! Owns what is written and has not left, some 32 KiB a connection. Must not know what it is.
 
@@ -24,12 +24,14 @@ pub struct Gathered<S> {
     left: usize,
     /// In the task's next turn all is to leave.
     due: bool,
+    /// Something has left in this turn.
+    has_left: bool,
 }
 
 impl<S> Gathered<S> {
     /// Nothing was written to it yet.
     pub fn new(io: S) -> Self {
-        Self { io, written: Vec::new(), left: 0, due: false }
+        Self { io, written: Vec::new(), left: 0, due: false, has_left: false }
     }
 
     fn room(&self) -> usize {
@@ -56,6 +58,7 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.has_left = self.due;
         // What cannot leave yet has noted the task, as has the read.
         let left = if self.due { self.poll_leave(cx) } else { Poll::Pending };
         let before = buf.filled().len();
@@ -95,7 +98,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.written.is_empty() && !self.due {
+        if self.written.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.has_left {
+            self.has_left = true;
+            return self.poll_leave(cx);
+        }
+        if !self.due {
             self.due = true;
             cx.waker().wake_by_ref();
         }
@@ -208,8 +218,12 @@ mod tests {
             count
         }
 
+        fn poll_flush(&mut self) -> Poll<io::Result<()>> {
+            self.with(|connection, cx| connection.poll_flush(cx))
+        }
+
         fn flush(&mut self) {
-            assert!(matches!(self.with(|connection, cx| connection.poll_flush(cx)), Poll::Ready(Ok(()))));
+            assert!(matches!(self.poll_flush(), Poll::Ready(Ok(()))));
         }
 
         fn woken(&self) -> usize {
@@ -222,19 +236,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_flushed_in_one_turn_leaves_as_one_in_the_next() {
+    fn the_first_of_a_turn_leaves_at_once_and_the_others_as_one_in_the_next() {
         let mut bench = Bench::new(Wire::default());
         bench.flush();
         assert_eq!(bench.woken(), 0, "nothing is to leave");
-        for message in [b"one", b"two"] {
+        assert_eq!(bench.write(b"one"), Poll::Ready(3));
+        bench.flush();
+        assert_eq!((bench.wire().taken.as_slice(), bench.woken()), (b"one".as_slice(), 0));
+        for message in [b"two", b"six"] {
             assert_eq!(bench.write(message), Poll::Ready(3));
             bench.flush();
         }
-        assert_eq!((bench.wire().writes, bench.woken()), (0, 1), "gathered, and asked for one turn");
+        assert_eq!((bench.wire().writes, bench.woken()), (1, 1), "gathered, and asked for one turn");
         bench.read();
-        assert_eq!((bench.wire().writes, bench.wire().taken.as_slice()), (1, b"onetwo".as_slice()));
+        assert_eq!((bench.wire().writes, bench.wire().taken.as_slice()), (2, b"onetwosix".as_slice()));
         bench.read();
-        assert_eq!((bench.wire().writes, bench.woken()), (1, 1));
+        assert_eq!(bench.write(b"ten"), Poll::Ready(3));
+        bench.flush();
+        assert_eq!((bench.wire().writes, bench.woken()), (3, 1), "a new turn");
     }
 
     #[test]
@@ -265,9 +284,12 @@ mod tests {
 
     #[test]
     fn last_words_are_heard_before_it_is_told_that_nothing_leaves_any_more() {
-        let mut bench = Bench::new(Wire { last_words: Some(b"done".to_vec()), ..Wire::default() });
-        assert_eq!(bench.write(b"more"), Poll::Ready(4));
-        bench.flush();
+        let mut bench = Bench::new(Wire::default());
+        for _twice in 0..2 {
+            assert_eq!(bench.write(b"more"), Poll::Ready(4));
+            bench.flush();
+        }
+        bench.connection.io.last_words = Some(b"done".to_vec());
         let mut bytes = [0; 16];
         let mut buf = ReadBuf::new(&mut bytes);
         assert!(matches!(bench.with(|connection, cx| connection.poll_read(cx, &mut buf)), Poll::Ready(Ok(()))));
@@ -288,7 +310,7 @@ mod tests {
                     rest = &rest[count..];
                 }
             }
-            bench.flush();
+            let _waits = bench.poll_flush();
             if round.is_multiple_of(3) {
                 bench.read();
             }
@@ -296,6 +318,8 @@ mod tests {
         while bench.wire().taken.len() < bench.said.len() {
             let before = bench.woken();
             bench.read();
+            // As h2 does, until it is done.
+            let _waits = bench.poll_flush();
             assert!(bench.wire().taken.len() == bench.said.len() || bench.woken() > before, "it would stand still");
         }
         assert_eq!(bench.wire().taken, bench.said);
