@@ -99,7 +99,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.written.is_empty() {
-            return Poll::Ready(Ok(()));
+            // What has left may lie in TLS still, before a socket that is full.
+            return Pin::new(&mut self.io).poll_flush(cx);
         }
         if !self.has_left {
             self.has_left = true;
@@ -136,6 +137,9 @@ mod tests {
         busy: bool,
         polls: usize,
         shut: bool,
+        flushes: usize,
+        /// So many flushes have to wait.
+        full_until: usize,
         /// Said before it went: no write succeeds any more.
         last_words: Option<Vec<u8>>,
     }
@@ -164,8 +168,12 @@ mod tests {
             Poll::Ready(Ok(count))
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            match self.flushes > self.full_until {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            }
         }
 
         fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -254,6 +262,17 @@ mod tests {
         assert_eq!(bench.write(b"ten"), Poll::Ready(3));
         bench.flush();
         assert_eq!((bench.wire().writes, bench.woken()), (3, 1), "a new turn");
+    }
+
+    #[test]
+    fn a_flush_that_had_to_wait_is_one_only_when_it_is_done() {
+        let mut bench = Bench::new(Wire { full_until: 2, ..Wire::default() });
+        assert_eq!(bench.write(b"one"), Poll::Ready(3));
+        assert!(bench.poll_flush().is_pending());
+        bench.read();
+        assert!(bench.poll_flush().is_pending(), "nothing is here any more, but it is not out");
+        bench.flush();
+        assert_eq!(bench.wire().flushes, 3);
     }
 
     #[test]
