@@ -1,9 +1,9 @@
-//! Writes of an HTTP/2 connection, gathered: of what its task writes in one turn, the first message leaves at once, and all that
-//! follow it as one TLS record and one system call.
+//! Writes of an HTTP/2 connection, gathered: what a task writes in one turn leaves as one TLS record and one system call.
 //!
 //! HTTP/2 flushes after each message of some hundred bytes (h2, `codec/framed_write.rs`), and TLS makes a record and a
-//! system call of each. Beside hundreds of calls under way that is most of what a small answer costs. Here the second flush of a
-//! turn asks for the task's next turn, which comes after those of all tasks that are ready by now: their messages go along.
+//! system call of each. Beside hundreds of calls under way that is most of what a small answer costs. Here a flush asks
+//! for the task's next turn, which comes after those of all tasks that are ready by now: their messages go along. Where
+//! nothing else is to be done, that is at once.
 //!
 //! Owns what is written and has not left, some 32 KiB a connection. Must not know what it is.
 
@@ -24,14 +24,12 @@ pub struct Gathered<S> {
     left: usize,
     /// In the task's next turn all is to leave.
     due: bool,
-    /// Something has left in this turn.
-    has_left: bool,
 }
 
 impl<S> Gathered<S> {
     /// Nothing was written to it yet.
     pub fn new(io: S) -> Self {
-        Self { io, written: Vec::new(), left: 0, due: false, has_left: false }
+        Self { io, written: Vec::new(), left: 0, due: false }
     }
 
     fn room(&self) -> usize {
@@ -58,7 +56,6 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.has_left = self.due;
         // What cannot leave yet has noted the task, as has the read.
         let left = if self.due { self.poll_leave(cx) } else { Poll::Pending };
         let before = buf.filled().len();
@@ -98,15 +95,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.written.is_empty() {
-            // What has left may lie in TLS still, before a socket that is full.
-            return Pin::new(&mut self.io).poll_flush(cx);
-        }
-        if !self.has_left {
-            self.has_left = true;
-            return self.poll_leave(cx);
-        }
-        if !self.due {
+        if !self.written.is_empty() && !self.due {
             self.due = true;
             cx.waker().wake_by_ref();
         }
@@ -137,9 +126,6 @@ mod tests {
         busy: bool,
         polls: usize,
         shut: bool,
-        flushes: usize,
-        /// So many flushes have to wait.
-        full_until: usize,
         /// Said before it went: no write succeeds any more.
         last_words: Option<Vec<u8>>,
     }
@@ -168,12 +154,8 @@ mod tests {
             Poll::Ready(Ok(count))
         }
 
-        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            self.flushes += 1;
-            match self.flushes > self.full_until {
-                true => Poll::Ready(Ok(())),
-                false => Poll::Pending,
-            }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
         }
 
         fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -226,12 +208,8 @@ mod tests {
             count
         }
 
-        fn poll_flush(&mut self) -> Poll<io::Result<()>> {
-            self.with(|connection, cx| connection.poll_flush(cx))
-        }
-
         fn flush(&mut self) {
-            assert!(matches!(self.poll_flush(), Poll::Ready(Ok(()))));
+            assert!(matches!(self.with(|connection, cx| connection.poll_flush(cx)), Poll::Ready(Ok(()))));
         }
 
         fn woken(&self) -> usize {
@@ -244,35 +222,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_a_turn_leaves_at_once_and_the_others_as_one_in_the_next() {
+    fn what_is_flushed_in_one_turn_leaves_as_one_in_the_next() {
         let mut bench = Bench::new(Wire::default());
         bench.flush();
         assert_eq!(bench.woken(), 0, "nothing is to leave");
-        assert_eq!(bench.write(b"one"), Poll::Ready(3));
-        bench.flush();
-        assert_eq!((bench.wire().taken.as_slice(), bench.woken()), (b"one".as_slice(), 0));
-        for message in [b"two", b"six"] {
+        for message in [b"one", b"two"] {
             assert_eq!(bench.write(message), Poll::Ready(3));
             bench.flush();
         }
-        assert_eq!((bench.wire().writes, bench.woken()), (1, 1), "gathered, and asked for one turn");
+        assert_eq!((bench.wire().writes, bench.woken()), (0, 1), "gathered, and asked for one turn");
         bench.read();
-        assert_eq!((bench.wire().writes, bench.wire().taken.as_slice()), (2, b"onetwosix".as_slice()));
+        assert_eq!((bench.wire().writes, bench.wire().taken.as_slice()), (1, b"onetwo".as_slice()));
         bench.read();
-        assert_eq!(bench.write(b"ten"), Poll::Ready(3));
-        bench.flush();
-        assert_eq!((bench.wire().writes, bench.woken()), (3, 1), "a new turn");
-    }
-
-    #[test]
-    fn a_flush_that_had_to_wait_is_one_only_when_it_is_done() {
-        let mut bench = Bench::new(Wire { full_until: 2, ..Wire::default() });
-        assert_eq!(bench.write(b"one"), Poll::Ready(3));
-        assert!(bench.poll_flush().is_pending());
-        bench.read();
-        assert!(bench.poll_flush().is_pending(), "nothing is here any more, but it is not out");
-        bench.flush();
-        assert_eq!(bench.wire().flushes, 3);
+        assert_eq!((bench.wire().writes, bench.woken()), (1, 1));
     }
 
     #[test]
@@ -303,12 +265,9 @@ mod tests {
 
     #[test]
     fn last_words_are_heard_before_it_is_told_that_nothing_leaves_any_more() {
-        let mut bench = Bench::new(Wire::default());
-        for _twice in 0..2 {
-            assert_eq!(bench.write(b"more"), Poll::Ready(4));
-            bench.flush();
-        }
-        bench.connection.io.last_words = Some(b"done".to_vec());
+        let mut bench = Bench::new(Wire { last_words: Some(b"done".to_vec()), ..Wire::default() });
+        assert_eq!(bench.write(b"more"), Poll::Ready(4));
+        bench.flush();
         let mut bytes = [0; 16];
         let mut buf = ReadBuf::new(&mut bytes);
         assert!(matches!(bench.with(|connection, cx| connection.poll_read(cx, &mut buf)), Poll::Ready(Ok(()))));
@@ -329,7 +288,7 @@ mod tests {
                     rest = &rest[count..];
                 }
             }
-            let _waits = bench.poll_flush();
+            bench.flush();
             if round.is_multiple_of(3) {
                 bench.read();
             }
@@ -337,8 +296,6 @@ mod tests {
         while bench.wire().taken.len() < bench.said.len() {
             let before = bench.woken();
             bench.read();
-            // As h2 does, until it is done.
-            let _waits = bench.poll_flush();
             assert!(bench.wire().taken.len() == bench.said.len() || bench.woken() > before, "it would stand still");
         }
         assert_eq!(bench.wire().taken, bench.said);

@@ -17,6 +17,7 @@
 //! DATA/PROBE      written again and again, to see if it hangs    disk/watchdog.rs
 //! ```
 
+mod background;
 pub mod disk;
 pub mod figures;
 pub mod identity;
@@ -30,20 +31,6 @@ pub mod table;
 use std::path::PathBuf;
 
 use crate::format;
-
-/// What one engine's flushes and compactions may write, at most. RocksDB tunes it down to a twentieth while they need no
-/// more: at full speed they would make the syncs of the log wait, and with them every commit (measured beside a 100 MiB
-/// document: the 99th percentile of small commits was three to eight times that without, and is under two times now).
-const BACKGROUND_BYTES_PER_S_MAX: i64 = 1 << 30;
-/// How often the limit gives out a share of it: RocksDB's default of 100 ms would make bursts.
-const BACKGROUND_REFILL_US: i64 = 10_000;
-/// One in so many shares goes to compactions first: RocksDB's default.
-const BACKGROUND_FAIRNESS: i32 = 10;
-
-/// Evens out what an engine writes in the background.
-fn limit_background_writes(options: &mut rocksdb::Options) {
-    options.set_auto_tuned_ratelimiter(BACKGROUND_BYTES_PER_S_MAX, BACKGROUND_REFILL_US, BACKGROUND_FAIRNESS);
-}
 
 /// What a batch holds of a change beside its bytes, at most: its kind, its table, two lengths.
 const CHANGE_BYTES_MORE: usize = 16;

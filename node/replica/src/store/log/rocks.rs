@@ -11,10 +11,11 @@ use rocksdb::{
 use super::{LogEngine, LogOp, LogRows};
 use crate::planted::{self, Bug};
 use crate::store::figures::EngineFigures;
-use crate::store::{EngineError, batch_for, limit_background_writes};
+use crate::store::{EngineError, background, batch_for};
 
 const MEMTABLE_BYTES: usize = 64 << 20;
-const WAL_BYTES_MAX: u64 = 256 << 20;
+const MEMTABLES_MAX: i32 = 4;
+const MEMTABLES_FLUSHED: i32 = 2;
 
 /// `DATA/log/`.
 pub struct RocksLog {
@@ -23,11 +24,11 @@ pub struct RocksLog {
 
 impl RocksLog {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
-        Ok(Self { db: DB::open(&options(), path).map_err(failed)? })
+        Ok(Self { db: DB::open(&options(path), path).map_err(failed)? })
     }
 }
 
-fn options() -> Options {
+fn options(folder: &Path) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     // The default (point in time) silently drops everything after damage in the middle: acknowledged entries, that is.
@@ -42,10 +43,11 @@ fn options() -> Options {
     options.set_compression_type(DBCompressionType::None);
     options.set_bottommost_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(MEMTABLE_BYTES);
-    options.set_max_write_buffer_number(4);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
+    // As one: what has been purged by then reaches no file.
+    options.set_min_write_buffer_number_to_merge(MEMTABLES_FLUSHED);
     options.set_max_background_jobs(2);
-    limit_background_writes(&mut options);
+    background::even_out(&mut options, folder);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);
     let mut blocks = BlockBasedOptions::default();

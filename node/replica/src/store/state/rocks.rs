@@ -21,7 +21,7 @@ use super::expiry::{self, Cutoffs};
 use super::holes::Holes;
 use super::{FirstRows, MemoryLimits, StateEngine, StateOp, StateRows, StateView, Table};
 use crate::store::figures::EngineFigures;
-use crate::store::{EngineError, batch_for, limit_background_writes};
+use crate::store::{EngineError, background, batch_for};
 use crate::{ShardId, SlotMap};
 
 /// A memtable's size, in flushes: far above what the flusher lets gather. If RocksDB flushed by itself, the state could get
@@ -32,6 +32,9 @@ const MEMTABLE_FLUSHES: usize = 4;
 const BLOB_BYTES_MIN: u64 = 1 << 10;
 /// Of a memtable's size, for a filter: by default some 20 bits for each of the 100,000 keys that gather between two flushes.
 const MEMTABLE_FILTER_RATIO: f64 = 0.001;
+/// Of the filter of a file. A ribbon would be a third smaller, and took 1.3 % of a commit's processor time to ask: each commit
+/// asks those of all files of the newest level, twice.
+const FILTER_BITS_A_KEY: f64 = 10.0;
 /// Tables whose larger values lie in blob files.
 const WITH_BLOBS: [Table; 2] = [Table::Version, Table::Part];
 const FLUSH_POLL: Duration = Duration::from_millis(10);
@@ -82,7 +85,7 @@ impl RocksState {
             options.set_write_buffer_size(MEMTABLE_FLUSHES * memory.flush_bytes);
             ColumnFamilyDescriptor::new(table.name(), options)
         };
-        let db = DBWithThreadMode::open_cf_descriptors(&options(), path, Table::ALL.map(family)).map_err(failed)?;
+        let db = DBWithThreadMode::open_cf_descriptors(&options(path), path, Table::ALL.map(family)).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         let (holes, errors_before, damage) = Default::default();
@@ -172,7 +175,7 @@ impl RocksState {
     }
 }
 
-fn options() -> Options {
+fn options(folder: &Path) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -180,7 +183,7 @@ fn options() -> Options {
     options.set_atomic_flush(true);
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
-    limit_background_writes(&mut options);
+    background::even_out(&mut options, folder);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(2048);
     options
@@ -199,7 +202,7 @@ fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     if matches!(table, Table::Request | Table::Chart | Table::Key | Table::Upload | Table::Part) {
         // Looked up by whole key, mostly in vain (a fresh request id): a filter answers without a read.
-        blocks.set_ribbon_filter(10.0);
+        blocks.set_bloom_filter(FILTER_BITS_A_KEY, false);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
     }
@@ -207,7 +210,7 @@ fn table_options(table: Table, cache: &Cache, cutoffs: &Arc<Cutoffs>) -> Options
         // Apply looks for a record's newest version before each put, mostly in vain (a new record).
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(len));
         options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
-        blocks.set_ribbon_filter(10.0);
+        blocks.set_bloom_filter(FILTER_BITS_A_KEY, false);
         blocks.set_whole_key_filtering(false);
     }
     options.set_block_based_table_factory(&blocks);
