@@ -31,6 +31,7 @@
 //! election_max_ms = 1250
 //! snapshot_after_entries = 16384         # of a shard: then its state is flushed, and older log may go
 //! keep_entries = 16384                   # log that stays: a node that lacks no more needs no snapshot
+//! keep_bytes = 1073741824                # of a shard's log at most, however few entries that are
 //! snapshot_bytes_per_s = 67108864        # of all snapshots that a node sends together
 //! durability = "quorum"                  # or "both-keyed": a commit is answered when it is on disk at each keyed site
 //! degrade_after_ms = 5000                # both-keyed: how long it waits for a site, then without it until it keeps up
@@ -111,7 +112,7 @@ enum Form {
 }
 
 /// Every key. A test compares it with the structures below.
-const KEYS: [(&str, Form); 45] = [
+const KEYS: [(&str, Form); 46] = [
     ("name", Form::Text),
     ("site", Form::Text),
     ("data", Form::Text),
@@ -135,6 +136,7 @@ const KEYS: [(&str, Form); 45] = [
     ("raft.election_max_ms", Form::Number),
     ("raft.snapshot_after_entries", Form::Number),
     ("raft.keep_entries", Form::Number),
+    ("raft.keep_bytes", Form::Number),
     ("raft.snapshot_bytes_per_s", Form::Number),
     ("raft.leader_sites", Form::List),
     ("raft.durability", Form::Text),

@@ -157,6 +157,7 @@ async fn open_replica(
         retention: Retention {
             snapshot_after_entries: config.raft.snapshot_after_entries,
             keep_entries: config.raft.keep_entries,
+            keep_bytes: config.raft.keep_bytes,
             snapshot_bytes_per_s: config.raft.snapshot_bytes_per_s,
         },
         disk: DiskLimits {

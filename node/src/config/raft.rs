@@ -10,6 +10,7 @@ pub struct Raft {
     pub election_max_ms: u64,
     pub snapshot_after_entries: u64,
     pub keep_entries: u64,
+    pub keep_bytes: u64,
     pub snapshot_bytes_per_s: u64,
     /// Sites at which leaders should be, near the clients; none: spread over all. Equal on all nodes.
     pub leader_sites: Vec<String>,
@@ -36,6 +37,7 @@ impl Default for Raft {
             election_max_ms: 1250,
             snapshot_after_entries: 16_384,
             keep_entries: 16_384,
+            keep_bytes: 1 << 30,
             snapshot_bytes_per_s: 64 << 20,
             leader_sites: Vec::new(),
             durability: Durability::Quorum,

@@ -96,6 +96,8 @@ impl Config {
         check.that((10..=600_000).contains(&raft.degrade_after_ms), "raft.degrade_after_ms", "must be 10 to 600000")?;
         // Fewer would flush all the time; a slower transfer would never catch up.
         check.that(raft.snapshot_after_entries >= 16, "raft.snapshot_after_entries", "must be at least 16")?;
+        // A few messages of entries: who lags by less would need snapshots for ever.
+        check.that(raft.keep_bytes >= 16 << 20, "raft.keep_bytes", "must be at least 16777216")?;
         check.that(raft.snapshot_bytes_per_s >= 1 << 20, "raft.snapshot_bytes_per_s", "must be at least 1048576")
     }
 

@@ -1,9 +1,11 @@
 //! Documents larger than a body may be: in and out again over kills, for one commit of one chart, dropped when abandoned.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use charthold_client::{Chart, Client, Document, Error, Mutation, Put, RecordId, Uuid, new_request_id};
+use charthold_tests::away::{log_ends, wait_purged_beyond};
 use charthold_tests::harness::{Cluster, Options, until};
 use tokio::io::AsyncWriteExt as _;
 
@@ -241,4 +243,35 @@ async fn documents_by_hand() {
     assert_eq!((lines.len(), &wrapped["content_type"]), (3, &"application/pdf".into()));
     let base64 = base64::engine::general_purpose::STANDARD;
     assert!(base64.decode(wrapped["base64"].as_str().unwrap()).unwrap() == content);
+}
+
+/// Entries are few, and none would go by their number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_full_of_documents_lets_go_of_them() {
+    let chart = Chart::patient("p1");
+    let config = "[raft]\nkeep_bytes = 16777216\n".to_owned();
+    let mut cluster = Cluster::start_with(Options { config, ..Options::default() }).await;
+    let (client, away) = (cluster.client(), 2);
+    let document = content(24 * MIB, 2);
+    client.put_document(&chart, &record("d0"), pdf(), &document[..]).await.unwrap();
+    let ends = log_ends(&cluster, away).await;
+    cluster.kill(away);
+    for id in ["d1", "d2"] {
+        client.put_document(&chart, &record(id), pdf(), &document[..]).await.unwrap();
+    }
+    // The chart's shard, by what it was given.
+    let parts = (document.len() / PART_BYTES) as u64;
+    let now = log_ends(&cluster, 0).await;
+    let of_chart = ends.into_iter().filter(|(shard, end)| now[shard] > end + parts).collect::<HashMap<_, _>>();
+    assert_eq!(of_chart.len(), 1);
+    for node in [0, 1] {
+        wait_purged_beyond(&cluster, node, &of_chart).await;
+    }
+    cluster.restart(away);
+    wait_purged_beyond(&cluster, away, &of_chart).await;
+    // It has them all, by a snapshot.
+    cluster.kill(0);
+    for id in ["d0", "d1", "d2"] {
+        assert!(read(&client, &chart, id).await.unwrap() == document, "{id}");
+    }
 }

@@ -11,6 +11,7 @@ pub mod documents;
 pub mod form;
 pub mod index_rows;
 mod leaders;
+mod log_bounds;
 pub mod members;
 pub mod observe;
 pub mod peers;
@@ -170,6 +171,7 @@ impl Replica {
         let observer = Arc::new(new_observer(&config, &stores, &groups, &peers, &greeter, started));
         let (clock, key) = (Arc::clone(&greeter.clock), config.author_key);
         let authors = Arc::new(Authors::new(node_id, key, clock, roster, config.keyless_snapshots));
+        let bounds = log_bounds::keep(groups.clone(), Arc::clone(&outgoing), config.retention.keep_bytes);
         let inbound = new_inbound(&groups, &stores, outgoing, &leadership, &authors, elects_from, &observer);
         let server = crate::peer::server::serve(Arc::clone(&transport), Arc::clone(&greeter), Arc::new(inbound));
         let reach_out = reach_members(Arc::clone(&observer));
@@ -179,10 +181,10 @@ impl Replica {
         let damage = Damage::new(&stores, &groups, &disks);
         let given_up = damage.given_up();
         let leaders = Leaders::new(&whereabouts, disks, config.leader_sites, config.timing);
-        let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention.keep_entries);
+        let plan = PlanFollower::new(&groups, &stores.state, &authors, config.retention);
         let server = tokio::spawn(async move {
             let leaders = leaders.run(elects_from);
-            tokio::join!(server, reach_out, leaders, damage.watch(), follow, plan.run(), placement.run()).0
+            tokio::join!(server, reach_out, leaders, damage.watch(), follow, plan.run(), placement.run(), bounds).0
         });
         allow_elections_later(groups.clone(), stores.disk, elects_from);
         let (state, idle) = (stores.state.clone(), config.upload_idle);

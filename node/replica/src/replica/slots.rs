@@ -18,6 +18,7 @@ use prost::Message as _;
 use crate::directory::{DirectoryView, placement, plan};
 use crate::shard::authors::Authors;
 use crate::shard::command::Command;
+use crate::shard::config::Retention;
 use crate::shard::group::Group;
 use crate::store::EngineError;
 use crate::store::state::Table;
@@ -34,13 +35,13 @@ pub(super) struct PlanFollower {
     groups: Vec<Arc<Group>>,
     state: StateStore,
     authors: Arc<Authors>,
-    /// What a log keeps at least.
-    keep_entries: u64,
+    /// What a log keeps.
+    retention: Retention,
 }
 
 impl PlanFollower {
-    pub fn new(groups: &[Arc<Group>], state: &StateStore, authors: &Arc<Authors>, keep_entries: u64) -> Self {
-        Self { groups: groups.to_vec(), state: state.clone(), authors: Arc::clone(authors), keep_entries }
+    pub fn new(groups: &[Arc<Group>], state: &StateStore, authors: &Arc<Authors>, retention: Retention) -> Self {
+        Self { groups: groups.to_vec(), state: state.clone(), authors: Arc::clone(authors), retention }
     }
 
     /// Takes steps in whatever this node leads, for ever.
@@ -112,8 +113,9 @@ impl PlanFollower {
             let Some(origin) = group.took_by_log() else { continue };
             let giver = self.groups.iter().find(|giver| u32::from(giver.shard) == origin.shard);
             let since = giver.map_or(0, |giver| giver.log_index().saturating_sub(origin.log_index));
-            if since > self.keep_entries / 2 {
-                group.purge_log_beyond(origin.taker_log_index).await;
+            let since_bytes = giver.map_or(0, |giver| giver.log_bytes_behind(origin.log_index));
+            if since > self.retention.keep_entries / 2 || since_bytes > self.retention.keep_bytes / 2 {
+                group.purge_log_upto(origin.taker_log_index).await;
             }
         }
     }

@@ -53,13 +53,20 @@ pub struct Retention {
     /// Entries that stay though they may go: a replica that lacks no more than these catches up from the log, which
     /// costs far less than a snapshot.
     pub keep_entries: u64,
+    /// Bytes of a group's log from which on the oldest go, however few entries that leaves.
+    pub keep_bytes: u64,
     /// Of all snapshots that a node sends together.
     pub snapshot_bytes_per_s: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { snapshot_after_entries: 16_384, keep_entries: 16_384, snapshot_bytes_per_s: 64 << 20 }
+        Self {
+            snapshot_after_entries: 16_384,
+            keep_entries: 16_384,
+            keep_bytes: 1 << 30,
+            snapshot_bytes_per_s: 64 << 20,
+        }
     }
 }
 

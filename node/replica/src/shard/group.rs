@@ -184,6 +184,10 @@ impl Group {
         &self.raft
     }
 
+    pub(super) fn log(&self) -> &GroupLog {
+        self.log.of_group()
+    }
+
     /// What is in this replica's log at an index; nothing if that is purged, or was never there.
     pub(crate) fn entry(&self, index: u64) -> Option<Entry> {
         // What cannot be read here stops the group where it is needed.

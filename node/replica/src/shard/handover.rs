@@ -67,24 +67,12 @@ impl Group {
     pub fn took_by_log(&self) -> Option<pb::Origin> {
         let origin = self.origins().first().copied()?;
         let purged = self.raft().metrics().borrow_watched().purged;
-        purged.is_none_or(|purged| purged.index <= origin.taker_log_index).then_some(origin)
+        purged.is_none_or(|purged| purged.index < origin.taker_log_index).then_some(origin)
     }
 
     /// The end of this replica's log.
     pub fn log_index(&self) -> u64 {
         self.raft().metrics().borrow_watched().last_log_index.unwrap_or(0)
-    }
-
-    /// Makes this replica's state durable and purges its log, beyond an entry. To be called again until that is done.
-    pub async fn purge_log_beyond(&self, index: u64) {
-        let flushed = self.raft().metrics().borrow_watched().snapshot;
-        let asked = match flushed.filter(|flushed| flushed.index > index) {
-            Some(flushed) => self.raft().trigger().purge_log(flushed.index).await,
-            None => self.raft().trigger().snapshot().await,
-        };
-        if let Err(error) = asked {
-            tracing::debug!(shard = self.shard, %error, "the log was not purged");
-        }
     }
 }
 

@@ -35,6 +35,10 @@ impl LogStorage {
         Self { log, replays, key }
     }
 
+    pub fn of_group(&self) -> &GroupLog {
+        &self.log
+    }
+
     /// The entry at an index, if the log has it.
     pub fn entry(&self, index: u64) -> io::Result<Option<Entry>> {
         Ok(self.read(index, index + 1, usize::MAX)?.pop())

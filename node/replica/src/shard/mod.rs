@@ -31,6 +31,7 @@ pub mod network;
 mod network_tests;
 pub mod parts;
 mod proposer;
+mod purge;
 mod quorum;
 pub mod read_rows;
 pub mod repair;

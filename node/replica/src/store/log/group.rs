@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::sizes::Sizes;
 use super::writer::LogWriter;
 use super::{LogEngine, LogOp, LogRows, Mark, entry_key, index_of, mark_key};
 use crate::ShardId;
@@ -35,6 +36,8 @@ struct Tail {
     first: u64,
     entries: VecDeque<Bytes>,
     size_bytes: usize,
+    /// Of the whole log.
+    sizes: Sizes,
     /// All entries below are in the engine and durable.
     durable_before: u64,
     /// What this process has purged: what is deleted again and again costs every time.
@@ -54,12 +57,14 @@ impl Tail {
     }
 
     fn push(&mut self, entry: Bytes) {
+        self.sizes.append(self.next_index(), entry.len());
         self.size_bytes += entry.len();
         self.entries.push_back(entry);
     }
 
     fn truncate(&mut self, from: u64) {
         self.epoch += 1;
+        self.sizes.truncate(from);
         while self.next_index() > from {
             match self.entries.pop_back() {
                 Some(entry) => self.size_bytes -= entry.len(),
@@ -96,6 +101,7 @@ impl GroupLog {
             first: next,
             entries: VecDeque::new(),
             size_bytes: 0,
+            sizes: Sizes::default(),
             durable_before: next,
             purged_before: 0,
             epoch: 0,
@@ -186,6 +192,7 @@ impl GroupLog {
             let mut tail = self.tail.lock();
             let ops = self.purge_ops(tail.purged_before, before, &purged);
             tail.purged_before = before;
+            tail.sizes.purge(before);
             while tail.first < before {
                 match tail.entries.pop_front() {
                     Some(entry) => {
@@ -234,6 +241,16 @@ impl GroupLog {
         let mut tail = self.tail.lock();
         tail.committed = Some(committed.clone());
         tail.committed_unwritten = Some(committed);
+    }
+
+    /// Bytes of the entries that follow one, of those that were appended since the start; roughly, and never too many.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        self.tail.lock().sizes.behind(index)
+    }
+
+    /// The newest entry that so many bytes follow.
+    pub fn last_with_behind(&self, bytes: u64) -> Option<u64> {
+        self.tail.lock().sizes.last_with_behind(bytes)
     }
 
     /// Entries of a range that are there, until they exceed `bytes_max`; the first always.

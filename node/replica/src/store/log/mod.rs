@@ -17,6 +17,7 @@ pub mod group;
 mod group_tests;
 pub mod memory;
 pub mod rocks;
+mod sizes;
 pub mod synced_mark;
 pub mod writer;
 
