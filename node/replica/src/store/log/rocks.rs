@@ -16,6 +16,10 @@ use crate::store::{EngineError, background, batch_for};
 const MEMTABLE_BYTES: usize = 64 << 20;
 const MEMTABLES_MAX: i32 = 4;
 const MEMTABLES_FLUSHED: i32 = 2;
+/// Files of the newest level, and bytes in them, that are compacted: twice and four times RocksDB's defaults. The longer that waits,
+/// the more has been purged by then, and is not written again.
+const FILES_COMPACTED: i32 = 8;
+const COMPACTED_BYTES: u64 = 1 << 30;
 
 /// `DATA/log/`.
 pub struct RocksLog {
@@ -46,6 +50,8 @@ fn options(folder: &Path) -> Options {
     options.set_max_write_buffer_number(MEMTABLES_MAX);
     // As one: what has been purged by then reaches no file.
     options.set_min_write_buffer_number_to_merge(MEMTABLES_FLUSHED);
+    options.set_level_zero_file_num_compaction_trigger(FILES_COMPACTED);
+    options.set_max_bytes_for_level_base(COMPACTED_BYTES);
     options.set_max_background_jobs(2);
     background::even_out(&mut options, folder);
     options.set_keep_log_file_num(4);
