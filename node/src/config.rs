@@ -30,8 +30,8 @@
 //! election_min_ms = 750
 //! election_max_ms = 1250
 //! snapshot_after_entries = 16384         # of a shard: then its state is flushed, and older log may go
-//! keep_entries = 16384                   # log that stays: a node that lacks no more needs no snapshot
-//! keep_bytes = 1073741824                # of a shard's log at most, however few entries that are
+//! keep_entries = 16384                   # log that stays: a node that lacks no more needs no snapshot,
+//! keep_bytes = 1073741824                # unless that is more than this (documents, large bodies)
 //! snapshot_bytes_per_s = 67108864        # of all snapshots that a node sends together
 //! durability = "quorum"                  # or "both-keyed": a commit is answered when it is on disk at each keyed site
 //! degrade_after_ms = 5000                # both-keyed: how long it waits for a site, then without it until it keeps up

@@ -6,7 +6,8 @@ use super::{Config, ConfigError};
 
 /// No configuration may allow more: the messages between nodes are sized for it.
 pub const BODY_BYTES_LIMIT: u32 = 4 * 1024 * 1024;
-/// Less could not even hold one flush.
+/// Less could not even hold a flush of the state, which is made to fit. One of the log (up to 128 MiB) fits into a reserve of 256 MiB
+/// and more; without room for it a node may have to be started again.
 pub const RESERVE_BYTES_MIN: u64 = 16 << 20;
 /// Documents are numbered by parts, and there are no more numbers.
 pub const DOCUMENT_BYTES_LIMIT: u32 = 1 << 30;

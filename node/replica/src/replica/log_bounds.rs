@@ -1,5 +1,6 @@
 //! Logs are bounded in bytes, too: documents and large bodies would else keep their entries for as long as small ones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) async fn keep(groups: Vec<Arc<Group>>, outgoing: Arc<Outgoing>, keep_bytes: u64) {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        for group in groups.iter().filter(|group| !outgoing.held_logs.is_held(group.shard)) {
+        // What was given lasts for as long as a taker's log has that it was taken: see [`super::slots`].
+        let givers = groups.iter().filter_map(|taker| taker.took_by_log()).map(|origin| origin.shard);
+        let givers = givers.collect::<BTreeSet<_>>();
+        let may_go =
+            |group: &&Arc<Group>| !outgoing.held_logs.is_held(group.shard) && !givers.contains(&u32::from(group.shard));
+        for group in groups.iter().filter(may_go) {
             group.keep_log_within(keep_bytes).await;
         }
     }

@@ -113,9 +113,12 @@ impl PlanFollower {
             let Some(origin) = group.took_by_log() else { continue };
             let giver = self.groups.iter().find(|giver| u32::from(giver.shard) == origin.shard);
             let since = giver.map_or(0, |giver| giver.log_index().saturating_sub(origin.log_index));
-            let since_bytes = giver.map_or(0, |giver| giver.log_bytes_behind(origin.log_index));
-            if since > self.retention.keep_entries / 2 || since_bytes > self.retention.keep_bytes / 2 {
-                group.purge_log_upto(origin.taker_log_index).await;
+            // From before the start: nobody knows how many.
+            let since_bytes = giver.map_or(Some(0), |giver| giver.log_bytes_behind(origin.log_index));
+            let few = since <= self.retention.keep_entries / 2
+                && since_bytes.is_some_and(|bytes| bytes <= self.retention.keep_bytes / 2);
+            if !few {
+                group.purge_log_beyond(origin.taker_log_index).await;
             }
         }
     }

@@ -67,7 +67,7 @@ impl Group {
     pub fn took_by_log(&self) -> Option<pb::Origin> {
         let origin = self.origins().first().copied()?;
         let purged = self.raft().metrics().borrow_watched().purged;
-        purged.is_none_or(|purged| purged.index < origin.taker_log_index).then_some(origin)
+        purged.is_none_or(|purged| purged.index <= origin.taker_log_index).then_some(origin)
     }
 
     /// The end of this replica's log.

@@ -121,6 +121,17 @@ async fn a_shard_is_split_while_it_is_written_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_has_what_went_to_another_shard() {
+    away_over_a_split(150).await;
+}
+
+/// Its log has nothing but that it took them: by its length that would stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_has_what_went_to_a_shard_that_is_idle_since() {
+    away_over_a_split(1).await;
+}
+
+/// With so many commits to the half that was given.
+async fn away_over_a_split(commits_to_taker: u64) {
     const COMMITS: u64 = 150;
     let mut cluster = of_one_shard(SIZE).await;
     let away = cluster.leader_and_follower(1).await.1;
@@ -133,17 +144,21 @@ async fn a_node_that_was_away_has_what_went_to_another_shard() {
     split(&cluster, 1, 2).await;
     for number in 2..=COMMITS {
         write(cluster.node(writer), SLOTS[0], number).await;
-        write(cluster.node(writer), SLOTS[3], number).await;
+        if number <= commits_to_taker {
+            write(cluster.node(writer), SLOTS[3], number).await;
+        }
     }
     let purged = |node: &Replica| node.status()[1].purged_index > last_index && node.group(2).took_by_log().is_none();
     eventually("both halves' logs are purged", async || cluster.running().all(purged).then_some(())).await;
     cluster.open(away).await;
-    check(&cluster, [COMMITS, 0, 0, COMMITS]).await;
+    check(&cluster, [COMMITS, 0, 0, commits_to_taker]).await;
+    // Who lacks rows says that its state is damaged.
+    assert_eq!(cluster.node(away).state.engine().damage(), None);
     // It has both, and votes in both.
     cluster.stop(writer).await;
     write(cluster.node(away), SLOTS[0], COMMITS + 1).await;
-    write(cluster.node(away), SLOTS[3], COMMITS + 1).await;
-    check(&cluster, [COMMITS + 1, 0, 0, COMMITS + 1]).await;
+    write(cluster.node(away), SLOTS[3], commits_to_taker + 1).await;
+    check(&cluster, [COMMITS + 1, 0, 0, commits_to_taker + 1]).await;
     cluster.end().await;
 }
 

@@ -36,7 +36,7 @@ struct Tail {
     first: u64,
     entries: VecDeque<Bytes>,
     size_bytes: usize,
-    /// Of the whole log.
+    /// Of all that was appended since the start.
     sizes: Sizes,
     /// All entries below are in the engine and durable.
     durable_before: u64,
@@ -243,8 +243,8 @@ impl GroupLog {
         tail.committed_unwritten = Some(committed);
     }
 
-    /// Bytes of the entries that follow one, of those that were appended since the start; roughly, and never too many.
-    pub fn bytes_behind(&self, index: u64) -> u64 {
+    /// Bytes of the entries that follow one, roughly, and never too many; none: it is from before the start.
+    pub fn bytes_behind(&self, index: u64) -> Option<u64> {
         self.tail.lock().sizes.behind(index)
     }
 
