@@ -53,8 +53,8 @@ pub struct Retention {
     /// Entries that stay though they may go: a replica that lacks no more than these catches up from the log, which
     /// costs far less than a snapshot.
     pub keep_entries: u64,
-    /// Bytes of a group's log from which on the oldest go, however few entries that leaves: but not while it is held for whoever
-    /// gets a snapshot, nor what is from before a start until then.
+    /// Bytes of a group's log from which on the oldest go, however few entries that leaves. Not while the log is held for whoever
+    /// gets a snapshot; and what was there at a start goes when as many have followed.
     pub keep_bytes: u64,
     /// Of all snapshots that a node sends together.
     pub snapshot_bytes_per_s: u64,
