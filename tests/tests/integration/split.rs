@@ -1,6 +1,7 @@
 //! Shards are split while clients write: none is lost, doubled or stale, and what was said before still means something.
 
 use charthold_client::{Chart, ListQuery, Put, RecordId};
+use charthold_tests::away::wait_purged_beyond;
 use charthold_tests::harness::{Cluster, Options, Writers, until};
 use serde_json::Value;
 
@@ -99,4 +100,44 @@ async fn twice_the_shards_while_clients_write() {
     assert_eq!(replicas.len(), 3 * (1 + 8), "of all shards and the directory");
     let read = |replica: &Value| replica["rows"].as_u64() > Some(0) && replica["sha256"].is_string();
     assert!(replicas.iter().all(read), "{checked}");
+}
+
+/// A start applies again what no flush has made durable, and lets go of the log with which a shard took its slots: of
+/// what is durable only.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_die_twice_after_a_split() {
+    const WORDS: usize = 6_000;
+    // Most is flushed while it is written, with what was split; the end is not.
+    let config = "[memory]\nflush_bytes = 1048576\n".to_owned();
+    let mut cluster = Cluster::start_with(Options { config, ..Options::default() }).await;
+    let client = cluster.client();
+    for shard in ["1", "2"] {
+        cluster.operator_cli(&["shard", "split", shard]).await.ok();
+    }
+    let body = |number: usize, at: usize| {
+        // Numbers that zstd makes half as long at best: a multiplicative hash (Knuth, vol. 3, 6.4).
+        let digits = |word: usize| format!("{:016x}", (word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
+        let words = (number * RECORDS + at) * WORDS..(number * RECORDS + at + 1) * WORDS;
+        format!("{{\"of\":\"{}\"}}", words.map(digits).collect::<String>())
+    };
+    for at in 0..RECORDS {
+        for number in 0..CHARTS {
+            client.put(&chart(number), &record(at), Put::fhir(body(number, at))).await.unwrap();
+        }
+    }
+    let takers = [3, 4].map(|shard| (shard, 0)).into_iter().collect();
+    for _ in 0..2 {
+        cluster.kill_all();
+        cluster.restart_all();
+        cluster.wait_ready().await;
+        for node in 0..cluster.size() {
+            wait_purged_beyond(&cluster, node, &takers).await;
+        }
+    }
+    for at in 0..RECORDS {
+        for number in 0..CHARTS {
+            let found = client.get(&chart(number), &record(at)).await.unwrap();
+            assert!(found.body.as_ref() == body(number, at).as_bytes(), "{number}, {at}");
+        }
+    }
 }

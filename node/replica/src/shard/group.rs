@@ -123,6 +123,7 @@ pub struct Group {
     raft: Raft,
     proposer: Proposer,
     log: LogStorage,
+    pub(super) state: StateStore,
     conditions: Arc<Conditions>,
     pub(super) keyed_sites: Arc<KeyedSites>,
     proposals: Semaphore,
@@ -148,7 +149,7 @@ impl Group {
         conditions: Arc<Conditions>,
     ) -> std::io::Result<Self> {
         let GroupStores { log, state, incoming, outgoing } = stores;
-        let machine = blocking(|| GroupMachine::open(shard, state, incoming, outgoing))?;
+        let machine = blocking(|| GroupMachine::open(shard, state.clone(), incoming, outgoing))?;
         let (progress, rows_checks) = (machine.progress(), machine.rows_checks());
         let at_start = progress.read().clone();
         repair(shard, &log, &at_start).await?;
@@ -168,6 +169,7 @@ impl Group {
             proposer: Proposer::start(raft.clone(), PROPOSALS_MAX),
             raft,
             log,
+            state,
             conditions,
             keyed_sites,
             proposals: Semaphore::new(PROPOSALS_MAX),

@@ -3,7 +3,6 @@
 use openraft::async_runtime::WatchReceiver;
 
 use super::group::Group;
-use super::types::LogId;
 
 impl Group {
     /// Lets go of what has more bytes behind it, and of no more. To be called again and again.
@@ -11,7 +10,7 @@ impl Group {
         let purged = self.raft().metrics().borrow_watched().purged;
         let excess = self.log().last_with_behind(bytes);
         if let Some(last) = excess.filter(|last| purged.is_none_or(|purged| purged.index < *last)) {
-            self.purge_log(last, |_| last).await;
+            self.purge_log_from(last, |_| last).await;
         }
     }
 
@@ -23,14 +22,16 @@ impl Group {
     /// Lets go of all that is durable in the state, and of an entry's successor at least. To be called again until that is
     /// done.
     pub async fn purge_log_beyond(&self, index: u64) {
-        self.purge_log(index + 1, |flushed| flushed.index).await;
+        self.purge_log_from(index + 1, |durable| durable).await;
     }
 
-    /// Once an entry is durable in the state, up to where the rule says; else has the state made durable.
-    async fn purge_log(&self, least: u64, upto: impl FnOnce(LogId) -> u64) {
-        let flushed = self.raft().metrics().borrow_watched().snapshot;
-        let asked = match flushed.filter(|flushed| flushed.index >= least) {
-            Some(flushed) => self.raft().trigger().purge_log(upto(flushed)).await,
+    /// Once an entry is durable in the state, up to where the rule says, of the last that is; else has the state made durable.
+    async fn purge_log_from(&self, least: u64, upto: impl FnOnce(u64) -> u64) {
+        // Openraft takes for a snapshot what it has applied at its start, and nothing has flushed that yet.
+        let announced = self.raft().metrics().borrow_watched().snapshot.map(|log_id| log_id.index);
+        let durable = self.state.flushed(self.shard).and_then(|row| row.log_id).map(|log_id| log_id.index);
+        let asked = match announced.min(durable).filter(|last| *last >= least) {
+            Some(last) => self.raft().trigger().purge_log(upto(last)).await,
             None => self.raft().trigger().snapshot().await,
         };
         if let Err(error) = asked {
