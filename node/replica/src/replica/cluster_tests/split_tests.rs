@@ -167,7 +167,7 @@ async fn a_lost_state_comes_back_with_both_halves() {
     let mut cluster = of_one_shard(SIZE).await;
     write(cluster.node(0), SLOTS[0], 1).await;
     write(cluster.node(0), SLOTS[3], 1).await;
-    // After a start all that is applied may be purged: of the taker, what it was as a spare one.
+    // After a start what is durable may be purged: of the taker, what it was as a spare one.
     for at in 0..SIZE {
         cluster.stop(at).await;
         cluster.open(at).await;
