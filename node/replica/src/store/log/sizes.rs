@@ -92,13 +92,18 @@ mod tests {
                 // A truncation cuts off what follows a point, too.
                 let error_max = 3 * (STRETCH_BYTES + 600_000);
                 for index in first..first + entries.len() as u64 {
-                    let Some(behind) = sizes.behind(index) else { continue };
+                    let Some(behind) = sizes.behind(index) else {
+                        // In front of the first point: no more than a stretch, so near the log's beginning.
+                        prop_assert!(exact(first - 1) - exact(index) <= error_max, "{} is not counted", index);
+                        continue;
+                    };
                     prop_assert!(behind <= exact(index));
                     prop_assert!(behind + error_max >= exact(index), "of {}", index);
                 }
-                if let Some(last) = sizes.last_with_behind(1 << 20) {
-                    prop_assert!(last >= first && exact(last) >= 1 << 20);
-                }
+                let last = sizes.last_with_behind(1 << 20);
+                prop_assert!(last.is_none_or(|last| last >= first && exact(last) >= 1 << 20));
+                // What stays when all up to there goes.
+                prop_assert!(exact(last.unwrap_or(first - 1)) <= (1 << 20) + error_max);
             }
         }
     }
